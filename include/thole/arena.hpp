@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <iosfwd>
+#include <memory>
+#include <optional>
+
+#include <thole/device.hpp>
+#include <thole/error.hpp>
+#include <thole/export.hpp>
+
+namespace thole {
+
+namespace detail {
+class ArenaCore;
+}
+
+/// How an arena's memory becomes pinned.
+enum class PinMethod {
+  register_pages,  ///< Map huge pages, touch them from several threads, register them: the fast way.
+  host_alloc,      ///< Ask the driver (`cudaHostAlloc`): ten times slower, for systems where registering fails.
+};
+
+/// What an arena is made with.
+struct ArenaOptions {
+  /// Pinned at once, in bytes; rounded up to whole pages. At least 1.
+  std::size_t bytes = std::size_t{256} << 20;
+  /// The arena grows up to this many bytes when it is full; 0: it never grows. Else at least `bytes`.
+  std::size_t max_bytes = 0;
+  PinMethod pin_method = PinMethod::register_pages;
+  /// The NUMA node that the memory is bound to; empty: wherever the system puts it.
+  std::optional<int> numa_node = std::nullopt;
+};
+
+/// A snapshot of an arena, in bytes where it does not say otherwise. Taking one costs microseconds.
+struct ArenaStats {
+  std::size_t capacity = 0;       ///< Pinned now.
+  std::size_t max_capacity = 0;   ///< What it may grow to.
+  std::size_t in_use = 0;         ///< In buffers and borrows that the program holds.
+  std::size_t in_flight = 0;      ///< Dropped, waiting for the device.
+  std::size_t cached = 0;         ///< Free, kept close to the threads that used it.
+  std::size_t largest_free = 0;   ///< The largest free piece, caches not counted.
+  std::size_t wasted = 0;         ///< Rounding and bookkeeping inside pinned memory.
+  std::size_t peak = 0;           ///< The most that was ever taken from the regions, caches included.
+  std::size_t regions = 0;        ///< Count of separate registrations.
+  std::size_t grown = 0;          ///< How often the arena grew.
+  std::size_t buffers_made = 0;   ///< Count, all heaps.
+};
+
+/// A stretch of pinned host memory that heaps share: a shared handle, cheap to copy, safe from any thread. The memory
+/// lives until the last handle, heap, buffer and borrow on it is gone and the device has finished with it; letting go
+/// never waits: a thread of the library's own unpins it.
+class THOLE_EXPORT PinnedArena {
+ public:
+  /// Pins `options.bytes` now. Blocks for about 60 ms a GiB. Throws `Error`: `invalid_argument` (0 bytes, max_bytes below
+  /// bytes, no such NUMA node), `out_of_memory` or `limit` (says which limit, and how much was wanted), `device_lost`.
+  explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
+  /// The twin that returns the error.
+  static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
+
+  const Device& device() const;
+  /// Bytes pinned now.
+  std::size_t capacity() const;
+  /// Whether the address lies in this arena's memory.
+  bool contains(const void* pointer) const;
+  ArenaStats stats() const;
+  /// Gives back regions that the arena has grown by and that hold nothing; returns bytes. Waits for running kernels,
+  /// as `cudaHostUnregister` does. Safe while other threads allocate.
+  std::size_t trim();
+  /// Writes a picture of the arena, block by block, coloured by state, as SVG.
+  void draw_svg(std::ostream& out) const;
+
+ private:
+  friend class PinnedHeap;
+  PinnedArena() = default;
+  std::shared_ptr<detail::ArenaCore> core_;
+};
+
+}  // namespace thole

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include <gsl/span>
+
+#include <thole/export.hpp>
+
+namespace thole {
+
+template <class T>
+class PinnedBuffer;
+
+namespace detail {
+
+struct Block;
+
+/// Ends a borrow. Never throws or blocks; recycles the memory if the borrow was the last to hold it.
+THOLE_EXPORT void end_read(Block* block) noexcept;
+THOLE_EXPORT void end_write(Block* block) noexcept;
+
+/// What `Borrow` and `BorrowMut` share: a contiguous range over memory that a borrow keeps alive.
+template <class T, void (*End)(Block*) noexcept>
+class BasicBorrow {
+ public:
+  using element_type = T;
+  using value_type = std::remove_cv_t<T>;
+  using size_type = std::size_t;
+  using iterator = T*;
+
+  BasicBorrow(BasicBorrow&& other) noexcept
+      : block_(std::exchange(other.block_, nullptr)), span_(std::exchange(other.span_, {})) {}
+  BasicBorrow& operator=(BasicBorrow&& other) noexcept {
+    BasicBorrow(std::move(other)).swap(*this);
+    return *this;
+  }
+  BasicBorrow(const BasicBorrow&) = delete;
+  BasicBorrow& operator=(const BasicBorrow&) = delete;
+  ~BasicBorrow() {
+    if (block_ != nullptr) End(block_);
+  }
+
+  /// The elements; the span is valid while this borrow lives.
+  gsl::span<T> span() const noexcept { return span_; }
+  T* data() const noexcept { return span_.data(); }
+  std::size_t size() const noexcept { return span_.size(); }
+  bool empty() const noexcept { return span_.empty(); }
+  T* begin() const noexcept { return span_.data(); }
+  T* end() const noexcept { return span_.data() + span_.size(); }
+  /// Bounds are checked (a GSL contract: the program ends when it is broken).
+  T& operator[](std::size_t index) const { return span_[index]; }
+
+  void swap(BasicBorrow& other) noexcept {
+    std::swap(block_, other.block_);
+    std::swap(span_, other.span_);
+  }
+
+ private:
+  template <class U>
+  friend class thole::PinnedBuffer;
+  BasicBorrow(Block* block, gsl::span<T> span) noexcept : block_(block), span_(span) {}
+
+  Block* block_;  // nullptr: moved from, or a borrow of nothing
+  gsl::span<T> span_;
+};
+
+}  // namespace detail
+
+/// Read access to a `PinnedBuffer` from the CPU: a contiguous range and a `gsl::span<const T>` while it lives. Not
+/// copyable. Keeps the memory alive, even when the buffer is moved or dropped; may end on any thread.
+template <class T>
+using Borrow = detail::BasicBorrow<const T, detail::end_read>;
+
+/// Exclusive access from the CPU, as `Borrow`, to a `gsl::span<T>`.
+template <class T>
+using BorrowMut = detail::BasicBorrow<T, detail::end_write>;
+
+}  // namespace thole

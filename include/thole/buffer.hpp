@@ -1,0 +1,227 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include <gsl/span>
+
+#include <thole/borrow.hpp>
+#include <thole/device_buffer.hpp>
+#include <thole/error.hpp>
+#include <thole/export.hpp>
+#include <thole/stream.hpp>
+
+namespace thole {
+
+class PinnedHeap;
+
+/// What the device does with a buffer in `use_on`. A write may also read.
+enum class Access : unsigned { device_reads = 1, device_writes = 2 };
+constexpr Access operator|(Access a, Access b) noexcept {
+  return static_cast<Access>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
+
+namespace detail {
+
+struct Block;
+struct HeapCore;
+
+/// One use of a block on a stream, from before its work is enqueued until just after; see uses.hpp.
+class THOLE_EXPORT UseScope {
+ public:
+  /// Checks the borrow rules and orders the stream after earlier uses that conflict. `object` and `call` name who asks.
+  static Result<UseScope> begin(Block* block, const StreamRef& stream, Access access, const char* call) noexcept;
+  UseScope(UseScope&& other) noexcept;
+  UseScope& operator=(UseScope&&) = delete;
+  /// Records the use, whatever happened in between: work may have been enqueued before something threw.
+  ~UseScope();
+
+ private:
+  UseScope() = default;
+  Block* block_ = nullptr;
+  Timeline* timeline_ = nullptr;
+  void* slot_ = nullptr;
+  Access access_ = Access::device_reads;
+};
+
+// The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
+THOLE_EXPORT Result<void> try_begin_read(Block* block, const char* where) noexcept;
+THOLE_EXPORT Result<void> try_begin_write(Block* block, const char* where) noexcept;
+THOLE_EXPORT Result<void> begin_read(Block* block, const char* where) noexcept;   // waits for device writes
+THOLE_EXPORT Result<void> begin_write(Block* block, const char* where) noexcept;  // waits for all uses
+THOLE_EXPORT Result<void> wait_for_uses(Block* block, const char* where) noexcept;
+THOLE_EXPORT bool has_open_uses(const Block* block) noexcept;
+THOLE_EXPORT void drop_handle(Block* block) noexcept;
+THOLE_EXPORT Result<void> copy_to_device(Block* block, std::size_t bytes, const StreamRef& stream, void* destination,
+                                         const void* destination_device, DeviceBlock* destination_block) noexcept;
+THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t bytes, const StreamRef& stream,
+                                           const void* source, const void* source_device,
+                                           DeviceBlock* source_block) noexcept;
+THOLE_EXPORT Error moved_from_error(const char* where);
+THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
+
+/// Returns the value or throws the error.
+template <class T>
+T unwrap(Result<T>&& result) {
+  if (!result) throw result.error();
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+}  // namespace detail
+
+/// Owns `size()` elements of pinned memory; move-only. `T` is trivially copyable. The CPU sees the elements through
+/// borrows; the device through copies and `use_on`. Dropping the buffer never waits: memory that the device still uses is
+/// recycled when it is done, not before.
+///
+/// Rules, checked in every build, as with Rust's RefCell: any number of `Borrow`s or one `BorrowMut`; no device read while a
+/// `BorrowMut` lives; no device write while any borrow lives (`Errc::borrowed`). While the device reads, the CPU may read
+/// too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams, and any use after
+/// earlier writes, by the device itself: no call here but `borrow`, `borrow_mut` and `wait` ever blocks.
+///
+/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`. One thread at a time
+/// may use a buffer; different buffers are independent, and borrows may end on other threads.
+///
+/// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone. Launches
+/// are not seen: synchronise with them before you borrow.
+template <class T>
+class PinnedBuffer {
+  static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");
+  static_assert(!std::is_const_v<T> && !std::is_volatile_v<T>);
+
+ public:
+  using value_type = T;
+
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : block_(std::exchange(other.block_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        valid_(std::exchange(other.valid_, false)) {}
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
+    PinnedBuffer moved(std::move(other));
+    std::swap(block_, moved.block_);
+    std::swap(data_, moved.data_);
+    std::swap(size_, moved.size_);
+    std::swap(valid_, moved.valid_);
+    return *this;
+  }
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+  ~PinnedBuffer() {
+    if (block_ != nullptr) detail::drop_handle(block_);
+  }
+
+  /// Elements.
+  std::size_t size() const noexcept { return size_; }
+  std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  bool empty() const noexcept { return size_ == 0; }
+
+  /// Read access. Blocks until the device's last write to this buffer is done; not for reads, nor for later work in that
+  /// stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when the
+  /// write's stream captures now and the write was not covered before.
+  Borrow<T> borrow() const {
+    check("PinnedBuffer::borrow");
+    if (block_ != nullptr) detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
+    return Borrow<T>(block_, span());
+  }
+  /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and `borrowed`
+  /// while any borrow lives.
+  BorrowMut<T> borrow_mut() {
+    check("PinnedBuffer::borrow_mut");
+    if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
+    return BorrowMut<T>(block_, span());
+  }
+  /// As `borrow()`, but never waits: `Errc::in_flight` where `borrow()` would.
+  Result<Borrow<T>> try_borrow() const noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow"));
+    if (block_ != nullptr)
+      if (auto began = detail::try_begin_read(block_, "PinnedBuffer::try_borrow"); !began)
+        return tl::unexpected(std::move(began.error()));
+    return Borrow<T>(block_, span());
+  }
+  /// As `borrow_mut()`, but never waits.
+  Result<BorrowMut<T>> try_borrow_mut() noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow_mut"));
+    if (block_ != nullptr)
+      if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
+        return tl::unexpected(std::move(began.error()));
+    return BorrowMut<T>(block_, span());
+  }
+
+  /// Whether the device still uses the buffer. Never waits. False for an empty or moved-from one.
+  bool busy() const noexcept { return block_ != nullptr && detail::has_open_uses(block_); }
+  /// Blocks until the device has finished every use of this buffer. Throws as `borrow()`.
+  void wait() const {
+    check("PinnedBuffer::wait");
+    if (block_ != nullptr) detail::unwrap(detail::wait_for_uses(block_, "PinnedBuffer::wait"));
+  }
+  /// The raw elements, without any check: the door for code that has its own ordering. nullptr when empty.
+  T* unsynchronized_data() const noexcept { return data_; }
+
+  /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream order.
+  /// Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
+  DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
+  Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
+    auto made = DeviceBuffer<T>::try_make(stream, size_);
+    if (made && block_ != nullptr)
+      if (auto copied = detail::copy_to_device(block_, size_bytes(), stream, made->span().native(), made->span().device(),
+                                               made->block_);
+          !copied)
+        return tl::unexpected(std::move(copied.error()));
+    return made;
+  }
+  /// Copies the buffer to the front of `destination`; returns at once. Also throws `too_small`.
+  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const {
+    detail::unwrap(try_async_to_device(stream, destination));
+  }
+  Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
+    if (destination.size() < size_)
+      return tl::unexpected(detail::too_small_error("PinnedBuffer::async_to_device", size_, destination.size()));
+    if (block_ == nullptr) return {};
+    return detail::copy_to_device(block_, size_bytes(), stream, destination.native(), destination.device(), nullptr);
+  }
+  /// Fills the front of this buffer from `source` (all of it); returns at once. Throws `Error`: `too_small` when the source
+  /// has more elements than this buffer, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
+  void async_from_device(const StreamRef& stream, DeviceSpan<const T> source) {
+    detail::unwrap(try_async_from_device(stream, source));
+  }
+  Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source) noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_from_device"));
+    if (size_ < source.size())
+      return tl::unexpected(detail::too_small_error("PinnedBuffer::async_from_device", source.size(), size_));
+    if (source.size() == 0) return {};
+    return detail::copy_from_device(block_, source.size_bytes(), stream, source.native(), source.device(), nullptr);
+  }
+
+  /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the buffer, and
+  /// records the use, also when `f` throws. Returns what `f` returns. Throws as `async_to_device`, and what `f` throws.
+  template <class F>
+  decltype(auto) use_on(const StreamRef& stream, Access access, F&& f) {
+    check("PinnedBuffer::use_on");
+    if (block_ == nullptr) return std::forward<F>(f)(data_, stream.native());
+    auto scope = detail::unwrap(detail::UseScope::begin(block_, stream, access, "PinnedBuffer::use_on"));
+    return std::forward<F>(f)(data_, stream.native());
+  }
+
+ private:
+  friend class PinnedHeap;
+  template <class U>
+  friend class DeviceBuffer;
+  PinnedBuffer(detail::Block* block, T* data, std::size_t size) noexcept
+      : block_(block), data_(data), size_(size), valid_(true) {}
+
+  gsl::span<T> span() const noexcept { return {data_, size_}; }
+  void check(const char* where) const {
+    if (!valid_) throw detail::moved_from_error(where);
+  }
+
+  detail::Block* block_;  // nullptr: empty or moved from
+  T* data_;
+  std::size_t size_;
+  bool valid_;
+};
+
+}  // namespace thole

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include <thole/error.hpp>
+#include <thole/export.hpp>
+#include <thole/simulation.hpp>
+
+namespace thole {
+
+namespace detail {
+struct DeviceCore;
+struct Access_;
+}  // namespace detail
+
+/// What a `Device` runs on.
+enum class Backend { cuda, simulated };
+
+/// A shared handle to one device, cheap to copy; two handles to one GPU are equal. Safe from any thread.
+/// Streams, arenas and buffers keep their device alive.
+class THOLE_EXPORT Device {
+ public:
+  /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built without
+  /// CUDA. Initialises CUDA's primary context on the first call, which may take a second.
+  static Device cuda(int ordinal = 0);
+  static Result<Device> try_cuda(int ordinal = 0) noexcept;
+
+  /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device.
+  static Device simulated(const SimulationOptions& options = {});
+
+  /// For samples, tests and trying things: obeys the environment variable THOLE_DEVICE (`cuda`, `cuda:N`, `simulated`),
+  /// else a GPU if one answers, else a simulated device. A program that needs a GPU calls `cuda()`, so that it never runs
+  /// on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
+  static Device best();
+
+  Backend backend() const noexcept;
+  /// The GPU's name as CUDA gives it, or "simulated".
+  std::string_view name() const noexcept;
+  /// CUDA's ordinal; 0 on a simulated device.
+  int ordinal() const noexcept;
+
+  /// The controls of a simulated device. Throws `Error` with `Errc::invalid_argument` on a GPU.
+  Simulation simulation() const;
+
+  /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.
+  bool lost() const noexcept;
+  /// The first error that a destructor or a background thread met since the last call, if any.
+  std::optional<Error> take_error() noexcept;
+
+  friend bool operator==(const Device& a, const Device& b) noexcept { return a.core_ == b.core_; }
+
+ private:
+  friend struct detail::Access_;
+  explicit Device(std::shared_ptr<detail::DeviceCore> core) noexcept : core_(std::move(core)) {}
+  std::shared_ptr<detail::DeviceCore> core_;
+};
+
+}  // namespace thole

@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include <thole/error.hpp>
+#include <thole/export.hpp>
+#include <thole/stream.hpp>
+
+namespace thole {
+
+class PinnedHeap;
+template <class T>
+class PinnedBuffer;
+
+namespace detail {
+
+struct DeviceBlock;
+struct Block;
+
+THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count,
+                                                    std::size_t element_bytes) noexcept;
+THOLE_EXPORT void* device_block_data(const DeviceBlock* block) noexcept;
+THOLE_EXPORT const void* device_block_device(const DeviceBlock* block) noexcept;
+THOLE_EXPORT void drop_device_block(DeviceBlock* block) noexcept;
+/// The identity of a device, for DeviceSpan.
+THOLE_EXPORT const void* device_key(const Device& device) noexcept;
+
+}  // namespace detail
+
+/// A view of `size()` elements in the memory of one device. It cannot be read on the host. Trivially copyable.
+template <class T>
+class DeviceSpan {
+ public:
+  DeviceSpan() = default;
+  /// A view of memory that other code allocated on that device, such as PyTorch or cudaMalloc.
+  static DeviceSpan from_native(const Device& device, T* data, std::size_t size) noexcept {
+    return DeviceSpan(data, size, detail::device_key(device));
+  }
+  /// From T to const T.
+  template <class U>
+    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
+  DeviceSpan(DeviceSpan<U> other) noexcept : DeviceSpan(other.native(), other.size(), other.device()) {}
+
+  /// The device address, for kernels and raw CUDA calls.
+  T* native() const noexcept { return data_; }
+  /// Elements.
+  std::size_t size() const noexcept { return size_; }
+  std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  bool empty() const noexcept { return size_ == 0; }
+  /// `count` elements from `offset` on; both must lie inside (a GSL contract).
+  DeviceSpan subspan(std::size_t offset, std::size_t count) const {
+    Expects(offset <= size_ && count <= size_ - offset);
+    return DeviceSpan(data_ + offset, count, device_);
+  }
+  /// Which device, as an opaque identity.
+  const void* device() const noexcept { return device_; }
+
+ private:
+  template <class U>
+  friend class DeviceBuffer;
+  template <class U>
+  friend class DeviceSpan;
+  DeviceSpan(T* data, std::size_t size, const void* device) noexcept : data_(data), size_(size), device_(device) {}
+
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+  const void* device_ = nullptr;
+};
+
+/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in stream
+/// order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on another
+/// stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a DeviceBuffer was
+/// made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
+template <class T>
+class DeviceBuffer {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  /// `count` uninitialised elements. Throws `Error`: `out_of_memory`, `too_large`, `device_lost`.
+  DeviceBuffer(const StreamRef& stream, std::size_t count);
+  static Result<DeviceBuffer> try_make(const StreamRef& stream, std::size_t count) noexcept {
+    auto block = detail::make_device_block(stream, count, sizeof(T));
+    if (!block) return tl::unexpected(std::move(block.error()));
+    return DeviceBuffer(*block, count);
+  }
+  DeviceBuffer(DeviceBuffer&& other) noexcept
+      : block_(std::exchange(other.block_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    DeviceBuffer moved(std::move(other));
+    std::swap(block_, moved.block_);
+    std::swap(size_, moved.size_);
+    return *this;
+  }
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  ~DeviceBuffer() {
+    if (block_ != nullptr) detail::drop_device_block(block_);
+  }
+
+  std::size_t size() const noexcept { return size_; }
+  std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  bool empty() const noexcept { return size_ == 0; }
+  /// The elements, for kernels and for `PinnedBuffer`'s copies; valid while this buffer lives. Empty when moved from.
+  DeviceSpan<T> span() noexcept { return {data(), size_, device()}; }
+  DeviceSpan<const T> span() const noexcept { return {data(), size_, device()}; }
+
+  /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is ordered
+  /// after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
+  PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
+  Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream, const PinnedHeap& heap) const noexcept;
+
+ private:
+  friend class PinnedBuffer<T>;
+  DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
+  T* data() const noexcept {
+    return block_ == nullptr ? nullptr : static_cast<T*>(detail::device_block_data(block_));
+  }
+  const void* device() const noexcept { return block_ == nullptr ? nullptr : detail::device_block_device(block_); }
+
+  detail::DeviceBlock* block_;  // nullptr: moved from
+  std::size_t size_;
+};
+
+}  // namespace thole

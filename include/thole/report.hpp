@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include <thole/export.hpp>
+
+namespace thole {
+
+/// One block of pinned memory that a stream still uses.
+struct InFlightBlock {
+  std::uint64_t stream_id = 0;        ///< As cudaStreamGetId says.
+  std::size_t bytes = 0;              ///< Of pinned memory that it holds.
+  std::chrono::nanoseconds age{0};    ///< Since the oldest use that is still open was enqueued.
+  std::source_location made_at;       ///< Where the buffer was made.
+  bool dropped = false;               ///< The program has let go of it.
+};
+
+/// All that one stream holds.
+struct InFlightStream {
+  std::uint64_t stream_id = 0;
+  std::size_t blocks = 0;
+  std::size_t bytes = 0;
+  std::chrono::nanoseconds oldest{0};
+};
+
+/// What is in flight, as data and as text, from `PinnedHeap::report()`: streams by bytes, largest first.
+struct THOLE_EXPORT Report {
+  std::vector<InFlightStream> streams;
+  std::vector<InFlightBlock> blocks;
+
+  /// One line a stream, and below it one line for each place in the program that made such blocks.
+  std::string text() const;
+};
+
+}  // namespace thole

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include <thole/export.hpp>
+
+namespace thole {
+
+class StreamRef;
+
+namespace detail {
+class SimulatedBackend;
+}
+
+/// How a simulated device behaves. The defaults give a device that runs by itself, as fast as the CPU copies.
+struct SimulationOptions {
+  /// Device memory, in bytes. Allocations beyond it fail with `Errc::out_of_memory`.
+  std::size_t device_bytes = std::size_t{4} << 30;
+  /// How much host memory may be registered, in bytes; beyond it pinning fails as at RLIMIT_MEMLOCK.
+  std::size_t max_pinned_bytes = SIZE_MAX;
+  /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.
+  double bytes_per_second = 0;
+  /// Simulated time from the start of an operation to its end, besides the bytes.
+  std::chrono::nanoseconds latency{0};
+  /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
+  /// steps or releases it; this is how tests decide what has happened and what has not.
+  bool stepped = false;
+  /// Picks the order in which `step_any` and `run_all` complete operations of different streams.
+  std::uint64_t seed = 0;
+};
+
+/// The kinds of call that `Simulation::fail_call` can make fail.
+enum class SimulatedCall {
+  register_host,
+  allocate_host,
+  allocate_device,
+  create_stream,
+  create_event,
+  record_event,
+  query_event,
+  wait_event,
+  copy,
+  host_function,
+  retain_in_graph,
+};
+
+/// The capture modes of `Simulation::begin_capture`, as CUDA's.
+enum class SimulatedCaptureMode { global, thread_local_, relaxed };
+
+/// A captured graph on a simulated device; move-only. May be destroyed before, between or after its executables.
+class THOLE_EXPORT SimulatedGraph {
+ public:
+  /// An executable made from a graph; move-only.
+  class THOLE_EXPORT Executable {
+   public:
+    Executable(Executable&&) noexcept;
+    Executable& operator=(Executable&&) noexcept;
+    ~Executable();
+    /// Enqueues the graph's work on the stream. May be called many times. Throws `Error`.
+    void launch(const StreamRef& stream);
+
+   private:
+    friend class SimulatedGraph;
+    Executable(std::shared_ptr<detail::SimulatedBackend> backend, void* exec) noexcept;
+    std::shared_ptr<detail::SimulatedBackend> backend_;
+    void* exec_;
+  };
+
+  SimulatedGraph(SimulatedGraph&&) noexcept;
+  SimulatedGraph& operator=(SimulatedGraph&&) noexcept;
+  ~SimulatedGraph();
+  /// Makes an executable. Throws `Error`.
+  Executable instantiate();
+
+ private:
+  friend class Simulation;
+  SimulatedGraph(std::shared_ptr<detail::SimulatedBackend> backend, void* graph) noexcept;
+  std::shared_ptr<detail::SimulatedBackend> backend_;
+  void* graph_;
+};
+
+/// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive.
+/// Every call may be made from any thread. An "operation" is one copy, event record, event wait, host function,
+/// allocation or free in a stream; a copy moves its bytes in the moment at which it completes, never earlier.
+class THOLE_EXPORT Simulation {
+ public:
+  explicit Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept;
+
+  /// Stops the stream before its next operation, also on a device that runs by itself.
+  void hold(const StreamRef& stream);
+  /// Lets a held stream run by itself again; on a stepped device it then runs all that is enqueued, at once, on
+  /// the calling thread, and from then on whatever is enqueued as soon as it can run.
+  void release(const StreamRef& stream);
+  /// Completes up to `operations` operations of the stream on the calling thread; those that wait for an event which
+  /// is not complete stop it. Returns how many completed.
+  std::size_t step(const StreamRef& stream, std::size_t operations = 1);
+  /// Completes one operation of a stream that can go on, chosen by the seed. False when none can.
+  bool step_any();
+  /// Steps until no stream that is not held can go on. Returns how many operations completed.
+  std::size_t run_all();
+  /// Operations enqueued in the stream and not complete.
+  std::size_t pending(const StreamRef& stream) const;
+  /// Operations enqueued on the device and not complete.
+  std::size_t pending() const;
+  /// Threads that wait in the device at this moment (`Stream::synchronize`, `borrow()`): a test that lets another thread
+  /// wait can spin until this says 1 and then step.
+  std::size_t blocked_callers() const;
+  /// The device's clock: the sum, on the busiest stream, of what its operations took.
+  std::chrono::nanoseconds now() const;
+
+  /// Makes the `nth` call of this kind from now on (1: the next) fail with `out_of_memory` where the call allocates or
+  /// registers, else as a driver's refusal. One at a time per kind; 0 takes it back.
+  void fail_call(SimulatedCall call, std::size_t nth);
+  /// A sticky error: nothing enqueued completes any more, blocked callers return, each call says device_lost.
+  void lose_device();
+
+  /// Bytes of host memory registered or allocated through the device.
+  std::size_t pinned_bytes() const;
+  /// Bytes of device memory allocated.
+  std::size_t device_bytes() const;
+  /// Events that exist, and calls made so far, for tests that count.
+  std::size_t live_events() const;
+  std::size_t calls(SimulatedCall call) const;
+
+  /// Begins to capture what is enqueued on the stream. Throws `Error`.
+  void begin_capture(const StreamRef& stream, SimulatedCaptureMode mode = SimulatedCaptureMode::global);
+  /// Ends the capture; throws `Error` with `Errc::capturing` when something has invalidated it.
+  SimulatedGraph end_capture(const StreamRef& stream);
+
+ private:
+  std::shared_ptr<detail::SimulatedBackend> backend_;
+};
+
+}  // namespace thole

@@ -1,0 +1,16 @@
+#pragma once
+
+// Everything but <thole/cuda.hpp>.
+
+#include <thole/arena.hpp>
+#include <thole/borrow.hpp>
+#include <thole/buffer.hpp>
+#include <thole/config.hpp>
+#include <thole/device.hpp>
+#include <thole/device_buffer.hpp>
+#include <thole/error.hpp>
+#include <thole/event.hpp>
+#include <thole/heap.hpp>
+#include <thole/report.hpp>
+#include <thole/simulation.hpp>
+#include <thole/stream.hpp>
