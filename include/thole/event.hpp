@@ -28,7 +28,7 @@ class THOLE_EXPORT Event {
 
  private:
   friend class StreamRef;
-  friend struct detail::Access_;
+  friend struct detail::Internals;
   Event() = default;
   std::shared_ptr<detail::DeviceCore> device_;
   detail::Ticket* ticket_ = nullptr;

@@ -48,7 +48,7 @@ class THOLE_EXPORT StreamRef {
   friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.id_ == b.id_; }
 
  protected:
-  friend struct detail::Access_;
+  friend struct detail::Internals;
   StreamRef() = default;
   std::shared_ptr<detail::DeviceCore> device_;
   detail::Timeline* timeline_ = nullptr;
