@@ -6,59 +6,35 @@
 // Records are never given back to the system (block_pool.hpp): a stale pointer to one always points to a Block. They lie
 // outside the pinned memory, where no copy can overwrite them.
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
 
+#include "hold.hpp"
+#include "use.hpp"
+
 namespace thole::detail {
 
 class Store;
-class Timeline;
 struct HeapCore;
-
-/// One stream's uses of a block: the positions in that stream of the last read and the last write by the device. A
-/// position that the timeline has completed no longer counts. Written by the buffer's owner only; atomic (relaxed) so
-/// that heap.report() may look from another thread.
-struct Use {
-  std::atomic<Timeline*> timeline{nullptr};
-  std::atomic<std::uint64_t> read{0};
-  std::atomic<std::uint64_t> write{0};
-};
-
-/// Uses beyond those that a Block holds itself; kept with the record once made.
-struct UseChunk {
-  std::array<Use, 4> uses;
-  std::atomic<UseChunk*> next{nullptr};
-};
-
-/// Bits of Block::state. The block may be recycled when the whole word is 0.
-struct Hold {
-  static constexpr std::uint64_t reader = 1;                        // one per Borrow
-  static constexpr std::uint64_t readers = 0x7fffffff;              // mask
-  static constexpr std::uint64_t writer = std::uint64_t{1} << 31;   // the BorrowMut
-  static constexpr std::uint64_t borrows = readers | writer;        // mask
-  static constexpr std::uint64_t handle = std::uint64_t{1} << 32;   // the PinnedBuffer
-  static constexpr std::uint64_t graph = std::uint64_t{1} << 33;    // one per graph node that uses the block
-};
 
 struct alignas(64) Block {
   // What every call touches.
   std::byte* data = nullptr;
-  std::size_t capacity = 0;  ///< bytes that the memory can hold; at least what was asked for
-  std::atomic<std::uint64_t> state{0};
-  HeapCore* heap = nullptr;
-  std::array<Use, 1> uses;          ///< further ones follow in `more`
-  std::atomic<UseChunk*> more{nullptr};
+  std::size_t capacity = 0;              ///< bytes that the memory can hold; at least what was asked for
+  std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
+  Block* next = nullptr;                 ///< link of the one list in which the block is
+  Hold hold;
+  Uses uses;
 
-  // Queues: a cache's slot, a timeline's queue, a list being moved. A block is in one of them at a time.
-  Block* next = nullptr;
+  // Where it waits after a drop: the stream's position that frees it.
+  std::uint64_t wait_position = 0;
 
-  // Where and when, for heap.report().
-  std::source_location made_at;
-  std::atomic<std::int64_t> used_since_ns{0};   ///< steady clock; the first use that was open when it was made
-  std::atomic<std::size_t> asked_bytes{0};      ///< what the user asked for; 0 while nobody has the block
+  // Where and when, for heap.report(). Atomic, relaxed.
+  std::atomic<std::source_location> made_at{};
+  std::atomic<std::int64_t> used_since_ns{0};  ///< steady clock; the first use that was open when it was made
+  std::atomic<std::size_t> asked_bytes{0};     ///< what the user asked for
 
   // The store's own: set by it alone, under its lock.
   Store* store = nullptr;
@@ -69,6 +45,37 @@ struct alignas(64) Block {
   Block* address_after = nullptr;
   Block* free_before = nullptr;       ///< the list of free extents of one size class
   Block* free_after = nullptr;
+};
+
+/// A list of blocks linked by `next`, with the last one known so that whole lists join at once.
+class BlockList {
+ public:
+  bool empty() const noexcept { return first_ == nullptr; }
+  void push(Block* block) noexcept {
+    block->next = first_;
+    first_ = block;
+    if (last_ == nullptr) last_ = block;
+  }
+  Block* pop() noexcept {
+    Block* const block = first_;
+    if (block != nullptr) {
+      first_ = block->next;
+      if (first_ == nullptr) last_ = nullptr;
+    }
+    return block;
+  }
+  /// Takes all of `other`.
+  void splice(BlockList& other) noexcept {
+    if (other.empty()) return;
+    other.last_->next = first_;
+    if (last_ == nullptr) last_ = other.last_;
+    first_ = other.first_;
+    other.first_ = other.last_ = nullptr;
+  }
+
+ private:
+  Block* first_ = nullptr;
+  Block* last_ = nullptr;
 };
 
 }  // namespace thole::detail

@@ -1,13 +1,14 @@
 #pragma once
 
-// What all handles of one device share: the backend, the pool of events, the streams' timelines, and the first error
-// that a destructor met.
+// What all handles of one device share: the backend, the streams' timelines, and the first error that a destructor met.
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <thole/error.hpp>
 
@@ -15,24 +16,42 @@
 
 namespace thole::detail {
 
+class Timelines;
+
 struct DeviceCore {
-  explicit DeviceCore(std::shared_ptr<Backend> b);
+  explicit DeviceCore(std::shared_ptr<Backend> made);
   ~DeviceCore();
+  DeviceCore(const DeviceCore&) = delete;
+  DeviceCore& operator=(const DeviceCore&) = delete;
 
-  std::shared_ptr<Backend> backend;
+  const std::shared_ptr<Backend> backend;
+  /// Every stream that was used on this device (timelines.hpp); set once by who makes the device.
+  std::shared_ptr<Timelines> timelines;
 
-  /// Set once, by whichever call first heard device_lost; pairs with the acquire in lost().
-  std::atomic<bool> lost_flag{false};
-  bool lost() const noexcept { return lost_flag.load(std::memory_order_acquire); }
+  bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note()'s release
+  /// Remembers a device_lost (or unloading); returns the status unchanged. Called with every Status of a backend.
+  Status note(Status status) noexcept {
+    if (status.code == StatusCode::device_lost || status.code == StatusCode::unloading) note_lost(status);
+    return status;
+  }
 
   /// Turns a failed Status into an Error: `object` and `call` name who failed, `numbers` says with what.
-  Error error(Status status, std::string_view object, std::string_view call, std::string_view numbers = {}) noexcept;
-  /// Keeps the first error for Device::take_error().
-  void keep_error(const Error& error) noexcept;
+  Error error(Status status, std::string_view object, std::string_view call, std::string_view numbers = {});
+  /// The Error of every blocking call on a lost device.
+  Error lost_error(std::string_view call);
+  /// Keeps the first error for Device::take_error(). Never throws.
+  void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
+  /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
+  std::atomic<long> orphan_references{0};
+
  private:
+  void note_lost(Status status) noexcept;
+
+  std::atomic<bool> lost_{false};
   std::mutex mutex_;
+  std::optional<Status> lost_status_;
   std::optional<Error> kept_;
 };
 

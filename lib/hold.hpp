@@ -1,0 +1,92 @@
+#pragma once
+
+// Who still holds a block: its handle, graphs, and borrows; and RefCell's rule about borrows.
+//
+// A borrow costs no read-modify-write where it ends on the thread that works with the buffer, which is why the counts are
+// split: `begun_` is written by the thread that uses the buffer (one at a time: PinnedBuffer's rule), `ended_here_` by
+// the owner thread alone, and `ended_elsewhere_`, with a real atomic increment, by all others. The owner changes only while no
+// borrow is out, so nobody else is about to write `ended_here_`.
+//
+// The last to let go recycles the block. Who drops the handle and who ends the last borrow may do so at the same moment on two
+// threads; each writes its own word and then reads the other's. The side that is rare (a drop under a live borrow) pays for
+// the full barrier on behalf of both: membarrier(2), which makes every running thread of the process execute one. Where the
+// kernel has no membarrier, ending a borrow pays with an atomic exchange.
+
+#include <atomic>
+#include <cstdint>
+
+namespace thole::detail {
+
+/// Asks the kernel for the barrier; later calls cost nothing. Called before the first block is made.
+void prepare_process_barrier() noexcept;
+
+class Hold {
+ public:
+  /// A new handle holds the block; nobody else does.
+  void open() noexcept {
+    // Released to whoever receives the buffer by the program's own hand-over.
+    word_.store((((word_.load(std::memory_order_relaxed) >> generation_shift) + 1) << generation_shift) | handle,
+                std::memory_order_relaxed);
+  }
+
+  /// Lets the handle go. True: nobody holds the block any more and the caller, alone, recycles it.
+  bool drop_handle() noexcept {
+    // seq_cst: before the reads of the counts in settle(), against end_borrow().
+    const auto now = word_.fetch_sub(handle, std::memory_order_seq_cst) - handle;
+    return (now & held) == 0 && settle(now);
+  }
+
+  /// One more graph node uses the block; needs a handle.
+  void add_graph() noexcept { word_.fetch_add(graph, std::memory_order_relaxed); }
+  /// Returns as drop_handle() does.
+  bool drop_graph() noexcept {
+    const auto now = word_.fetch_sub(graph, std::memory_order_seq_cst) - graph;
+    return (now & held) == 0 && settle(now);
+  }
+
+  /// RefCell's rule. False: a BorrowMut lives (for read), or any borrow does (for write).
+  bool begin_read() noexcept {
+    if (borrows() != 0 && exclusive_.load(std::memory_order_relaxed)) return false;
+    begin(false);
+    return true;
+  }
+  bool begin_write() noexcept {
+    if (borrows() != 0) return false;
+    begin(true);
+    return true;
+  }
+  /// Returns as drop_handle() does.
+  bool end_borrow() noexcept;
+
+  /// Live borrows, and whether the one is exclusive; for the owner of the handle.
+  std::uint32_t borrows() const noexcept {
+    // Acquire: pairs with the ends' releases, so that what a borrow on another thread wrote is seen.
+    return begun_.load(std::memory_order_relaxed) - ended_here_.load(std::memory_order_acquire) -
+           ended_elsewhere_.load(std::memory_order_acquire);
+  }
+  bool written_by_host() const noexcept { return borrows() != 0 && exclusive_.load(std::memory_order_relaxed); }
+  /// For reports: whether the program has let go of the handle.
+  bool dropped() const noexcept { return (word_.load(std::memory_order_relaxed) & handle) == 0; }
+
+ private:
+  static constexpr std::uint64_t graph = 1;                            // one per graph node, 29 bits
+  static constexpr std::uint64_t handle = std::uint64_t{1} << 30;
+  static constexpr std::uint64_t claimed = std::uint64_t{1} << 31;     // somebody recycles it
+  static constexpr std::uint64_t held = 0xffffffff;
+  static constexpr unsigned generation_shift = 32;                     // so that a late claim cannot hit the next handle
+
+  void begin(bool exclusive) noexcept;
+  bool settle(std::uint64_t word) noexcept;
+  bool claim(std::uint64_t word) noexcept {
+    return word_.compare_exchange_strong(word, word | claimed, std::memory_order_acq_rel);
+  }
+
+  std::atomic<std::uint64_t> word_{0};
+  std::atomic<const void*> owner_{nullptr};        // the thread that may write ended_here_
+  std::atomic<std::uint32_t> begun_{0};
+  std::atomic<std::uint32_t> ended_here_{0};
+  std::atomic<std::uint32_t> ended_elsewhere_{0};
+  std::atomic<bool> exclusive_{false};
+};
+
+}  // namespace thole::detail
