@@ -1,0 +1,81 @@
+// The thread that unpins what nobody uses any more: cudaHostUnregister waits for running kernels, and letting go of an arena
+// must not. It starts with the first region that it gets, and rests for ever after: it is never joined, and what it uses is
+// never destroyed, so that arenas may end in static destructors and after main.
+
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "region.hpp"
+
+namespace thole::detail {
+
+namespace {
+
+struct Janitor {
+  std::mutex mutex;
+  std::condition_variable wake;  // there is work
+  std::condition_variable idle;  // there is none
+  Region* work = nullptr;
+  bool busy = false;
+  bool running = false;
+
+  void run() noexcept {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      busy = false;
+      if (work == nullptr) idle.notify_all();
+      wake.wait(lock, [this] { return work != nullptr; });
+      Region* const region = work;
+      work = region->next;
+      region->next = nullptr;
+      busy = true;
+      lock.unlock();
+      unpin_region(region);
+      lock.lock();
+    }
+  }
+};
+
+Janitor& janitor() {
+  static auto* const instance = new Janitor;
+  return *instance;
+}
+
+void start(Janitor& self) noexcept {
+  if (self.running) return;
+  try {
+    std::thread([&self] { self.run(); }).detach();
+    self.running = true;
+  } catch (const std::system_error&) {
+    // No thread to be had: whoever waits in finish_unpinning() does the work.
+  }
+}
+
+}  // namespace
+
+void unpin_region_later(Region* region) noexcept {
+  Janitor& self = janitor();
+  const std::lock_guard lock(self.mutex);
+  region->next = self.work;
+  self.work = region;
+  start(self);
+  self.wake.notify_one();
+}
+
+void finish_unpinning() noexcept {
+  Janitor& self = janitor();
+  std::unique_lock lock(self.mutex);
+  while (self.work != nullptr && !self.running) {
+    Region* const region = self.work;
+    self.work = region->next;
+    region->next = nullptr;
+    lock.unlock();
+    unpin_region(region);
+    lock.lock();
+  }
+  self.idle.wait(lock, [&self] { return self.work == nullptr && !self.busy; });
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,267 @@
+#include "store.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include <thole/config.hpp>
+
+#include "limits.hpp"
+#include "mimalloc.hpp"
+#include "region.hpp"
+
+namespace thole::detail {
+
+namespace {
+
+constexpr std::size_t page = Extents::page;
+constexpr std::size_t least_growth = std::size_t{32} << 20;
+
+// Above this, mimalloc's pages of 512 KiB waste up to an eighth, and thread caches make the extents' speed no matter.
+constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std::size_t{64} << 10);
+
+std::size_t whole_pages(std::size_t bytes) noexcept {
+  return bytes > SIZE_MAX - page ? SIZE_MAX / page * page : (bytes + page - 1) / page * page;
+}
+
+// Closed stores, to be opened again: a Store is never destroyed, since a block's record points to it.
+struct Closed {
+  std::mutex mutex;
+  Store* first = nullptr;
+};
+Closed& closed() {
+  static auto* const instance = new Closed;
+  return *instance;
+}
+
+// An extent of mimalloc's: the blocks in it, and what lies between them.
+void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Block& extent, std::size_t region) {
+  std::vector<const Block*> blocks;
+  if (&extent == chunk.extent)
+    for (const Block* block = chunk.blocks; block != nullptr; block = block->address_after) blocks.push_back(block);
+  std::sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->data < b->data; });
+  const std::byte* at = extent.data;
+  auto gap_to = [&spans, &at, region](const std::byte* end) {
+    if (at < end)
+      spans.push_back({at, static_cast<std::size_t>(end - at), StoreSpan::Kind::mimalloc_free, nullptr, region});
+  };
+  for (const Block* block : blocks) {
+    gap_to(block->data);
+    spans.push_back({block->data, block->capacity, StoreSpan::Kind::block, block, region});
+    at = block->data + block->capacity;
+  }
+  gap_to(extent.data + extent.capacity);
+}
+
+}  // namespace
+
+Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options) {
+  if (options.bytes > SIZE_MAX / 4)
+    return tl::unexpected(Error(Errc::limit, "PinnedArena: cannot pin " + bytes_text(options.bytes) +
+                                                 ": no machine has so many addresses"));
+  if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
+  auto region = pin_region(device, whole_pages(options.bytes), options.pin, options.numa_node);
+  if (!region) return tl::unexpected(std::move(region.error()));
+
+  Closed& list = closed();
+  Store* store = nullptr;
+  {
+    const std::lock_guard lock(list.mutex);
+    store = list.first;
+    if (store != nullptr) list.first = store->next_;
+  }
+  if (store == nullptr) store = new Store;
+  store->next_ = nullptr;
+  store->device_ = std::move(device);
+  store->options_ = options;
+  store->options_.bytes = whole_pages(options.bytes);
+  store->options_.max_bytes = std::max(whole_pages(options.max_bytes), store->options_.bytes);
+  if (!store->add_region(*region)) {
+    unpin_region(*region);
+    store->close();
+    return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for its records"));
+  }
+  return store;
+}
+
+bool Store::add_region(Region* region) noexcept {
+  const std::lock_guard lock(mutex_);
+  try {
+    regions_.reserve(regions_.size() + 1);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  if (!extents_.add(*region)) return false;
+  if (!chunks_.add(*region)) {
+    chunks_.remove(*region);
+    extents_.remove(*region);
+    return false;
+  }
+  regions_.push_back(region);
+  capacity_.fetch_add(region->bytes, std::memory_order_relaxed);
+  return true;
+}
+
+Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment) noexcept {
+  Block* block = bytes <= small_bytes ? chunks_.take(bytes, alignment) : nullptr;
+  if (block == nullptr) block = extents_.take(bytes, alignment, Extents::End::high);
+  if (block == nullptr && chunks_.lend_back()) block = extents_.take(bytes, alignment, Extents::End::high);
+  if (block == nullptr) block = chunks_.take_leftover(bytes, alignment);
+  if (block == nullptr) return nullptr;
+  block->store = this;
+  handed_out_ += block->capacity;
+  return block;
+}
+
+void Store::free_locked(Block* block) noexcept {
+  handed_out_ -= block->capacity;
+  if (block->from_mimalloc)
+    chunks_.give(block);
+  else
+    extents_.give(block);
+}
+
+Block* Store::allocate(std::size_t bytes, std::size_t alignment) noexcept {
+  const std::lock_guard lock(mutex_);
+  return allocate_locked(bytes, alignment);
+}
+
+std::size_t Store::allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count) noexcept {
+  const std::lock_guard lock(mutex_);
+  std::size_t made = 0;
+  while (made < count && (out[made] = allocate_locked(bytes, alignment)) != nullptr) ++made;
+  return made;
+}
+
+void Store::free(Block* block) noexcept {
+  const std::lock_guard lock(mutex_);
+  free_locked(block);
+}
+
+void Store::free_batch(Block** blocks, std::size_t count) noexcept {
+  const std::lock_guard lock(mutex_);
+  std::for_each(blocks, blocks + count, [this](Block* block) { free_locked(block); });
+}
+
+// Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is used.
+Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
+  const std::lock_guard growing(growing_);
+  if (growths() != seen_growths) return {};
+  const std::size_t now = capacity();
+  const std::size_t room = options_.max_bytes - std::min(now, options_.max_bytes);
+  const std::size_t wanted = Extents::rounded(std::max(bytes, page) > SIZE_MAX / 2 ? SIZE_MAX / 2 : std::max(bytes, page));
+  if (whole_pages(wanted) > room)
+    return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
+                                                         bytes_text(now) + " of at most " +
+                                                         bytes_text(options_.max_bytes)));
+  const std::size_t step = std::min(std::max({whole_pages(wanted), whole_pages(now / 2), least_growth}), room);
+  auto region = pin_region(device_, step, options_.pin, options_.numa_node);
+  if (!region && region.error().errc() == Errc::limit && step > whole_pages(wanted))
+    region = pin_region(device_, whole_pages(wanted), options_.pin, options_.numa_node);
+  if (!region) return tl::unexpected(std::move(region.error()));
+  if (!add_region(*region)) {
+    unpin_region(*region);
+    return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for the records of a new region"));
+  }
+  growths_.fetch_add(1, std::memory_order_release);
+  return {};
+}
+
+std::size_t Store::trim() {
+  const std::lock_guard growing(growing_);
+  Region* let_go = nullptr;
+  std::size_t bytes = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    chunks_.lend_back();
+    std::size_t left = capacity();
+    for (std::size_t i = regions_.size(); i-- > 0;) {
+      Region* const region = regions_[i];
+      if (left - region->bytes < options_.bytes) continue;
+      chunks_.remove(*region);
+      if (!extents_.remove(*region)) {
+        chunks_.add(*region);  // takes records that remove() has just released
+        continue;
+      }
+      regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
+      left -= region->bytes;
+      bytes += region->bytes;
+      region->next = let_go;
+      let_go = region;
+    }
+    capacity_.store(left, std::memory_order_relaxed);
+  }
+  while (let_go != nullptr) {
+    Region* const region = let_go;
+    let_go = region->next;
+    region->next = nullptr;
+    unpin_region(region);
+  }
+  return bytes;
+}
+
+void Store::close() noexcept {
+  {
+    const std::lock_guard growing(growing_);
+    const std::lock_guard lock(mutex_);
+    chunks_.lend_back();
+    for (Region* region : regions_) {
+      chunks_.remove(*region);
+      extents_.remove(*region);
+      unpin_region_later(region);
+    }
+    regions_.clear();
+    capacity_.store(0, std::memory_order_relaxed);
+    growths_.store(0, std::memory_order_relaxed);
+    handed_out_ = 0;
+    device_.reset();
+  }
+  Closed& list = closed();
+  const std::lock_guard lock(list.mutex);
+  next_ = list.first;
+  list.first = this;
+}
+
+bool Store::contains(const void* pointer) const noexcept {
+  const auto* const at = static_cast<const std::byte*>(pointer);
+  const std::lock_guard lock(mutex_);
+  return std::any_of(regions_.begin(), regions_.end(),
+                     [at](const Region* region) { return at >= region->data && at < region->data + region->bytes; });
+}
+
+std::size_t Store::largest_possible() const noexcept {
+  const std::lock_guard lock(mutex_);
+  std::size_t most = options_.max_bytes - std::min(capacity(), options_.max_bytes);
+  for (const Region* region : regions_) most = std::max(most, region->bytes);
+  return most;
+}
+
+std::vector<StoreSpan> Store::spans() const {
+  std::vector<StoreSpan> spans;
+  const std::lock_guard lock(mutex_);
+  for (std::size_t index = 0; index < regions_.size(); ++index)
+    for (const Block* extent = regions_[index]->lowest; extent != nullptr; extent = extent->address_after) {
+      if (const Chunk* const chunk = extent->is_free ? nullptr : Chunks::chunk_at(*extent); chunk != nullptr)
+        add_chunk_spans(spans, *chunk, *extent, index);
+      else
+        spans.push_back({extent->data, extent->capacity, extent->is_free ? StoreSpan::Kind::free : StoreSpan::Kind::block,
+                         extent->is_free ? nullptr : extent, index});
+    }
+  return spans;
+}
+
+StoreStats Store::stats() const {
+  const std::lock_guard lock(mutex_);
+  StoreStats stats;
+  stats.capacity = capacity();
+  stats.max_capacity = options_.max_bytes;
+  stats.free = stats.capacity - handed_out_;
+  stats.largest_free = std::max(extents_.largest(), chunks_.largest_if_lent());
+  stats.handed_out = handed_out_;
+  stats.wasted = chunks_.overhead();
+  stats.regions = regions_.size();
+  stats.mimalloc_bytes = chunks_.bytes();
+  stats.grown = growths();
+  return stats;
+}
+
+}  // namespace thole::detail
