@@ -1,0 +1,73 @@
+#pragma once
+
+// Which memory the simulated machine knows: ranges of pinned host memory, shared by all its devices as portable
+// registrations are, and the devices' own allocations. Guarded by the machine's mutex.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+
+namespace thole::detail::simulated {
+
+struct Device;
+
+struct Range {
+  std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  std::uint64_t id = 0;          ///< never used again, so that a copy can tell memory from its successor at one address
+  Device* device = nullptr;      ///< whose books it is on
+  bool from_machine = false;     ///< pinned: came from allocate_host; false: registered
+  bool usable = true;            ///< device memory: its allocation has run in stream order
+  bool free_enqueued = false;    ///< device memory: a free waits in a stream
+  std::uint64_t free_stream = 0; ///< the id of that stream
+};
+
+/// Ranges that do not overlap, by address.
+class RangeTable {
+ public:
+  struct Found {
+    Range* range = nullptr;   ///< the range that holds all the bytes
+    bool overlaps = false;    ///< some of the bytes lie in a range
+  };
+  Found find(const void* data, std::size_t bytes) noexcept;
+  /// The range that starts exactly here, or nullptr.
+  Range* at(const void* data) noexcept;
+  void insert(const Range& range);
+  void erase(const void* data) noexcept;
+
+  auto begin() noexcept { return ranges_.begin(); }
+  auto end() noexcept { return ranges_.end(); }
+
+ private:
+  std::map<std::uintptr_t, Range> ranges_;
+};
+
+/// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale pointer
+/// shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped twice.
+class DeviceMemory {
+ public:
+  static constexpr unsigned char poison = 0xdb;
+  static constexpr std::size_t alignment = 256;
+  static constexpr std::size_t most_kept = std::size_t{256} << 20;
+
+  explicit DeviceMemory(std::size_t capacity) noexcept : capacity_(capacity) {}
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  /// nullptr when `bytes` more do not fit, not counting `leaving` bytes that will be free when it is first used.
+  std::byte* allocate(std::size_t bytes, std::size_t leaving) noexcept;
+  void free(std::byte* data, std::size_t bytes) noexcept;
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void drop_kept() noexcept;
+
+  std::size_t capacity_;
+  std::size_t bytes_ = 0;
+  std::size_t kept_bytes_ = 0;
+  std::multimap<std::size_t, std::byte*> kept_;
+};
+
+}  // namespace thole::detail::simulated
