@@ -234,10 +234,14 @@ bool introduce_chunk(Chunk& chunk) noexcept {
   return true;
 }
 
+// mimalloc's blocks lie at multiples of their size class from the start of a page, so a size that is a multiple of the alignment
+// is aligned by itself; the aligned calls would add the alignment to the size first, and waste up to a quarter.
 void* allocate_in_chunk(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept {
   auto* const heap = static_cast<Heap*>(chunk.heap);
   if (heap == nullptr) return nullptr;
-  if (alignment <= 16) return functions.malloc(heap, bytes);
+  void* const data = functions.malloc(heap, (bytes + alignment - 1) & ~(alignment - 1));
+  if (reinterpret_cast<std::uintptr_t>(data) % alignment == 0) return data;
+  functions.free(data);
 #if MI_MALLOC_VERSION >= 3000
   return functions.malloc_aligned(heap, bytes, alignment);
 #else
