@@ -13,12 +13,14 @@
 int main() try {
   const auto samples = ranges::views::iota(0, 12) | ranges::to<std::vector<float>>();
   const auto n = samples.size();
-  const auto use = [](const auto& result) { fmt::print("{} floats, sum {}\n", result.size(), ranges::accumulate(result, 0.F)); };
+  const auto use = [](const auto& result) {
+    fmt::print("{} floats, sum {}\n", result.size(), ranges::accumulate(result, 0.F));
+  };
 
   // README begin
-  auto device = thole::Device::best();              // a GPU if there is one, else the simulated device
-  auto arena  = thole::PinnedArena(device, {.bytes = 256 << 20});
-  auto heap   = thole::PinnedHeap(arena);
+  auto device = thole::Device::best();  // a GPU if there is one, else the simulated device
+  auto arena = thole::PinnedArena(device, {.bytes = 256 << 20});
+  auto heap = thole::PinnedHeap(arena);
   auto stream = thole::Stream(device);
 
   auto buf = heap.make_buffer<float>(n);            // PinnedBuffer<float>, uninitialised

@@ -18,8 +18,8 @@
 
 namespace {
 
-// Makes buffers of many sizes and leaves them in every state that a block can be in: held, dropped with its copy still to
-// come, recycled and kept close, free.
+// Makes buffers of many sizes and leaves them in every state that a block can be in: held, dropped with its copy still
+// to come, recycled and kept close, free.
 void run_and_draw(std::ostream& out) {
   auto device = thole::Device::best();
   auto arena = thole::PinnedArena(device, {.bytes = 64 << 20});

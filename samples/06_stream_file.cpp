@@ -1,5 +1,5 @@
-// The main job: a file of any size through a fixed window of pinned buffers to the device, counted there, and back. It checks
-// that what came back is what was read, and shows what thole did beside the naive way.
+// The main job: a file of any size through a fixed window of pinned buffers to the device, counted there, and back. It
+// checks that what came back is what was read, and shows what thole did beside the naive way.
 
 #include <fmt/core.h>
 

@@ -55,7 +55,8 @@ const char* launch_byte_histogram(int ordinal, void* stream, const unsigned char
   if (error == cudaSuccess) error = cudaSetDevice(ordinal);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   constexpr std::size_t bytes_per_block = std::size_t{threads} * sizeof(uint4) * 8;
-  const auto blocks = static_cast<unsigned>(std::min<std::size_t>((size + bytes_per_block - 1) / bytes_per_block, 2048));
+  const auto blocks =
+      static_cast<unsigned>(std::min<std::size_t>((size + bytes_per_block - 1) / bytes_per_block, 2048));
   count_bytes<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(data, size, counts);
   error = cudaGetLastError();
   cudaSetDevice(before);

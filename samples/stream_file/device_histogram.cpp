@@ -28,9 +28,12 @@ DeviceHistogram::Way DeviceHistogram::way(const thole::Device& device) {
 
 const char* DeviceHistogram::method(const thole::Device& device) {
   switch (way(device)) {
-    case Way::kernel: return "a kernel on the GPU";
-    case Way::host_function: return "a host function in the stream";
-    case Way::returned_copy: return "on the CPU, of the copy that came back (built without nvcc)";
+    case Way::kernel:
+      return "a kernel on the GPU";
+    case Way::host_function:
+      return "a host function in the stream";
+    case Way::returned_copy:
+      return "on the CPU, of the copy that came back (built without nvcc)";
   }
   return "";
 }
@@ -47,8 +50,10 @@ void DeviceHistogram::add(thole::DeviceSpan<const unsigned char> bytes) {
   }
 #ifdef THOLE_SAMPLE_HAS_KERNEL
   if (way_ == Way::kernel) {
-    const char* const wrong = launch_byte_histogram(stream_.device().ordinal(), stream_.native(), bytes.native(), bytes.size(), counts);
-    if (wrong != nullptr) throw std::runtime_error(std::string("the histogram's kernel could not be started: ") + wrong);
+    const char* const wrong =
+        launch_byte_histogram(stream_.device().ordinal(), stream_.native(), bytes.native(), bytes.size(), counts);
+    if (wrong != nullptr)
+      throw std::runtime_error(std::string("the histogram's kernel could not be started: ") + wrong);
   }
 #endif
 }

@@ -6,9 +6,9 @@
 
 namespace stream_file {
 
-/// Counts byte values on the device, in the order of one stream: a kernel on a GPU, a host function of the stream on the
-/// simulated device. Where this program was built without nvcc a GPU cannot count; then the copies that come back are
-/// counted on the CPU, and `method()` says so.
+/// Counts byte values on the device, in the order of one stream: a kernel on a GPU, a host function of the stream on
+/// the simulated device. Where this program was built without nvcc a GPU cannot count; then the copies that come back
+/// are counted on the CPU, and `method()` says so.
 class DeviceHistogram {
  public:
   DeviceHistogram(const thole::StreamRef& stream, const thole::PinnedHeap& heap);

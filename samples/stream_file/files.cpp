@@ -63,7 +63,8 @@ std::size_t InputFile::read(gsl::span<unsigned char> into) {
 bool InputFile::rewind() noexcept { return ::lseek(descriptor_.get(), 0, SEEK_SET) == 0; }
 
 bool InputFile::is_same_file(const std::string& path) const noexcept {
-  struct stat ours {}, other {};
+  struct stat ours {
+  }, other{};
   return ::stat(path.c_str(), &other) == 0 && S_ISREG(other.st_mode) && ::fstat(descriptor_.get(), &ours) == 0 &&
          ours.st_dev == other.st_dev && ours.st_ino == other.st_ino;
 }

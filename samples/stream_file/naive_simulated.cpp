@@ -1,5 +1,5 @@
-// The naive ways on the simulated device. It has no driver that would stage pageable memory, so this file stages it, as a
-// driver does: through one pinned buffer that is made once.
+// The naive ways on the simulated device. It has no driver that would stage pageable memory, so this file stages it, as
+// a driver does: through one pinned buffer that is made once.
 
 #include <algorithm>
 

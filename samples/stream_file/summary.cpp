@@ -32,7 +32,8 @@ std::string human_bytes(std::size_t bytes) {
 }
 
 std::string as_table(const Summary& s) {
-  std::string text = fmt::format("{}: all of it came back as it was read, and the device's histogram is the CPU's\n\n", s.path);
+  std::string text =
+      fmt::format("{}: all of it came back as it was read, and the device's histogram is the CPU's\n\n", s.path);
   const auto row = [&text](const char* name, const std::string& value) {
     fmt::format_to(std::back_inserter(text), "  {:<20}{}\n", name, value);
   };
@@ -55,11 +56,11 @@ std::string as_table(const Summary& s) {
     return text;
   }
   const Pass& ours = s.ways.front().pass;
-  fmt::format_to(std::back_inserter(text), "  {:<44}{:>6}   thole is\n",
-                 fmt::format("the same job, {}", ours.bytes == s.pass.bytes
-                                                     ? "all bytes"
-                                                     : fmt::format("the first {}", human_bytes(ours.bytes))),
-                 "GB/s");
+  fmt::format_to(
+      std::back_inserter(text), "  {:<44}{:>6}   thole is\n",
+      fmt::format("the same job, {}",
+                  ours.bytes == s.pass.bytes ? "all bytes" : fmt::format("the first {}", human_bytes(ours.bytes))),
+      "GB/s");
   for (const auto& [name, pass] : s.ways)
     fmt::format_to(std::back_inserter(text), "  {:<44}{:>6.2f}   {}\n", name, pass.gigabytes_per_second(),
                    &pass == &ours ? "" : fmt::format("{:.2f} x as fast", ratio(ours, pass)));
