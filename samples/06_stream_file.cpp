@@ -43,24 +43,19 @@ struct Options {
 };
 
 void add_options(CLI::App& app, Options& options) {
-  const CLI::AsSizeValue size(false);  // K, KB and KiB are 1024 bytes, and so on
+  CLI::Validator size = CLI::AsSizeValue(false);  // K, KB and KiB are 1024 bytes, and so on
+  size.description("");
+  const auto add_size = [&](const char* name, auto& value, const char* what) {
+    app.add_option(name, value, what)->transform(size)->type_name("SIZE")->take_last();
+  };
   app.add_option("FILE", options.path, "The file to stream, - for standard input; without it, this program's own file");
-  app.add_option("--chunk", options.chunk, "Bytes in each piece (default 4M)")
-      ->transform(size)
-      ->check(CLI::PositiveNumber)
-      ->type_name("SIZE");
+  add_size("--chunk", options.chunk, "Bytes in each piece (default 4M)");
   app.add_option("--window", options.window, "Pieces on their way at a time, each in two buffers (default 4)")
-      ->check(CLI::PositiveNumber)
-      ->type_name("COUNT");
-  app.add_option("--arena", options.arena, "Bytes of pinned memory, all that is ever used (default 128M)")
-      ->transform(size)
-      ->check(CLI::PositiveNumber)
-      ->type_name("SIZE");
-  app.add_option("--output", options.output, "Write what came back from the device to this file");
-  app.add_option("--compare", options.compare, "Bytes, from the start, that the naive way gets, too (default 256M)")
-      ->transform(size)
-      ->check(CLI::PositiveNumber)
-      ->type_name("SIZE");
+      ->type_name("COUNT")
+      ->take_last();
+  add_size("--arena", options.arena, "Bytes of pinned memory, all that is ever used (default 128M)");
+  app.add_option("--output", options.output, "Write what came back from the device to this file")->type_name("FILE");
+  add_size("--compare", options.compare, "Bytes, from the start, that the naive ways get, too (default 256M)");
   app.add_flag("--no-naive", options.no_naive, "Do not compare with the naive way");
   app.add_flag("--json", options.json, "Print the summary as JSON");
   app.footer(
@@ -68,7 +63,12 @@ void add_options(CLI::App& app, Options& options) {
       "THOLE_DEVICE=cuda, cuda:N or simulated chooses. Exit status: 0 when everything was as it should be, else 1.");
 }
 
-void check_window(const Options& options) {
+void check_sizes(const Options& options) {
+  constexpr std::uint64_t most = std::uint64_t{1} << 60;  // what CLI11 makes of a number below 0 is beyond it, too
+  for (const auto value :
+       {std::uint64_t{options.chunk}, std::uint64_t{options.window}, std::uint64_t{options.arena}, options.compare})
+    if (value == 0 || value > most)
+      throw std::runtime_error("--chunk, --window, --arena and --compare take numbers from 1 to 1E");
   if (options.window <= options.arena / 2 / options.chunk) return;
   throw std::runtime_error(
       fmt::format("a window of {} chunks of {} needs two pinned buffers for each, more than the arena's {}: "
@@ -107,8 +107,8 @@ void compare(const Options& options, InputFile& input, const thole::PinnedHeap& 
 }
 
 Summary run(const Options& options) {
+  check_sizes(options);
   InputFile input(options.path);
-  check_window(options);
   const auto device = thole::Device::best();
 
   std::optional<OutputFile> output;

@@ -146,7 +146,7 @@ def check_pipe(program):
 
 def check_window_larger_than_the_arena(program):
     fails(program, "--chunk", "1M", "--window", 9, "--arena", "16M", says=["window of 9", "1 MiB", "16 MiB"])
-    fails(program, "--chunk", "8E", "--window", "9999999999999", says="window")
+    fails(program, "--chunk", "1P", "--window", "9999999999999", says="window")
 
 
 def check_missing(program):
