@@ -129,7 +129,7 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
 
 Chunk* Chunks::activate() noexcept {
   for (Region* region = regions_; region != nullptr; region = region->next_with_chunks) {
-    const std::size_t slots = std::min(region->bytes / region->chunk_bytes, Region::most_chunks);
+    const std::size_t slots = std::min(region->bytes / region->chunk_bytes, region->chunk_slots);
     for (std::size_t slot = 0; slot < slots; ++slot)
       if (Chunk* const chunk = activate_in(*region, slot); chunk != nullptr) return chunk;
   }

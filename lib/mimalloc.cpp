@@ -225,12 +225,21 @@ bool introduce_chunk(Chunk& chunk) noexcept {
     return false;
   }
   chunk.heap = heap_of_a_resting_thread(arena);
+  [[maybe_unused]] void* const made = chunk.heap;
   if (chunk.heap == nullptr || !probe(chunk)) {
     trouble.store("mimalloc took pinned memory but serves none of it: is an environment variable such as "
                   "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead",
                   std::memory_order_relaxed);
     chunk.heap = nullptr;
   }
+#if MI_MALLOC_VERSION >= 3000
+  // Its bitmaps and page map, and last of all the heap's record, lie in slices of 64 KiB at the start (tests/memory/chunks.cpp
+  // shows that it touches nothing beyond them while no block is out).
+  constexpr std::size_t slice = std::size_t{64} << 10;
+  const auto last = static_cast<std::size_t>(static_cast<std::byte*>(made) - chunk.data);
+  chunk.own_bytes = inside(chunk, made, slice) ? (last / slice + 1) * slice : chunk.bytes;
+  if (chunk.own_bytes == chunk.bytes) chunk.heap = nullptr;
+#endif
   return true;
 }
 

@@ -27,6 +27,8 @@ namespace {
 constexpr std::size_t page = 4096;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 constexpr std::size_t touched_by_one = std::size_t{32} << 20;  // below, starting a thread costs more than it saves
+constexpr std::size_t chunk_unit = config::smallest_region;
+constexpr std::size_t least_with_chunks = 4 * chunk_unit;
 constexpr unsigned most_touchers = 8;                         // beyond, the kernel's own locks are the limit
 
 #ifndef MADV_POPULATE_WRITE
@@ -34,7 +36,7 @@ constexpr int MADV_POPULATE_WRITE = 23;
 #endif
 
 std::size_t alignment_for(std::size_t bytes) noexcept {
-  if (bytes >= config::region_alignment) return config::region_alignment;
+  if (bytes >= least_with_chunks) return config::region_alignment;
   return bytes >= huge_page ? huge_page : page;
 }
 
@@ -66,17 +68,19 @@ Region* unpark(std::size_t bytes) noexcept {
   return region;
 }
 
-// An eighth of the region, so that the first small block does not take much from the large ones. Where an eighth is less than
-// mimalloc can do with, up to a quarter; smaller regions have no chunks, and extents serve all sizes.
-std::size_t chunk_bytes_for(std::size_t bytes) noexcept {
-  constexpr std::size_t unit = config::region_alignment;
-  if (bytes / 4 < unit) return 0;
-  return std::max(bytes / 8 / unit, std::size_t{1}) * unit;
+// 2.x: an eighth of the region, or the 32 MiB that mimalloc wants at least, so that the first small block does not take much from
+// the large ones. 3.x keeps data of its own at the start of each chunk for ever, so a region has one, at its start, where it cuts
+// nothing in two. Regions below 128 MiB have none: extents serve all sizes.
+void plan_chunks(Region& region) noexcept {
+  if (region.bytes < least_with_chunks) return;
+  const std::size_t share = region.bytes / (config::arena_data_in_region ? 4 : 8);
+  region.chunk_bytes = std::max(share / chunk_unit, std::size_t{1}) * chunk_unit;
+  region.chunk_slots = config::arena_data_in_region ? 1 : std::min(region.bytes / region.chunk_bytes, Region::most_chunks);
 }
 
 // ---- Mapping
 Result<Region*> map_region(std::size_t bytes) {
-  if (chunk_bytes_for(bytes) != 0)
+  if (bytes >= least_with_chunks)
     if (Region* const region = unpark(bytes); region != nullptr) {
       region->bytes = bytes;
       return region;
@@ -99,7 +103,7 @@ Result<Region*> map_region(std::size_t bytes) {
   if (const std::size_t tail = asked - head - bytes; tail != 0) munmap(start + head + bytes, tail);
   region->data = start + head;
   region->bytes = region->mapped = bytes;
-  region->chunk_bytes = chunk_bytes_for(bytes);
+  plan_chunks(*region);
   return region;
 }
 

@@ -47,6 +47,7 @@ struct Region {
   std::size_t mapped = 0;       ///< of address range, from `data`; at least `bytes`; 0 when the driver made the memory
   std::shared_ptr<DeviceCore> device;
   std::size_t chunk_bytes = 0;  ///< chunk i lies at data + i * chunk_bytes; chosen once for the address range; 0: none
+  std::size_t chunk_slots = 0;
   std::array<Chunk*, most_chunks> chunks{};  ///< those that mimalloc knows
   Block* lowest = nullptr;      ///< the first extent (extents.hpp)
   Region* next = nullptr;       ///< of the list that it is in

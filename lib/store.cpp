@@ -16,8 +16,9 @@ namespace {
 constexpr std::size_t page = Extents::page;
 constexpr std::size_t least_growth = std::size_t{32} << 20;
 
-// Above this, mimalloc's pages of 512 KiB waste up to an eighth, and thread caches make the extents' speed no matter.
-constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std::size_t{64} << 10);
+// Above this extents are better: as fast (40 ns), and they use all of a region where mimalloc 2.x, with pages of 512 KiB, uses 87 to
+// 98% for sizes between 40 and 128 KiB.
+constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std::size_t{32} << 10);
 
 std::size_t whole_pages(std::size_t bytes) noexcept {
   return bytes > SIZE_MAX - page ? SIZE_MAX / page * page : (bytes + page - 1) / page * page;
