@@ -1,0 +1,259 @@
+// Stream capture: what joins it, and what breaks it.
+
+#include <thread>
+
+#include "contract.hpp"
+
+using namespace contract;
+
+namespace {
+
+constexpr std::size_t bytes = std::size_t{1} << 16;
+
+/// Begins a capture on a stream of its own and ends it when asked, or at the end.
+class Capturing {
+ public:
+  Capturing(Backend& backend, CaptureMode mode) : stream(backend), backend_(backend) {
+    CONTRACT_OK(backend_, begin_capture(stream, mode));
+  }
+  ~Capturing() {
+    if (!ended_) static_cast<void>(end());
+  }
+  Capturing(const Capturing&) = delete;
+  Capturing& operator=(const Capturing&) = delete;
+
+  /// Whether the capture ended well.
+  bool end() {
+    ended_ = true;
+    NativeGraph graph = nullptr;
+    const Status status = backend_.end_capture(stream, &graph);
+    if (!status.ok()) {
+      CHECK(status.code == StatusCode::capture);
+      CHECK(graph == nullptr);
+      return false;
+    }
+    CHECK(backend_.destroy_graph(graph).ok());
+    return true;
+  }
+
+  const TestStream stream;
+
+ private:
+  Backend& backend_;
+  bool ended_ = false;
+};
+
+/// Calls `f` on another thread and gives what it returned.
+template <class F>
+Status elsewhere(F f) {
+  Status status;
+  std::thread([&] { status = f(); }).join();
+  return status;
+}
+
+}  // namespace
+
+CONTRACT_CASE("capture_info tells whether a stream captures and never disturbs it") {
+  const TestStream stream(backend);
+  CHECK(stream.capture().state == CaptureInfo::State::none);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  const CaptureInfo info = stream.capture();
+  CHECK(info.state == CaptureInfo::State::active);
+  CHECK(info.id != 0);
+  CHECK(info.graph != nullptr);
+  CHECK(stream.capture().id == info.id);
+  CONTRACT_OK(backend, destroy_graph(end_capture(backend, stream)));
+  CHECK(stream.capture().state == CaptureInfo::State::none);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  CHECK(stream.capture().id != info.id);
+  CONTRACT_OK(backend, destroy_graph(end_capture(backend, stream)));
+}
+
+CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread's own capture") {
+  const Pages pages(Pages::page);
+  const TestEvent event(backend);
+  void* data = nullptr;
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
+    for (int which = 0; which < 4; ++which) {
+      CAPTURE(which);
+      Capturing capturing(backend, mode);
+      if (which == 0) CONTRACT_CODE(backend, query_event(event), capture);
+      if (which == 1) CONTRACT_CODE(backend, register_host(pages.data(), Pages::page), capture);
+      if (which == 2) CONTRACT_CODE(backend, allocate_host(Pages::page, &data), capture);
+      if (which == 3) CONTRACT_CODE(backend, synchronize_event(event), capture);
+      CHECK(capturing.stream.capture().state == CaptureInfo::State::invalidated);
+      CHECK(!capturing.end());
+    }
+  }
+  CHECK(data == nullptr);
+}
+
+CONTRACT_CASE("an unsafe call breaks another thread's capture in global mode only") {
+  const TestEvent event(backend);
+  const auto query = [&] { return backend.query_event(event); };
+  {
+    Capturing capturing(backend, CaptureMode::global);
+    CHECK(elsewhere(query).code == StatusCode::capture);
+    CHECK(!capturing.end());
+  }
+  {
+    Capturing capturing(backend, CaptureMode::thread_local_);
+    CHECK(elsewhere(query).code == StatusCode::ok);
+    CHECK(capturing.end());
+  }
+}
+
+CONTRACT_CASE("a capture in relaxed mode forbids nothing, to its thread or another") {
+  const TestEvent event(backend);
+  const auto query = [&] { return backend.query_event(event); };
+  Capturing capturing(backend, CaptureMode::relaxed);
+  CHECK(query().code == StatusCode::ok);
+  CHECK(elsewhere(query).code == StatusCode::ok);
+  CHECK(capturing.end());
+}
+
+CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no capture breaks") {
+  const Pages pages(Pages::page);
+  const TestEvent event(backend);
+  const auto calls = [&] {
+    const CaptureMode before = backend.exchange_capture_mode(CaptureMode::relaxed);
+    void* data = nullptr;
+    Status status = backend.query_event(event);
+    if (status.ok()) status = backend.synchronize_event(event);
+    if (status.ok()) status = backend.register_host(pages.data(), Pages::page);
+    if (status.ok()) status = backend.unregister_host(pages.data());
+    if (status.ok()) status = backend.allocate_host(Pages::page, &data);
+    if (status.ok()) status = backend.free_host(data);
+    backend.exchange_capture_mode(before);
+    return status;
+  };
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
+    Capturing capturing(backend, mode);
+    CHECK(calls().code == StatusCode::ok);
+    CHECK(elsewhere(calls).code == StatusCode::ok);
+    CHECK(capturing.end());
+  }
+}
+
+CONTRACT_CASE("exchanging the capture mode gives the one before, thread by thread") {
+  CHECK(backend.exchange_capture_mode(CaptureMode::relaxed) == CaptureMode::global);
+  CHECK(backend.exchange_capture_mode(CaptureMode::thread_local_) == CaptureMode::relaxed);
+  CaptureMode other = CaptureMode::relaxed;
+  std::thread([&] { other = backend.exchange_capture_mode(CaptureMode::global); }).join();
+  CHECK(other == CaptureMode::global);
+  CHECK(backend.exchange_capture_mode(CaptureMode::global) == CaptureMode::thread_local_);
+}
+
+CONTRACT_CASE("ordinary work on other streams goes on beside a capture and does not break it") {
+  const Pinned host(backend, bytes);
+  Capturing capturing(backend, CaptureMode::global);
+  {
+    const TestStream stream(backend);
+    const TestStream second(backend);
+    const TestEvent event(backend);
+    const OnDevice device(backend, bytes, stream);
+    Count count;
+    CONTRACT_OK(backend, copy(device.data(), host.data(), bytes, CopyKind::host_to_device, stream));
+    CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+    CONTRACT_OK(backend, record_event(event, stream));
+    CONTRACT_OK(backend, wait_event(second, event));
+    CHECK(stream.capture().state == CaptureInfo::State::none);
+    count.wait_for(1);
+  }
+  CHECK(capturing.end());
+}
+
+CONTRACT_CASE("synchronising a capturing stream fails and invalidates its capture, in every mode") {
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed}) {
+    Capturing capturing(backend, mode);
+    CONTRACT_CODE(backend, synchronize_stream(capturing.stream), capture);
+    CHECK(!capturing.end());
+  }
+}
+
+CONTRACT_CASE("an event recorded in a capturing stream cannot be asked") {
+  const TestEvent event(backend);
+  Capturing capturing(backend, CaptureMode::relaxed);
+  CONTRACT_OK(backend, record_event(event, capturing.stream));
+  CONTRACT_CODE(backend, query_event(event), capture);
+}
+
+CONTRACT_CASE("on an invalidated capture work is refused, and the stream works again once it has ended") {
+  const TestEvent event(backend);
+  const TestStream stream(backend);
+  Count count;
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  CONTRACT_CODE(backend, query_event(event), capture);
+  CONTRACT_CODE(backend, launch_host_function(stream, &Count::add, &count), capture);
+  NativeGraph graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
+  CHECK(graph == nullptr);
+  CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  stream.synchronize();
+  CHECK(count.value() == 1);
+}
+
+CONTRACT_CASE("a stream that waits for a captured event joins the capture") {
+  const TestStream first(backend);
+  const TestStream second(backend);
+  const TestEvent fork(backend);
+  const TestEvent join(backend);
+  Count count;
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
+  CONTRACT_OK(backend, record_event(fork, first));
+  CONTRACT_OK(backend, wait_event(second, fork));
+  CHECK(second.capture().state == CaptureInfo::State::active);
+  CHECK(second.capture().id == first.capture().id);
+  CHECK(second.capture().graph == first.capture().graph);
+  CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
+  CONTRACT_OK(backend, record_event(join, second));
+  CONTRACT_OK(backend, wait_event(first, join));
+  const NativeGraph captured = end_capture(backend, first);
+  CHECK(second.capture().state == CaptureInfo::State::none);
+  CHECK(count.value() == 0);
+  const TestGraph graph(backend, captured);
+  graph.launch(first);
+  first.synchronize();
+  CHECK(count.value() == 1);
+}
+
+CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both streams work again") {
+  const TestStream first(backend);
+  const TestStream second(backend);
+  const TestEvent fork(backend);
+  Count count;
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
+  CONTRACT_OK(backend, record_event(fork, first));
+  CONTRACT_OK(backend, wait_event(second, fork));
+  CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
+  NativeGraph graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(first, &graph), capture);
+  CHECK(graph == nullptr);
+  CONTRACT_OK(backend, launch_host_function(first, &Count::add, &count));
+  first.synchronize();
+  CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
+  second.synchronize();
+  CHECK(count.value() == 2);
+}
+
+CONTRACT_CASE("waiting inside a capture for what was recorded outside invalidates it") {
+  const TestStream outside(backend);
+  const TestEvent event(backend);
+  CONTRACT_OK(backend, record_event(event, outside));
+  Capturing capturing(backend, CaptureMode::relaxed);
+  CONTRACT_CODE(backend, wait_event(capturing.stream, event), capture);
+  CHECK(!capturing.end());
+}
+
+CONTRACT_CASE("two captures cannot be merged") {
+  const TestEvent event(backend);
+  Capturing first(backend, CaptureMode::relaxed);
+  Capturing second(backend, CaptureMode::relaxed);
+  CONTRACT_OK(backend, record_event(event, first.stream));
+  CONTRACT_CODE(backend, wait_event(second.stream, event), capture);
+  CHECK(!second.end());
+}
+
+CONTRACT_CASE("the legacy default stream cannot capture") {
+  CONTRACT_CODE(backend, begin_capture(nullptr, CaptureMode::global), capture);
+}

@@ -1,0 +1,95 @@
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include "contract.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string_view>
+
+#include <thole/config.hpp>
+
+#include "simulated_backend.hpp"
+#if THOLE_WITH_CUDA
+#include "cuda_backend.hpp"
+#endif
+
+namespace contract {
+
+namespace {
+
+void add_gpu([[maybe_unused]] std::vector<Subject>& found, bool wanted, [[maybe_unused]] int ordinal) {
+#if THOLE_WITH_CUDA
+  auto made = thole::detail::make_cuda_backend(ordinal);
+  if (made) {
+    found.push_back({std::string("cuda: ").append((*made)->name()), *made});
+    return;
+  }
+  if (wanted) FAIL("THOLE_DEVICE asks for a GPU: ", made.error().what());
+#else
+  if (wanted) FAIL("THOLE_DEVICE asks for a GPU, but CUDA was not compiled in");
+#endif
+}
+
+std::vector<Subject> find_subjects() {
+  std::vector<Subject> found{{"simulated", thole::detail::make_simulated_backend({})}};
+  const char* variable = std::getenv("THOLE_DEVICE");
+  const std::string_view device = variable == nullptr ? "" : variable;
+  if (device != "simulated") {
+    add_gpu(found, device.starts_with("cuda"), device.starts_with("cuda:") ? std::atoi(variable + 5) : 0);
+  }
+  return found;
+}
+
+}  // namespace
+
+const std::vector<Subject>& subjects() {
+  static const std::vector<Subject> found = find_subjects();
+  return found;
+}
+
+void require(const Backend& backend, Status status, const char* call, const char* file, int line) {
+  if (status.ok()) return;
+  ADD_FAIL_AT(file, line, call, ": ", backend.describe(status));
+}
+
+Pages::Pages(std::size_t bytes)
+    : data_(static_cast<unsigned char*>(std::aligned_alloc(page, bytes))), bytes_(bytes) {
+  if (data_ == nullptr) throw std::bad_alloc();
+  fill(0);
+}
+
+Pages::~Pages() { std::free(data_); }
+
+void Pages::fill(unsigned char value) const { std::memset(data_, value, bytes_); }
+
+bool Pages::holds(unsigned char value) const {
+  return std::all_of(data_, data_ + bytes_, [&](unsigned char byte) { return byte == value; });
+}
+
+Gate::Gate(Backend& backend, NativeStream stream) {
+  using Shared = std::shared_ptr<std::atomic<bool>>;
+  auto* shared = new Shared(opened_);
+  const auto wait = [](void* argument) {
+    const std::unique_ptr<Shared> gate(static_cast<Shared*>(argument));
+    (*gate)->wait(false, std::memory_order_acquire);  // pairs with the release in open
+  };
+  CONTRACT_OK(backend, launch_host_function(stream, wait, shared));
+}
+
+void Gate::open() {
+  opened_->store(true, std::memory_order_release);
+  opened_->notify_all();
+}
+
+void Count::add(void* count) {
+  auto& value = static_cast<Count*>(count)->value_;
+  value.fetch_add(1, std::memory_order_release);
+  value.notify_all();
+}
+
+void Count::wait_for(int count) const {
+  for (int now = value(); now < count; now = value()) value_.wait(now, std::memory_order_acquire);
+}
+
+}  // namespace contract

@@ -1,0 +1,151 @@
+// Graphs: launching, destroying in any order, and what they keep alive.
+
+#include "contract.hpp"
+
+using namespace contract;
+
+namespace {
+
+constexpr std::size_t bytes = std::size_t{1} << 20;
+
+/// The graph of one host function that counts, which keeps `retained` alive.
+NativeGraph counting_graph(Backend& backend, NativeStream stream, Count& ran, Count* retained) {
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &ran));
+  if (retained != nullptr) {
+    CaptureInfo info;
+    CONTRACT_OK(backend, capture_info(stream, &info));
+    CONTRACT_OK(backend, retain_in_graph(info.graph, retained, &Count::add));
+  }
+  return end_capture(backend, stream);
+}
+
+}  // namespace
+
+CONTRACT_CASE("captured work runs when the graph is launched, each time with what the memory then holds") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const OnDevice device(backend, bytes, stream);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  const TestGraph graph(backend, end_capture(backend, stream));
+  stream.synchronize();
+  CHECK(back.holds(0));
+  for (unsigned char round = 1; round <= 5; ++round) {
+    source.fill(round);
+    graph.launch(stream);
+    stream.synchronize();
+    CHECK(back.holds(round));
+  }
+}
+
+CONTRACT_CASE("a launch is in stream order and may go to any stream") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const TestStream other(backend);
+  const OnDevice device(backend, bytes, stream);
+  source.fill(6);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  const TestGraph graph(backend, end_capture(backend, stream));
+  const TestEvent allocated(backend);
+  CONTRACT_OK(backend, record_event(allocated, stream));
+  CONTRACT_OK(backend, wait_event(other, allocated));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, other));
+  graph.launch(other);
+  other.synchronize();
+  CHECK(back.holds(6));
+}
+
+CONTRACT_CASE("an executable works after its graph is gone") {
+  const TestStream stream(backend);
+  Count ran;
+  TestGraph graph(backend, counting_graph(backend, stream, ran, nullptr));
+  graph.destroy_graph();
+  for (int i = 0; i < 10; ++i) graph.launch(stream);
+  stream.synchronize();
+  CHECK(ran.value() == 10);
+}
+
+CONTRACT_CASE("launched work completes after graph and executable are gone") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const OnDevice device(backend, bytes, stream);
+  source.fill(8);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  TestGraph graph(backend, end_capture(backend, stream));
+  Gate gate(backend, stream);
+  graph.launch(stream);
+  graph.destroy_exec();
+  graph.destroy_graph();
+  gate.open();
+  stream.synchronize();
+  CHECK(back.holds(8));
+}
+
+CONTRACT_CASE("what a graph retains is released once, when graph and executable are gone, in either order") {
+  for (const bool exec_first : {false, true}) {
+    const TestStream stream(backend);
+    Count ran;
+    Count released;
+    TestGraph graph(backend, counting_graph(backend, stream, ran, &released));
+    graph.launch(stream);
+    stream.synchronize();
+    CHECK(released.value() == 0);
+    exec_first ? graph.destroy_exec() : graph.destroy_graph();
+    stream.synchronize();
+    CHECK(released.value() == 0);
+    exec_first ? graph.destroy_graph() : graph.destroy_exec();
+    released.wait_for(1);
+    stream.synchronize();
+    CHECK(released.value() == 1);
+    CHECK(ran.value() == 1);
+  }
+}
+
+CONTRACT_CASE("what a graph retains stays until the launched work is done") {
+  const TestStream stream(backend);
+  Count ran;
+  Count released;
+  TestGraph graph(backend, counting_graph(backend, stream, ran, &released));
+  Gate gate(backend, stream);
+  graph.launch(stream);
+  graph.launch(stream);
+  graph.destroy_graph();
+  graph.destroy_exec();
+  CHECK(released.value() == 0);
+  gate.open();
+  stream.synchronize();
+  released.wait_for(1);
+  CHECK(released.value() == 1);
+  CHECK(ran.value() == 2);
+}
+
+CONTRACT_CASE("a graph that is never instantiated releases what it retains") {
+  const TestStream stream(backend);
+  Count ran;
+  Count released;
+  const NativeGraph graph = counting_graph(backend, stream, ran, &released);
+  CHECK(released.value() == 0);
+  CONTRACT_OK(backend, destroy_graph(graph));
+  released.wait_for(1);
+  CHECK(ran.value() == 0);
+}
+
+CONTRACT_CASE("an invalidated capture releases what it had retained") {
+  const TestStream stream(backend);
+  Count released;
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  CONTRACT_OK(backend, retain_in_graph(stream.capture().graph, &released, &Count::add));
+  CONTRACT_CODE(backend, synchronize_stream(stream), capture);
+  NativeGraph graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
+  released.wait_for(1);
+  CHECK(released.value() == 1);
+}

@@ -1,0 +1,79 @@
+// Pinned host memory and device memory.
+
+#include <cstring>
+
+#include "contract.hpp"
+
+using namespace contract;
+
+namespace {
+
+constexpr std::size_t bytes = std::size_t{1} << 20;
+
+}  // namespace
+
+CONTRACT_CASE("memory can be pinned, let go and pinned again") {
+  const Pages pages(bytes);
+  for (int round = 0; round < 3; ++round) {
+    CONTRACT_OK(backend, register_host(pages.data(), bytes));
+    CONTRACT_OK(backend, unregister_host(pages.data()));
+  }
+}
+
+CONTRACT_CASE("memory that is pinned already is refused, whole or in part") {
+  const Pages pages(4 * Pages::page);
+  CONTRACT_OK(backend, register_host(pages.data(), 2 * Pages::page));
+  CONTRACT_CODE(backend, register_host(pages.data(), 2 * Pages::page), invalid);
+  CONTRACT_CODE(backend, register_host(pages.data() + Pages::page, 2 * Pages::page), invalid);
+  CONTRACT_OK(backend, register_host(pages.data() + 2 * Pages::page, 2 * Pages::page));
+  CONTRACT_OK(backend, unregister_host(pages.data()));
+  CONTRACT_OK(backend, unregister_host(pages.data() + 2 * Pages::page));
+}
+
+CONTRACT_CASE("unpinning what is not pinned is refused") {
+  const Pages pages(Pages::page);
+  CONTRACT_CODE(backend, unregister_host(pages.data()), invalid);
+}
+
+CONTRACT_CASE("pinned memory from the driver can be written, copied and freed") {
+  void* data = nullptr;
+  CONTRACT_OK(backend, allocate_host(bytes, &data));
+  REQUIRE(data != nullptr);
+  std::memset(data, 7, bytes);
+  const Pinned back(backend, bytes);
+  {
+    const TestStream stream(backend);
+    const OnDevice device(backend, bytes, stream);
+    CONTRACT_OK(backend, copy(device.data(), data, bytes, CopyKind::host_to_device, stream));
+    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+    stream.synchronize();
+  }
+  CHECK(back.holds(7));
+  CONTRACT_OK(backend, free_host(data));
+}
+
+CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves its result alone") {
+  const TestStream stream(backend);
+  int mark = 0;
+  void* data = &mark;
+  CONTRACT_CODE(backend, allocate_device(std::size_t{1} << 50, stream, &data), out_of_memory);
+  CHECK(data == &mark);
+  const OnDevice small(backend, bytes, stream);  // and the next one that fits succeeds
+  CHECK(small.data() != nullptr);
+}
+
+CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting") {
+  const TestStream stream(backend);
+  const Pinned back(backend, bytes);
+  for (unsigned char round = 1; round <= 20; ++round) {
+    const Pinned source(backend, bytes);
+    source.fill(round);
+    {
+      const OnDevice device(backend, bytes, stream);
+      CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+      CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+    }
+    stream.synchronize();
+    CHECK(back.holds(round));
+  }
+}

@@ -1,0 +1,149 @@
+// Streams and host functions.
+
+#include <set>
+#include <thread>
+
+#include "contract.hpp"
+
+using namespace contract;
+
+namespace {
+
+constexpr std::size_t bytes = std::size_t{1} << 20;
+
+std::uint64_t id_of(Backend& backend, NativeStream stream) {
+  std::uint64_t id = 0;
+  CONTRACT_OK(backend, stream_id(stream, &id));
+  return id;
+}
+
+}  // namespace
+
+CONTRACT_CASE("a stream's id is never used again, though its handle may be") {
+  std::set<std::uint64_t> ids;
+  constexpr std::size_t rounds = 50;
+  for (std::size_t round = 0; round < rounds; ++round) {
+    const TestStream stream(backend);
+    const TestStream beside(backend);
+    ids.insert(id_of(backend, stream));
+    ids.insert(id_of(backend, beside));
+    CHECK(id_of(backend, stream) == id_of(backend, stream));
+  }
+  CHECK(ids.size() == 2 * rounds);
+}
+
+CONTRACT_CASE("a stream says which device it belongs to") {
+  const TestStream stream(backend);
+  int ordinal = -7;
+  CONTRACT_OK(backend, stream_ordinal(stream, &ordinal));
+  CHECK(ordinal == backend.ordinal());
+}
+
+CONTRACT_CASE("the legacy default stream has two names and is not the per-thread one") {
+  void* const legacy = reinterpret_cast<void*>(1);
+  void* const per_thread = reinterpret_cast<void*>(2);
+  CHECK(id_of(backend, nullptr) == id_of(backend, legacy));
+  CHECK(id_of(backend, nullptr) != id_of(backend, per_thread));
+  CHECK(id_of(backend, per_thread) == id_of(backend, per_thread));
+}
+
+CONTRACT_CASE("the default streams do work") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  unsigned char value = 0;
+  for (const std::uintptr_t handle : {0, 1, 2}) {
+    const auto stream = reinterpret_cast<NativeStream>(handle);
+    source.fill(++value);
+    {
+      const OnDevice device(backend, bytes, stream);
+      CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+      CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+    }
+    CONTRACT_OK(backend, synchronize_stream(stream));
+    CHECK(back.holds(value));
+  }
+}
+
+CONTRACT_CASE("synchronising a stream waits for all work that it had") {
+  const TestStream stream(backend);
+  Count done;
+  Gate gate(backend, stream);
+  for (int i = 0; i < 100; ++i) CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &done));
+  int seen = 0;
+  Status status;
+  std::thread waiter([&] {
+    status = backend.synchronize_stream(stream);
+    seen = done.value();
+  });
+  CHECK(done.value() == 0);
+  gate.open();
+  waiter.join();
+  CONTRACT_OK(backend, synchronize_stream(stream));
+  CHECK(status.ok());
+  CHECK(seen == 100);
+}
+
+CONTRACT_CASE("a destroyed stream's work still completes, and its events stay valid") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream other(backend);
+  const OnDevice device(backend, bytes, other);
+  other.synchronize();
+  const TestEvent after(backend);
+  source.fill(4);
+  TestStream stream(backend);
+  Gate gate(backend, stream);
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  CONTRACT_OK(backend, record_event(after, stream));
+  stream.destroy();
+  CONTRACT_CODE(backend, query_event(after), not_ready);
+  gate.open();
+  CONTRACT_OK(backend, synchronize_event(after));
+  CONTRACT_CODE(backend, query_event(after), ok);
+  CHECK(back.holds(4));
+}
+
+CONTRACT_CASE("host functions run in stream order, between the copies around them, on another thread") {
+  struct Seen {
+    const unsigned char* back;
+    unsigned char value = 0;
+    std::thread::id thread;
+  };
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const OnDevice device(backend, bytes, stream);
+  source.fill(1);
+  Seen before{back.data(), 99, {}};
+  Seen after{back.data(), 99, {}};
+  const auto look = [](void* argument) {
+    auto& seen = *static_cast<Seen*>(argument);
+    seen.value = *seen.back;
+    seen.thread = std::this_thread::get_id();
+  };
+  CONTRACT_OK(backend, launch_host_function(stream, look, &before));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  CONTRACT_OK(backend, launch_host_function(stream, look, &after));
+  stream.synchronize();
+  CHECK(before.value == 0);
+  CHECK(after.value == 1);
+  CHECK(after.thread != std::this_thread::get_id());
+}
+
+CONTRACT_CASE("streams do not wait for each other") {
+  const TestStream stuck(backend);
+  const TestStream free(backend);
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  source.fill(5);
+  const OnDevice device(backend, bytes, free);
+  Gate gate(backend, stuck);
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, free));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, free));
+  free.synchronize();
+  CHECK(back.holds(5));
+  gate.open();
+  stuck.synchronize();
+}
