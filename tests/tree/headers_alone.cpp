@@ -1,0 +1,2 @@
+// Linked with one file for each public header: that they compile is the test.
+int main() {}
