@@ -1,6 +1,7 @@
 #pragma once
 
-// What the seam's calls on the simulated device have in common: the lock, the count, the refusals that any call may meet.
+// What the seam's calls on the simulated device have in common: the lock, the count, the refusals that any call may
+// meet.
 
 #include <new>
 #include <utility>

@@ -39,9 +39,7 @@ static_assert(entries.size() == static_cast<std::size_t>(Refusal::requested) + 1
 
 }  // namespace
 
-Status refuse(Refusal why) noexcept {
-  return {entries[static_cast<std::size_t>(why)].code, static_cast<int>(why)};
-}
+Status refuse(Refusal why) noexcept { return {entries[static_cast<std::size_t>(why)].code, static_cast<int>(why)}; }
 
 std::string_view refusal_text(int native) noexcept {
   const auto index = static_cast<std::size_t>(native);

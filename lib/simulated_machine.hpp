@@ -1,7 +1,7 @@
 #pragma once
 
-// The simulated machine: what all simulated devices of a process share, as GPUs of one process share a driver. One mutex
-// guards everything here and in the devices; copies and host functions run outside it.
+// The simulated machine: what all simulated devices of a process share, as GPUs of one process share a driver. One
+// mutex guards everything here and in the devices; copies and host functions run outside it.
 
 #include <chrono>
 #include <condition_variable>
@@ -95,8 +95,8 @@ struct GraphExec {
 
 struct Event {
   Device* device = nullptr;
-  std::shared_ptr<Point> point;       ///< the last record; nullptr: none, or a captured one
-  std::shared_ptr<Capture> captured;  ///< the capture in which it was last recorded
+  std::shared_ptr<Point> point;                         ///< the last record; nullptr: none, or a captured one
+  std::shared_ptr<Capture> captured;                    ///< the capture in which it was last recorded
   std::map<std::uint64_t, std::size_t> captured_after;  ///< what of that capture lies before the record
 };
 

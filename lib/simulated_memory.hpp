@@ -15,20 +15,20 @@ struct Device;
 struct Range {
   std::byte* data = nullptr;
   std::size_t bytes = 0;
-  std::uint64_t id = 0;          ///< never used again, so that a copy can tell memory from its successor at one address
-  Device* device = nullptr;      ///< whose books it is on
-  bool from_machine = false;     ///< pinned: came from allocate_host; false: registered
-  bool usable = true;            ///< device memory: its allocation has run in stream order
-  bool free_enqueued = false;    ///< device memory: a free waits in a stream
-  std::uint64_t free_stream = 0; ///< the id of that stream
+  std::uint64_t id = 0;        ///< never used again, so that a copy can tell memory from its successor at one address
+  Device* device = nullptr;    ///< whose books it is on
+  bool from_machine = false;   ///< pinned: came from allocate_host; false: registered
+  bool usable = true;          ///< device memory: its allocation has run in stream order
+  bool free_enqueued = false;  ///< device memory: a free waits in a stream
+  std::uint64_t free_stream = 0;  ///< the id of that stream
 };
 
 /// Ranges that do not overlap, by address.
 class RangeTable {
  public:
   struct Found {
-    Range* range = nullptr;   ///< the range that holds all the bytes
-    bool overlaps = false;    ///< some of the bytes lie in a range
+    Range* range = nullptr;  ///< the range that holds all the bytes
+    bool overlaps = false;   ///< some of the bytes lie in a range
   };
   Found find(const void* data, std::size_t bytes) noexcept;
   /// The range that starts exactly here, or nullptr.
@@ -43,8 +43,9 @@ class RangeTable {
   std::map<std::uintptr_t, Range> ranges_;
 };
 
-/// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale pointer
-/// shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped twice.
+/// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale
+/// pointer shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped
+/// twice.
 class DeviceMemory {
  public:
   static constexpr unsigned char poison = 0xdb;

@@ -1,4 +1,3 @@
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include "contract.hpp"
 
 #include <algorithm>
@@ -10,7 +9,7 @@
 #include <thole/config.hpp>
 
 #include "simulated_backend.hpp"
-#if THOLE_WITH_CUDA
+#if __has_include("cuda_backend.hpp")
 #include "cuda_backend.hpp"
 #endif
 
@@ -19,16 +18,17 @@ namespace contract {
 namespace {
 
 void add_gpu([[maybe_unused]] std::vector<Subject>& found, bool wanted, [[maybe_unused]] int ordinal) {
-#if THOLE_WITH_CUDA
-  auto made = thole::detail::make_cuda_backend(ordinal);
-  if (made) {
-    found.push_back({std::string("cuda: ").append((*made)->name()), *made});
-    return;
+#if __has_include("cuda_backend.hpp")
+  if constexpr (thole::config::cuda) {
+    auto made = thole::detail::make_cuda_backend(ordinal);
+    if (made) {
+      found.push_back({std::string("cuda: ").append((*made)->name()), *made});
+      return;
+    }
+    if (wanted) FAIL("THOLE_DEVICE asks for a GPU: ", made.error().what());
   }
-  if (wanted) FAIL("THOLE_DEVICE asks for a GPU: ", made.error().what());
-#else
-  if (wanted) FAIL("THOLE_DEVICE asks for a GPU, but CUDA was not compiled in");
 #endif
+  if (wanted) FAIL("THOLE_DEVICE asks for a GPU, but CUDA was not compiled in");
 }
 
 std::vector<Subject> find_subjects() {
@@ -53,8 +53,7 @@ void require(const Backend& backend, Status status, const char* call, const char
   ADD_FAIL_AT(file, line, call, ": ", backend.describe(status));
 }
 
-Pages::Pages(std::size_t bytes)
-    : data_(static_cast<unsigned char*>(std::aligned_alloc(page, bytes))), bytes_(bytes) {
+Pages::Pages(std::size_t bytes) : data_(static_cast<unsigned char*>(std::aligned_alloc(page, bytes))), bytes_(bytes) {
   if (data_ == nullptr) throw std::bad_alloc();
   fill(0);
 }
@@ -93,3 +92,14 @@ void Count::wait_for(int count) const {
 }
 
 }  // namespace contract
+
+TEST_CASE("the simulated device always answers, and a GPU where THOLE_DEVICE asks for one") {
+  REQUIRE(!contract::subjects().empty());
+  for (const auto& subject : contract::subjects()) {
+    MESSAGE(subject.name);
+    CHECK(subject.backend->ordinal() >= 0);
+    CHECK(!subject.backend->name().empty());
+    CHECK(!subject.backend->describe({thole::detail::StatusCode::invalid, 1}).empty());
+  }
+  CHECK(contract::subjects().front().backend->simulated());
+}

@@ -47,14 +47,14 @@ inline StatusCode code_of(Status status) { return status.code; }
 
 /// A case that holds on every backend: `CONTRACT_CASE("a rule") { ... backend ... }`.
 #define CONTRACT_CASE(sentence) CONTRACT_CASE_NAMED(DOCTEST_ANONYMOUS(contract_case_), sentence)
-#define CONTRACT_CASE_NAMED(function, sentence)              \
-  static void function(::contract::Backend& backend);        \
-  TEST_CASE(sentence) {                                      \
-    for (const auto& subject : ::contract::subjects()) {     \
-      INFO("backend: ", subject.name);                       \
-      function(*subject.backend);                            \
-    }                                                        \
-  }                                                          \
+#define CONTRACT_CASE_NAMED(function, sentence)          \
+  static void function(::contract::Backend& backend);    \
+  TEST_CASE(sentence) {                                  \
+    for (const auto& subject : ::contract::subjects()) { \
+      INFO("backend: ", subject.name);                   \
+      function(*subject.backend);                        \
+    }                                                    \
+  }                                                      \
   static void function([[maybe_unused]] ::contract::Backend& backend)
 
 class TestStream {

@@ -333,10 +333,10 @@ TEST_CASE("the last handle to a backend may be let go of in one of its own threa
   CaptureInfo info;
   CONTRACT_OK(backend, capture_info(stream, &info));
   CONTRACT_OK(backend, retain_in_graph(info.graph, &last, [](void* argument) {
-    auto& mine = *static_cast<Last*>(argument);
-    mine.backend.reset();
-    Count::add(&mine.gone);
-  }));
+                auto& mine = *static_cast<Last*>(argument);
+                mine.backend.reset();
+                Count::add(&mine.gone);
+              }));
   backend.hold(stream);
   {
     const TestGraph graph(backend, end_capture(backend, stream));

@@ -194,9 +194,8 @@ TEST_CASE("blocked callers are counted, and a step lets them go") {
   Status on_copy;
   std::thread first([&] { on_stream = backend.synchronize_stream(stream); });
   std::thread second([&] { on_event = backend.synchronize_event(event); });
-  std::thread third([&] {
-    on_copy = backend.copy(back.data(), device.data(), Pages::page, CopyKind::device_to_host, stream);
-  });
+  std::thread third(
+      [&] { on_copy = backend.copy(back.data(), device.data(), Pages::page, CopyKind::device_to_host, stream); });
   while (backend.blocked_callers() != 3) std::this_thread::yield();
   backend.run_all();
   first.join();
