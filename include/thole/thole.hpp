@@ -4,6 +4,7 @@
 
 #include <thole/arena.hpp>
 #include <thole/borrow.hpp>
+#include <thole/borrow_view.hpp>
 #include <thole/buffer.hpp>
 #include <thole/config.hpp>
 #include <thole/device.hpp>
