@@ -5,8 +5,8 @@
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
-#include <thread>
 
+#include "quiet_thread.hpp"
 #include "region.hpp"
 
 namespace thole::detail {
@@ -46,7 +46,7 @@ Janitor& janitor() {
 void start(Janitor& self) noexcept {
   if (self.running) return;
   try {
-    std::thread([&self] { self.run(); }).detach();
+    quiet_thread([&self] { self.run(); }).detach();
     self.running = true;
   } catch (const std::system_error&) {
     // No thread to be had: whoever waits in finish_unpinning() does the work.

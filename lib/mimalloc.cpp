@@ -23,10 +23,10 @@
 #include <cstring>
 #include <mutex>
 #include <string>
-#include <thread>
 
 #include <thole/config.hpp>
 
+#include "quiet_thread.hpp"
 #include "region.hpp"
 
 namespace thole::detail {
@@ -159,7 +159,7 @@ Heap* heap_of_a_resting_thread(mi_arena_id_t arena) noexcept {
     handover.changed.notify_one();
   };
   try {
-    std::thread([own] {
+    quiet_thread([own] {
       own();
       static std::mutex* const never = [] {
         auto* const mutex = new std::mutex;

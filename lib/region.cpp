@@ -1,6 +1,8 @@
 #include "region.hpp"
 
+#ifdef THOLE_WITH_NUMA
 #include <linux/mempolicy.h>
+#endif
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 #include <thole/config.hpp>
 
 #include "limits.hpp"
+#include "quiet_thread.hpp"
 
 namespace thole::detail {
 
@@ -131,20 +134,28 @@ void unmap_region(Region* region) noexcept {
 }
 
 // ---- NUMA
+#ifdef THOLE_WITH_NUMA
 Result<void> bind_to_node(const Region& region, int node) {
-  if (!numa_node_exists(node))
-    return refuse(Errc::invalid_argument, region.bytes, "there is no NUMA node " + std::to_string(node));
+  constexpr std::size_t nodes = 1024;
   constexpr unsigned bits = 8 * sizeof(unsigned long);
-  std::array<unsigned long, 1024 / bits> mask{};
   const auto bit = static_cast<unsigned>(node);
-  if (bit >= 1024) return refuse(Errc::invalid_argument, region.bytes, "NUMA nodes beyond 1023 are not supported");
+  if (!numa_node_exists(node) || bit >= nodes)
+    return refuse(Errc::invalid_argument, region.bytes, "there is no NUMA node " + std::to_string(node));
+  std::array<unsigned long, nodes / bits> mask{};
   mask[bit / bits] = 1UL << bit % bits;
-  if (syscall(SYS_mbind, region.data, region.bytes, MPOL_BIND, mask.data(), 1024UL + 1, 0U) == 0) return {};
+  // The kernel reads one bit less than it is told of.
+  if (syscall(SYS_mbind, region.data, region.bytes, MPOL_BIND, mask.data(), nodes + 1, 0U) == 0) return {};
   const int reason = errno;
-  if (reason == ENOSYS && node == 0) return {};  // one node, and a kernel that knows no others
+  if (reason == ENOSYS && node == 0) return {};  // a kernel that knows no nodes has one
   return refuse(reason == EINVAL ? Errc::invalid_argument : Errc::limit, region.bytes,
-                "binding to NUMA node " + std::to_string(node) + " failed (mbind: " + std::strerror(reason) + ")");
+                "binding it to NUMA node " + std::to_string(node) + " failed (mbind: " + std::strerror(reason) + ")");
 }
+#else
+Result<void> bind_to_node(const Region& region, int node) {
+  return refuse(Errc::invalid_argument, region.bytes,
+                "thole was built without NUMA support, so it cannot be bound to node " + std::to_string(node));
+}
+#endif
 
 // ---- Touching: each page gets its memory now, by several threads, since registering would do it with one.
 // 0, or an errno.
@@ -170,7 +181,7 @@ int touch(const Region& region) noexcept {
   std::array<std::thread, most_touchers> others;
   for (unsigned index = 1; index < threads; ++index) {
     try {
-      others[index] = std::thread(work, index);
+      others[index] = quiet_thread([work, index] { work(index); });
     } catch (const std::system_error&) {
       work(index);
     }

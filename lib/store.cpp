@@ -143,21 +143,54 @@ void Store::free_batch(Block** blocks, std::size_t count) noexcept {
   std::for_each(blocks, blocks + count, [this](Block* block) { free_locked(block); });
 }
 
+// Regions with nothing in them, beyond options_.bytes, leave the store, as a list. Growing_ is held.
+Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
+  Region* list = nullptr;
+  const std::lock_guard lock(mutex_);
+  chunks_.lend_back();
+  std::size_t left = capacity();
+  for (std::size_t i = regions_.size(); i-- > 0;) {
+    Region* const region = regions_[i];
+    if (left - region->bytes < options_.bytes) continue;
+    chunks_.remove(*region);
+    if (!extents_.remove(*region)) {
+      chunks_.add(*region);  // takes the records that remove() has just released
+      continue;
+    }
+    regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
+    left -= region->bytes;
+    *bytes += region->bytes;
+    region->next = list;
+    list = region;
+  }
+  capacity_.store(left, std::memory_order_relaxed);
+  return list;
+}
+
 // Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is used.
 Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   const std::lock_guard growing(growing_);
   if (growths() != seen_growths) return {};
+  const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
+  auto room = [this] { return options_.max_bytes - std::min(capacity(), options_.max_bytes); };
+  if (wanted > room() && wanted <= options_.max_bytes - options_.bytes) {
+    // Small regions that are empty make way for a large one; the janitor unpins them, since that may block.
+    std::size_t ignored = 0;
+    for (Region* list = take_empty_regions(&ignored); list != nullptr;) {
+      Region* const region = list;
+      list = region->next;
+      unpin_region_later(region);
+    }
+  }
   const std::size_t now = capacity();
-  const std::size_t room = options_.max_bytes - std::min(now, options_.max_bytes);
-  const std::size_t wanted = Extents::rounded(std::max(bytes, page) > SIZE_MAX / 2 ? SIZE_MAX / 2 : std::max(bytes, page));
-  if (whole_pages(wanted) > room)
+  if (wanted > room())
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
                                                          bytes_text(now) + " of at most " +
                                                          bytes_text(options_.max_bytes)));
-  const std::size_t step = std::min(std::max({whole_pages(wanted), whole_pages(now / 2), least_growth}), room);
+  const std::size_t step = std::min(std::max({wanted, whole_pages(now / 2), least_growth}), room());
   auto region = pin_region(device_, step, options_.pin, options_.numa_node);
-  if (!region && region.error().errc() == Errc::limit && step > whole_pages(wanted))
-    region = pin_region(device_, whole_pages(wanted), options_.pin, options_.numa_node);
+  if (!region && region.error().errc() == Errc::limit && step > wanted)
+    region = pin_region(device_, wanted, options_.pin, options_.numa_node);
   if (!region) return tl::unexpected(std::move(region.error()));
   if (!add_region(*region)) {
     unpin_region(*region);
@@ -169,31 +202,10 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
 
 std::size_t Store::trim() {
   const std::lock_guard growing(growing_);
-  Region* let_go = nullptr;
   std::size_t bytes = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    chunks_.lend_back();
-    std::size_t left = capacity();
-    for (std::size_t i = regions_.size(); i-- > 0;) {
-      Region* const region = regions_[i];
-      if (left - region->bytes < options_.bytes) continue;
-      chunks_.remove(*region);
-      if (!extents_.remove(*region)) {
-        chunks_.add(*region);  // takes records that remove() has just released
-        continue;
-      }
-      regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
-      left -= region->bytes;
-      bytes += region->bytes;
-      region->next = let_go;
-      let_go = region;
-    }
-    capacity_.store(left, std::memory_order_relaxed);
-  }
-  while (let_go != nullptr) {
-    Region* const region = let_go;
-    let_go = region->next;
+  for (Region* list = take_empty_regions(&bytes); list != nullptr;) {
+    Region* const region = list;
+    list = region->next;
     region->next = nullptr;
     unpin_region(region);
   }
@@ -231,7 +243,7 @@ bool Store::contains(const void* pointer) const noexcept {
 
 std::size_t Store::largest_possible() const noexcept {
   const std::lock_guard lock(mutex_);
-  std::size_t most = options_.max_bytes - std::min(capacity(), options_.max_bytes);
+  std::size_t most = options_.max_bytes - options_.bytes;  // once everything grown is let go
   for (const Region* region : regions_) most = std::max(most, region->bytes);
   return most;
 }

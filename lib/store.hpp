@@ -98,6 +98,7 @@ class Store {
   Block* allocate_locked(std::size_t bytes, std::size_t alignment) noexcept;
   void free_locked(Block* block) noexcept;
   bool add_region(Region* region) noexcept;
+  Region* take_empty_regions(std::size_t* bytes) noexcept;
 
   std::shared_ptr<DeviceCore> device_;
   StoreOptions options_;

@@ -1,0 +1,147 @@
+// When memory runs out: every block that was handed out is pinned, and nothing is lost.
+
+#include <random>
+#include <thread>
+
+#include <thole/config.hpp>
+
+#include "fixture.hpp"
+
+using namespace memory_test;
+
+TEST_CASE("an arena filled with blocks of one size holds each of them whole, aligned and apart from the others") {
+  const Machine machine;
+  const OpenStore store(machine, 128 * MiB);
+  for (const std::size_t alignment : {std::size_t{1}, std::size_t{64}, std::size_t{256}, std::size_t{4096}})
+    for (const std::size_t bytes : {std::size_t{1}, std::size_t{1000}, std::size_t{4096}, 33 * KiB, 128 * KiB, 3 * MiB}) {
+      if (bytes == 1 && alignment != 64) continue;  // a million blocks: once is enough
+      CAPTURE(bytes);
+      CAPTURE(alignment);
+      Blocks blocks = fill(*store, bytes, alignment);
+      CHECK(blocks.size() > 0);
+      CHECK(sound(*store, blocks, alignment));
+      free_all(*store, blocks);
+      CHECK(all_free(*store));
+    }
+}
+
+TEST_CASE("an arena filled with blocks of random sizes and alignments never hands out memory from outside its regions") {
+  const Machine machine;
+  const OpenStore store(machine, 40 * MiB, 200 * MiB);
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 20; ++round) {
+    Blocks blocks;
+    for (;;) {
+      const std::size_t bytes = std::size_t{1} << random() % 23;
+      const std::size_t some = bytes + random() % bytes;
+      const std::size_t alignment = std::size_t{1} << random() % 13;
+      Block* const block = store->allocate(some, alignment);
+      if (block == nullptr) {
+        if (round < 10) break;  // as it is
+        const std::size_t seen = store->growths();
+        if (!store->grow(some, seen)) break;
+        continue;
+      }
+      CHECK(reinterpret_cast<std::uintptr_t>(block->data) % alignment == 0);
+      CHECK(block->capacity >= some);
+      blocks.push_back(block);
+    }
+    CHECK(sound(*store, blocks));
+    std::shuffle(blocks.begin(), blocks.end(), random);
+    free_all(*store, blocks);
+    CHECK(all_free(*store));
+  }
+}
+
+TEST_CASE("a failed allocation costs nothing, and the next one that fits succeeds") {
+  const Machine machine;
+  const OpenStore store(machine, 128 * MiB);
+  Blocks blocks = fill(*store, 64 * KiB);
+  const StoreStats before = store->stats();
+  for (const std::size_t bytes : {64 * KiB, 1 * MiB, 128 * MiB, 1 * GiB, SIZE_MAX / 2, SIZE_MAX - 63})
+    CHECK(store->allocate(bytes, 64) == nullptr);
+  const StoreStats after = store->stats();
+  CHECK(after.handed_out == before.handed_out);
+  CHECK(after.capacity == before.capacity);
+  store->free(blocks.back());
+  blocks.back() = store->allocate(64 * KiB, 64);
+  CHECK(blocks.back() != nullptr);
+  free_all(*store, blocks);
+}
+
+TEST_CASE("when mimalloc's chunks are full, small blocks come from what else is free") {
+  const Machine machine;
+  const OpenStore store(machine, 128 * MiB);
+  Blocks large;
+  // Only a little is left for small blocks, too little for a chunk.
+  for (int i = 0; i < 120; ++i) large.push_back(store->allocate(1 * MiB, 64));
+  Blocks small = fill(*store, 1024);
+  CHECK(std::none_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
+  CHECK(small.size() == 8 * 1024);
+  CHECK(sound(*store, small, 64));
+  free_all(*store, large);
+  Blocks more = fill(*store, 1024);
+  CHECK(std::any_of(more.begin(), more.end(), [](const Block* block) { return block->from_mimalloc; }));
+  small.insert(small.end(), more.begin(), more.end());
+  CHECK(sound(*store, small, 64));
+  free_all(*store, small);
+  CHECK(store->stats().largest_free + store->stats().wasted == 128 * MiB);
+}
+
+TEST_CASE("one small block does not keep an arena's memory from large ones") {
+  const Machine machine;
+  for (const std::size_t bytes : {1 * MiB, 32 * MiB, 64 * MiB, 128 * MiB, 256 * MiB}) {
+    CAPTURE(bytes);
+    const OpenStore store(machine, bytes);
+    Block* const small = store->allocate(64, 64);
+    Block* const large = store->allocate(bytes / 4 * 3 - 4096, 64);
+    CHECK(large != nullptr);
+    store->free(small);
+    if (large != nullptr) store->free(large);
+  }
+}
+
+TEST_CASE("a single block may take the whole arena") {
+  const Machine machine;
+  for (const std::size_t bytes : {std::size_t{4096}, 1 * MiB, 96 * MiB, 160 * MiB}) {
+    const OpenStore store(machine, bytes);
+    Block* const all = store->allocate(bytes, 4096);
+    REQUIRE(all != nullptr);
+    CHECK(all->capacity == bytes);
+    store->free(all);
+  }
+}
+
+TEST_CASE("an arena of one byte is one page, and serves small blocks") {
+  const Machine machine;
+  const OpenStore store(machine, 1);
+  CHECK(store->capacity() == 4096);
+  Blocks blocks = fill(*store, 1);
+  CHECK(blocks.size() == 64);
+  CHECK(sound(*store, blocks, 64));
+  free_all(*store, blocks);
+}
+
+TEST_CASE("threads that exhaust one store at once get blocks that nobody else has") {
+  const Machine machine;
+  const OpenStore store(machine, 128 * MiB);
+  for (const std::size_t bytes : {std::size_t{512}, 20 * KiB, 200 * KiB}) {
+    std::vector<Blocks> by_thread(4);
+    std::vector<std::thread> threads;
+    for (Blocks& blocks : by_thread)
+      threads.emplace_back([&store, &blocks, bytes] {
+        Block* some[16];
+        while (const std::size_t made = store->allocate_batch(bytes, 64, some, 16)) {
+          for (std::size_t i = 0; i < made; ++i) some[i]->data[bytes - 1] = std::byte{1};
+          blocks.insert(blocks.end(), some, some + made);
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    Blocks all;
+    for (const Blocks& blocks : by_thread) all.insert(all.end(), blocks.begin(), blocks.end());
+    CHECK(sound(*store, all, 64));
+    CHECK(all.size() * bytes > 128 * MiB / 100 * 90);
+    free_all(*store, all);
+    CHECK(all_free(*store));
+  }
+}

@@ -1,0 +1,95 @@
+#pragma once
+
+// A store on a simulated device, and what every test of it checks.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "device_core.hpp"
+#include "region.hpp"
+#include "simulated_backend.hpp"
+#include "store.hpp"
+
+namespace memory_test {
+
+using namespace thole;
+using namespace thole::detail;
+
+inline constexpr std::size_t KiB = 1024;
+inline constexpr std::size_t MiB = 1024 * KiB;
+inline constexpr std::size_t GiB = 1024 * MiB;
+
+struct Machine {
+  explicit Machine(const SimulationOptions& options = {})
+      : backend(std::make_shared<SimulatedBackend>(options)),
+        device(std::make_shared<DeviceCore>(backend)),
+        controls(backend) {}
+
+  std::size_t pinned() const {
+    finish_unpinning();
+    return controls.pinned_bytes();
+  }
+
+  std::shared_ptr<SimulatedBackend> backend;
+  std::shared_ptr<DeviceCore> device;
+  Simulation controls;
+};
+
+/// A store that is closed at the end; the test gives its blocks back itself.
+class OpenStore {
+ public:
+  OpenStore(const Machine& machine, std::size_t bytes, std::size_t max_bytes = 0,
+            PinMethod pin = PinMethod::register_pages) {
+    auto opened = Store::open(machine.device, {bytes, max_bytes, pin, -1});
+    if (!opened) FAIL(opened.error().what());
+    store_ = *opened;
+  }
+  OpenStore(const OpenStore&) = delete;
+  OpenStore& operator=(const OpenStore&) = delete;
+  ~OpenStore() { store_->close(); }
+
+  Store* operator->() const { return store_; }
+  Store& operator*() const { return *store_; }
+
+ private:
+  Store* store_;
+};
+
+using Blocks = std::vector<Block*>;
+
+inline void free_all(Store& store, Blocks& blocks) {
+  store.free_batch(blocks.data(), blocks.size());
+  blocks.clear();
+}
+
+/// As many blocks as there are.
+inline Blocks fill(Store& store, std::size_t bytes, std::size_t alignment = 64) {
+  Blocks blocks;
+  while (Block* block = store.allocate(bytes, alignment)) blocks.push_back(block);
+  return blocks;
+}
+
+/// Every block lies in the store, as a whole, at its alignment, and no two share a byte.
+inline bool sound(const Store& store, Blocks blocks, std::size_t alignment = 1) {
+  std::sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->data < b->data; });
+  const std::byte* end = nullptr;
+  for (const Block* block : blocks) {
+    if (block->data < end || reinterpret_cast<std::uintptr_t>(block->data) % alignment != 0) return false;
+    end = block->data + block->capacity;
+    if (!store.contains(block->data) || !store.contains(end - 1)) return false;
+  }
+  return true;
+}
+
+inline bool all_free(const Store& store) {
+  const StoreStats stats = store.stats();
+  return stats.handed_out == 0 && stats.free == stats.capacity;
+}
+
+}  // namespace memory_test
