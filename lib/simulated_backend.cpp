@@ -175,7 +175,7 @@ Status SimulatedBackend::record_event(NativeEvent handle, NativeStream stream_ha
     operation.point = std::make_shared<Point>();
     event->point = operation.point;
     event->captured.reset();
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     return {};
   });
 }
@@ -222,7 +222,7 @@ Status SimulatedBackend::wait_event(NativeStream stream_handle, NativeEvent hand
     Operation operation;
     operation.kind = Operation::Kind::wait;
     operation.point = event->point;
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     return {};
   });
 }
@@ -235,7 +235,7 @@ Status SimulatedBackend::launch_host_function(NativeStream handle, void (*functi
     operation.function = function;
     operation.argument = argument;
     if (stream->capture) return capture_node(*stream, std::move(operation));
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     return {};
   });
 }

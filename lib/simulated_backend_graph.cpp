@@ -55,7 +55,7 @@ Status SimulatedBackend::launch_graph(NativeGraphExec exec, NativeStream handle)
   return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
     const auto found = machine().execs.find(exec);
     if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
-    return launch(*found->second, *stream);
+    return launch(*found->second, stream);
   });
 }
 

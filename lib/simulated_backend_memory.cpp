@@ -120,11 +120,7 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, NativeStream handle,
     simulated::Device& device = *stream->device;
     if (bytes == 0) return refuse(Refusal::invalid_value);
     // What this stream frees before is free again when this memory is first used.
-    std::size_t leaving = 0;
-    for (const Operation& operation : stream->queue) {
-      if (operation.kind == Operation::Kind::free) leaving += operation.bytes;
-    }
-    std::byte* made = device.memory.allocate(bytes, leaving);
+    std::byte* made = device.memory.allocate(bytes, stream->leaving_bytes);
     if (made == nullptr) return refuse(Refusal::out_of_memory);
     Operation operation;
     operation.kind = Operation::Kind::allocate;
@@ -138,7 +134,7 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, NativeStream handle,
     range.device = &device;
     range.usable = false;
     machine().device_memory.insert(range);
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     *data = made;
     return {};
   });
@@ -159,7 +155,7 @@ Status SimulatedBackend::free_device(void* data, NativeStream handle) noexcept {
     operation.destination = data;
     operation.bytes = range->bytes;
     operation.destination_id = range->id;
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     return {};
   });
 }
@@ -185,10 +181,13 @@ Status SimulatedBackend::copy(void* destination, const void* source, std::size_t
     if (stream->capture) return capture_node(*stream, std::move(operation));
     if (operation.source_id == 0) {
       operation.staged = std::make_shared_for_overwrite<std::byte[]>(bytes);
+      lock.unlock();
       std::memcpy(operation.staged.get(), source, bytes);
+      lock.lock();
+      if (stream->device == nullptr || stream->device->lost) return refuse(Refusal::lost);
     }
     const bool blocks = operation.destination_id == 0;
-    enqueue(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
     if (!blocks) return {};
     const std::uint64_t mine = stream->enqueued;
     run_inline(lock);

@@ -138,14 +138,14 @@ Status end_capture(const std::shared_ptr<Stream>& stream, NativeGraph* graph, Ga
   return {};
 }
 
-Status launch(GraphExec& exec, Stream& stream) {
+Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream) {
   const auto& graph = exec.graph;
-  if (stream.capture) {
-    if (stream.capture->invalidated) return refuse(Refusal::capture_invalidated);
+  if (stream->capture) {
+    if (stream->capture->invalidated) return refuse(Refusal::capture_invalidated);
     for (const Operation& node : graph->nodes) {
-      if (const Status status = capture_node(stream, node); !status.ok()) return status;
+      if (const Status status = capture_node(*stream, node); !status.ok()) return status;
     }
-    auto& retained = stream.capture->graph->retained;
+    auto& retained = stream->capture->graph->retained;
     retained.insert(retained.end(), graph->retained.begin(), graph->retained.end());
     return {};
   }

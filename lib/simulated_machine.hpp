@@ -126,6 +126,7 @@ struct Stream {
   std::deque<Operation> queue;
   std::uint64_t enqueued = 0;
   std::uint64_t completed = 0;
+  std::size_t leaving_bytes = 0;  ///< of device memory that frees in the queue will give back
   Duration clock{0};
   WallTime paced_until;
   std::shared_ptr<Capture> capture;
@@ -205,7 +206,7 @@ std::uint64_t thread_number() noexcept;
 
 // ---- Running (simulated_run.cpp). Each wants the mutex locked; those with a Lock may unlock it for a while.
 /// Appends to the stream and makes it run where it runs by itself.
-void enqueue(Stream& stream, Operation operation);
+void enqueue(const std::shared_ptr<Stream>& stream, Operation operation);
 /// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.
 bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream);
 /// Puts a stream that runs by itself and can go on where a thread will find it.
@@ -237,6 +238,6 @@ Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event);
 Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode);
 Status end_capture(const std::shared_ptr<Stream>& stream, NativeGraph* graph, Garbage& garbage);
 /// Enqueues the executable's operations, or adds them to the capture that the stream takes part in.
-Status launch(GraphExec& exec, Stream& stream);
+Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream);
 
 }  // namespace thole::detail::simulated

@@ -148,6 +148,7 @@ const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
       if (range == nullptr || range->id != operation.destination_id) return "device memory was freed twice";
       wait_while_touched(lock, *range);
       const Range gone = *range;
+      stream.leaving_bytes -= gone.bytes;
       machine().device_memory.erase(gone.data);
       gone.device->memory.free(gone.data, gone.bytes);
       return nullptr;
@@ -160,12 +161,12 @@ const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
 
 }  // namespace
 
-void enqueue(Stream& stream, Operation operation) {
-  Device& device = *stream.device;
-  if (device.paced()) operation.enqueued_at = std::chrono::steady_clock::now();
-  stream.queue.push_back(std::move(operation));
-  ++stream.enqueued;
-  schedule(device.streams.at(stream.id));
+void enqueue(const std::shared_ptr<Stream>& stream, Operation operation) {
+  if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+  if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
+  stream->queue.push_back(std::move(operation));
+  ++stream->enqueued;
+  schedule(stream);
 }
 
 void schedule(const std::shared_ptr<Stream>& stream) {
