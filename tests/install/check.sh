@@ -1,0 +1,69 @@
+#!/bin/sh
+# Builds and runs a small program outside the tree, as a user of the installed library would.
+#   check.sh WAY SOURCE_ROOT BUILD_ROOT PREFIX LIBDIR COMPILER...
+# WAY is pkg-config, cmake, meson (with the installed library) or subproject (with the sources). Exit status 77: skipped.
+set -eu
+
+way=$1 source=$2 build=$3 prefix=$4 libdir=$5
+shift 5
+compiler="$*"
+
+here=$source/tests/install
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r "$here/consumer" "$work/consumer"
+cd "$work"
+
+needs() {
+  command -v "$1" >/dev/null || { echo "$1 is not here: skipped"; exit 77; }
+}
+
+install_thole() {
+  DESTDIR=$work/installed meson install -C "$build" --no-rebuild --quiet >/dev/null
+  root=$work/installed$prefix
+  LD_LIBRARY_PATH=$root/$libdir
+  PKG_CONFIG_PATH=$root/$libdir/pkgconfig
+  PKG_CONFIG_SYSROOT_DIR=$work/installed
+  export LD_LIBRARY_PATH PKG_CONFIG_PATH
+}
+
+case $way in
+pkg-config)
+  needs pkg-config
+  install_thole
+  export PKG_CONFIG_SYSROOT_DIR
+  test "$(pkg-config --variable=mimalloc_profile thole)" != ""
+  # shellcheck disable=SC2046,SC2086 # both are lists of words
+  $compiler -std=c++20 consumer/main.cpp $(pkg-config --cflags --libs thole) -ldl -o program
+  ./program
+  ;;
+cmake)
+  needs cmake
+  install_thole
+  # shellcheck disable=SC2086
+  CXX=${compiler##* } cmake -S consumer -B out -DCMAKE_PREFIX_PATH="$root" -DCMAKE_BUILD_TYPE=Debug >log 2>&1 ||
+    { cat log; exit 1; }
+  cmake --build out >log 2>&1 || { cat log; exit 1; }
+  out/consumer
+  ;;
+meson)
+  install_thole
+  export PKG_CONFIG_SYSROOT_DIR
+  CXX=$compiler meson setup out consumer --wrap-mode=nofallback >log 2>&1 || { cat log; exit 1; }
+  meson compile -C out >log 2>&1 || { cat log; exit 1; }
+  out/consumer
+  ;;
+subproject)
+  mkdir consumer/subprojects
+  ln -s "$source" consumer/subprojects/thole
+  CXX=$compiler meson setup out consumer --force-fallback-for=thole -Ddefault_library=static >log 2>&1 ||
+    { cat log; exit 1; }
+  if grep -q "Program python3" log; then echo "tests or samples are configured in a subproject"; exit 1; fi
+  meson compile -C out >log 2>&1 || { cat log; exit 1; }
+  out/consumer
+  ;;
+*)
+  echo "no such way: $way" >&2
+  exit 2
+  ;;
+esac
