@@ -20,6 +20,7 @@ struct Janitor {
   Region* work = nullptr;
   bool busy = false;
   bool running = false;
+  std::size_t done = 0;  // regions
 
   void run() noexcept {
     std::unique_lock lock(mutex);
@@ -34,6 +35,7 @@ struct Janitor {
       lock.unlock();
       unpin_region(region);
       lock.lock();
+      ++done;
     }
   }
 };
@@ -64,6 +66,12 @@ void unpin_region_later(Region* region) noexcept {
   self.wake.notify_one();
 }
 
+std::size_t regions_unpinned_later() noexcept {
+  Janitor& self = janitor();
+  const std::lock_guard lock(self.mutex);
+  return self.done;
+}
+
 void finish_unpinning() noexcept {
   Janitor& self = janitor();
   std::unique_lock lock(self.mutex);
@@ -74,6 +82,7 @@ void finish_unpinning() noexcept {
     lock.unlock();
     unpin_region(region);
     lock.lock();
+    ++self.done;
   }
   self.idle.wait(lock, [&self] { return self.work == nullptr && !self.busy; });
 }

@@ -248,10 +248,12 @@ Result<Region*> pin_once(const std::shared_ptr<DeviceCore>& device, std::size_t 
 }  // namespace
 
 Result<Region*> pin_region(std::shared_ptr<DeviceCore> device, std::size_t bytes, PinMethod pin, int numa_node) {
+  const std::size_t before = regions_unpinned_later();
   auto region = pin_once(device, bytes, pin, numa_node);
   if (region || region.error().errc() != Errc::limit) return region;
-  // Arenas that are gone may still hold what is missing.
+  // Arenas that are gone may have held what was missing.
   finish_unpinning();
+  if (regions_unpinned_later() == before) return region;
   return pin_once(device, bytes, pin, numa_node);
 }
 

@@ -68,6 +68,9 @@ void unpin_region(Region* region) noexcept;
 /// As unpin_region, on the janitor's thread. Never blocks, never allocates.
 void unpin_region_later(Region* region) noexcept;
 
+/// How many regions the janitor has given back so far.
+std::size_t regions_unpinned_later() noexcept;
+
 /// Waits until the janitor has nothing left to do.
 void finish_unpinning() noexcept;
 

@@ -1,0 +1,184 @@
+// Growing, letting go, and the figures.
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "fixture.hpp"
+
+using namespace memory_test;
+
+TEST_CASE("a store grows in steps up to max_bytes, and a block never straddles two regions") {
+  const Machine machine;
+  const OpenStore store(machine, 4096, 200 * MiB);
+  Blocks blocks;
+  for (;;) {
+    const std::size_t seen = store->growths();
+    if (Block* const block = store->allocate(300 * KiB, 64); block != nullptr) {
+      blocks.push_back(block);
+      continue;
+    }
+    const auto grown = store->grow(300 * KiB, seen);
+    if (grown) continue;
+    CHECK(grown.error().errc() == Errc::out_of_memory);
+    break;
+  }
+  CHECK(store->capacity() == 200 * MiB);
+  CHECK(machine.controls.pinned_bytes() == 200 * MiB);
+  CHECK(blocks.size() > 600);
+  CHECK(sound(*store, blocks, 64));
+  std::size_t region = SIZE_MAX;
+  const std::byte* end = nullptr;
+  for (const StoreSpan& span : store->spans()) {
+    if (span.region == region) CHECK(span.data == end);  // no gap within a region
+    region = span.region;
+    end = span.data + span.bytes;
+  }
+  CHECK(store->stats().regions == store->growths() + 1);
+  CHECK(store->stats().regions < 8);
+  free_all(*store, blocks);
+}
+
+TEST_CASE("trim gives back grown regions with nothing in them, and keeps what the arena began with") {
+  const Machine machine;
+  const OpenStore store(machine, 1 * MiB, 400 * MiB);
+  REQUIRE(store->grow(64 * MiB, store->growths()));
+  REQUIRE(store->grow(150 * MiB, store->growths()));
+  Block* const kept = store->allocate(100 * MiB, 64);
+  REQUIRE(kept != nullptr);
+  kept->data[100 * MiB - 1] = std::byte{7};
+  CHECK(store->trim() == 64 * MiB);
+  CHECK(store->trim() == 0);
+  CHECK(store->contains(kept->data));
+  CHECK(kept->data[100 * MiB - 1] == std::byte{7});
+  store->free(kept);
+  CHECK(store->trim() == 150 * MiB);
+  CHECK(store->capacity() == 1 * MiB);
+  CHECK(machine.controls.pinned_bytes() == 1 * MiB);
+  CHECK_FALSE(store->contains(nullptr));
+}
+
+TEST_CASE("small blocks in a grown region keep it, and once they are gone trim gives it back") {
+  const Machine machine;
+  const OpenStore store(machine, 4096, 300 * MiB);
+  REQUIRE(store->grow(256 * MiB, 0));
+  Blocks small;
+  for (int i = 0; i < 1000; ++i) small.push_back(store->allocate(5000, 64));
+  CHECK(store->trim() == 0);
+  free_all(*store, small);
+  CHECK(store->trim() == 256 * MiB);
+  REQUIRE(store->grow(256 * MiB, store->growths()));
+  for (int i = 0; i < 1000; ++i) small.push_back(store->allocate(5000, 64));
+  CHECK(sound(*store, small, 64));
+  free_all(*store, small);
+}
+
+TEST_CASE("empty regions make way when a large block needs the room") {
+  const Machine machine;
+  const OpenStore store(machine, 4096, 100 * MiB);
+  REQUIRE(store->grow(40 * MiB, 0));
+  REQUIRE(store->grow(40 * MiB, 1));
+  CHECK(store->largest_possible() >= 99 * MiB);
+  REQUIRE(store->grow(90 * MiB, 2));
+  Block* const block = store->allocate(90 * MiB, 64);
+  CHECK(block != nullptr);
+  CHECK(store->capacity() <= 100 * MiB);
+  store->free(block);
+}
+
+TEST_CASE("who asks to grow after somebody else has grown gets ok, and the arena does not grow twice") {
+  const Machine machine;
+  const OpenStore store(machine, 1 * MiB, 400 * MiB);
+  const std::size_t seen = store->growths();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) threads.emplace_back([&store, seen] { CHECK(store->grow(10 * MiB, seen)); });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(store->growths() == 1);
+  CHECK(store->stats().regions == 2);
+}
+
+TEST_CASE("growth beyond the limit on pinned memory takes what is left, or says limit and changes nothing") {
+  SimulationOptions options;
+  options.max_pinned_bytes = 20 * MiB;
+  const Machine machine(options);
+  const OpenStore store(machine, 10 * MiB, 1 * GiB);
+  CHECK(store->grow(9 * MiB, 0));  // a whole step would be too much
+  CHECK(store->capacity() == 19 * MiB);
+  const auto refused = store->grow(2 * MiB, 1);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().errc() == Errc::limit);
+  CHECK(store->capacity() == 19 * MiB);
+  Block* const block = store->allocate(9 * MiB, 64);
+  CHECK(block != nullptr);
+  store->free(block);
+}
+
+TEST_CASE("trim while others grow, allocate and free loses nothing") {
+  const Machine machine;
+  const OpenStore store(machine, 1 * MiB, 120 * MiB);
+  std::atomic<int> running{3};
+  std::vector<std::thread> threads;
+  for (unsigned seed = 0; seed < 3; ++seed)
+    threads.emplace_back([&store, &running, seed] {
+      std::mt19937 random(seed);
+      Blocks mine;
+      for (int i = 0; i < 600; ++i) {
+        const std::size_t bytes = 1 + random() % (4 * MiB);
+        const std::size_t seen = store->growths();
+        if (Block* const block = store->allocate(bytes, 64); block != nullptr) {
+          block->data[0] = block->data[bytes - 1] = static_cast<std::byte>(seed);
+          mine.push_back(block);
+        } else if (!store->grow(bytes, seen) || mine.size() > 8) {
+          for (const Block* held : mine) CHECK(held->data[0] == static_cast<std::byte>(seed));
+          free_all(*store, mine);
+        }
+      }
+      free_all(*store, mine);
+      --running;
+    });
+  while (running.load() > 0) {
+    store->trim();
+    (void)store->stats();
+    (void)store->spans();
+  }
+  for (std::thread& thread : threads) thread.join();
+  store->trim();
+  CHECK(store->capacity() == 1 * MiB);
+  CHECK(all_free(*store));
+}
+
+TEST_CASE("the figures add up at any moment") {
+  const Machine machine;
+  const OpenStore store(machine, 160 * MiB);
+  std::mt19937 random(3);
+  Blocks blocks;
+  for (int step = 0; step < 3000; ++step) {
+    if (random() % 3 != 0) {
+      const std::size_t bytes = 1 + random() % (std::size_t{1} << random() % 22);
+      if (Block* const block = store->allocate(bytes, 64); block != nullptr) blocks.push_back(block);
+    } else if (!blocks.empty()) {
+      std::swap(blocks[random() % blocks.size()], blocks.back());
+      store->free(blocks.back());
+      blocks.pop_back();
+    }
+    if (step % 100 != 0) continue;
+    const StoreStats stats = store->stats();
+    std::size_t out = 0;
+    for (const Block* block : blocks) out += block->capacity;
+    CHECK(stats.handed_out == out);
+    CHECK(stats.free == stats.capacity - out);
+    CHECK(stats.capacity == 160 * MiB);
+    CHECK(stats.largest_free <= stats.free);
+    std::size_t in_spans = 0, seen_out = 0;
+    for (const StoreSpan& span : store->spans()) {
+      in_spans += span.bytes;
+      if (span.kind == StoreSpan::Kind::block) seen_out += span.bytes;
+    }
+    CHECK(in_spans == stats.capacity);
+    CHECK(seen_out == out);
+    Block* const largest = store->allocate(stats.largest_free, 64);
+    REQUIRE(largest != nullptr);
+    store->free(largest);
+  }
+  free_all(*store, blocks);
+}
