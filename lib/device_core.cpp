@@ -22,7 +22,7 @@ DeviceCore::DeviceCore(std::shared_ptr<Backend> made) : backend(std::move(made))
 DeviceCore::~DeviceCore() = default;
 
 Error DeviceCore::error(Status status, std::string_view object, std::string_view call, std::string_view numbers) {
-  note(status);
+  (void)note(status);
   std::string text(object);
   text.append(" on ").append(backend->name()).append(": ").append(call);
   if (!numbers.empty()) text.append(" (").append(numbers).append(")");
@@ -42,7 +42,7 @@ Error DeviceCore::lost_error(std::string_view call) {
 }
 
 void DeviceCore::keep_error(Status status, std::string_view object, std::string_view call) noexcept {
-  note(status);
+  (void)note(status);
   if (status.code == StatusCode::unloading) return;  // the process is exiting; nobody can ask any more
   try {
     auto made = error(status, object, call);

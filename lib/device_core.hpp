@@ -43,6 +43,9 @@ struct DeviceCore {
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
+  /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and release:
+  /// who sees it at 0 finds them.
+  std::atomic<int> reclaiming{0};
   /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
   std::atomic<long> orphan_references{0};
 

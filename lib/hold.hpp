@@ -65,6 +65,11 @@ class Hold {
            ended_elsewhere_.load(std::memory_order_acquire);
   }
   bool written_by_host() const noexcept { return borrows() != 0 && exclusive_.load(std::memory_order_relaxed); }
+  /// For reports: nobody holds the block; for pictures, not for decisions.
+  bool nobody() const noexcept {
+    const auto word = word_.load(std::memory_order_relaxed) & held;
+    return word == 0 || (word & claimed) != 0;
+  }
   /// For reports: whether the program has let go of the handle.
   bool dropped() const noexcept { return (word_.load(std::memory_order_relaxed) & handle) == 0; }
 

@@ -6,6 +6,7 @@
 #include <thole/error.hpp>
 #include <thole/stream.hpp>
 
+#include "internals.hpp"
 #include "simulated_backend.hpp"
 
 namespace thole {
@@ -91,14 +92,18 @@ SimulatedGraph::Executable SimulatedGraph::instantiate() {
 
 Simulation::Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept : backend_(std::move(backend)) {}
 
-void Simulation::hold(const StreamRef& stream) { backend_->hold(stream.native()); }
-void Simulation::release(const StreamRef& stream) { backend_->release(stream.native()); }
+void Simulation::hold(const StreamRef& stream) { backend_->hold(detail::Internals::raw(stream, "Simulation::hold")); }
+void Simulation::release(const StreamRef& stream) {
+  backend_->release(detail::Internals::raw(stream, "Simulation::release"));
+}
 std::size_t Simulation::step(const StreamRef& stream, std::size_t operations) {
-  return backend_->step(stream.native(), operations);
+  return backend_->step(detail::Internals::raw(stream, "Simulation::step"), operations);
 }
 bool Simulation::step_any() { return backend_->step_any(); }
 std::size_t Simulation::run_all() { return backend_->run_all(); }
-std::size_t Simulation::pending(const StreamRef& stream) const { return backend_->pending(stream.native()); }
+std::size_t Simulation::pending(const StreamRef& stream) const {
+  return backend_->pending(detail::Internals::raw(stream, "Simulation::pending"));
+}
 std::size_t Simulation::pending() const { return backend_->pending(); }
 std::size_t Simulation::blocked_callers() const { return backend_->blocked_callers(); }
 std::chrono::nanoseconds Simulation::now() const { return backend_->now(); }

@@ -110,6 +110,7 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment) noexcept
   if (block == nullptr) return nullptr;
   block->store = this;
   handed_out_ += block->capacity;
+  if (peak_ < handed_out_) peak_ = handed_out_;
   return block;
 }
 
@@ -226,6 +227,7 @@ void Store::close() noexcept {
     capacity_.store(0, std::memory_order_relaxed);
     growths_.store(0, std::memory_order_relaxed);
     handed_out_ = 0;
+    peak_ = 0;
     device_.reset();
   }
   Closed& list = closed();
@@ -270,6 +272,7 @@ StoreStats Store::stats() const {
   stats.free = stats.capacity - handed_out_;
   stats.largest_free = std::max(extents_.largest(), chunks_.largest_if_lent());
   stats.handed_out = handed_out_;
+  stats.peak = peak_;
   stats.wasted = chunks_.overhead();
   stats.regions = regions_.size();
   stats.mimalloc_bytes = chunks_.bytes();

@@ -33,6 +33,7 @@ struct StoreStats {
   std::size_t capacity = 0;       ///< pinned now
   std::size_t max_capacity = 0;   ///< what it may grow to
   std::size_t free = 0;           ///< in extents and in mimalloc's chunks (capacity - handed out)
+  std::size_t peak = 0;           ///< the most that was ever handed out
   std::size_t largest_free = 0;   ///< the largest extent
   std::size_t handed_out = 0;     ///< capacity of all blocks that are out (in caches and queues, too)
   std::size_t wasted = 0;         ///< mimalloc's and alignment's overhead while nothing can use it
@@ -109,6 +110,7 @@ class Store {
   Chunks chunks_{extents_};
   std::vector<Region*> regions_;
   std::size_t handed_out_ = 0;
+  std::size_t peak_ = 0;
 
   std::atomic<std::size_t> growths_{0};   // release, after the region is there: pairs with growths()
   std::atomic<std::size_t> capacity_{0};  // relaxed: a figure

@@ -4,6 +4,7 @@
 #include <iosfwd>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <thole/device.hpp>
 #include <thole/error.hpp>
@@ -58,7 +59,7 @@ class THOLE_EXPORT PinnedArena {
   /// The twin that returns the error.
   static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
 
-  const Device& device() const;
+  Device device() const;
   /// Bytes pinned now.
   std::size_t capacity() const;
   /// Whether the address lies in this arena's memory.
@@ -72,7 +73,8 @@ class THOLE_EXPORT PinnedArena {
 
  private:
   friend class PinnedHeap;
-  PinnedArena() = default;
+  explicit PinnedArena(std::shared_ptr<detail::ArenaCore> core) noexcept : core_(std::move(core)) {}
+  const std::shared_ptr<detail::ArenaCore>& core() const noexcept { return core_; }
   std::shared_ptr<detail::ArenaCore> core_;
 };
 

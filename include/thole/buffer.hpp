@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -26,25 +28,10 @@ constexpr Access operator|(Access a, Access b) noexcept {
 namespace detail {
 
 struct Block;
-struct HeapCore;
 
-/// One use of a block on a stream, from before its work is enqueued until just after; see uses.hpp.
-class THOLE_EXPORT UseScope {
- public:
-  /// Checks the borrow rules and orders the stream after earlier uses that conflict. `object` and `call` name who asks.
-  static Result<UseScope> begin(Block* block, const StreamRef& stream, Access access, const char* call) noexcept;
-  UseScope(UseScope&& other) noexcept;
-  UseScope& operator=(UseScope&&) = delete;
-  /// Records the use, whatever happened in between: work may have been enqueued before something threw.
-  ~UseScope();
-
- private:
-  UseScope() = default;
-  Block* block_ = nullptr;
-  Timeline* timeline_ = nullptr;
-  void* slot_ = nullptr;
-  Access access_ = Access::device_reads;
-};
+/// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
+THOLE_EXPORT void use_on(Block* block, const StreamRef& stream, Access access,
+                         void (*run)(void* context, NativeStream stream), void* context);
 
 // The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
 THOLE_EXPORT Result<void> try_begin_read(Block* block, const char* where) noexcept;
@@ -61,13 +48,6 @@ THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t bytes, cons
                                            DeviceBlock* source_block) noexcept;
 THOLE_EXPORT Error moved_from_error(const char* where);
 THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
-
-/// Returns the value or throws the error.
-template <class T>
-T unwrap(Result<T>&& result) {
-  if (!result) throw result.error();
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 
 }  // namespace detail
 
@@ -197,13 +177,30 @@ class PinnedBuffer {
   }
 
   /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the buffer, and
-  /// records the use, also when `f` throws. Returns what `f` returns. Throws as `async_to_device`, and what `f` throws.
+  /// records the use, also when `f` throws. Returns what `f` returns. `f` neither begins nor ends a capture. Throws as
+  /// `async_to_device`, and what `f` throws.
   template <class F>
-  decltype(auto) use_on(const StreamRef& stream, Access access, F&& f) {
+  std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access access, F&& f) {
+    using R = std::invoke_result_t<F, T*, NativeStream>;
     check("PinnedBuffer::use_on");
-    if (block_ == nullptr) return std::forward<F>(f)(data_, stream.native());
-    auto scope = detail::unwrap(detail::UseScope::begin(block_, stream, access, "PinnedBuffer::use_on"));
-    return std::forward<F>(f)(data_, stream.native());
+    if (block_ == nullptr) return std::invoke(std::forward<F>(f), data_, stream.native());
+    const auto run = [](auto& call) {
+      return [](void* context, NativeStream native) { (*static_cast<std::remove_reference_t<decltype(call)>*>(context))(native); };
+    };
+    if constexpr (std::is_void_v<R>) {
+      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data_, native); };
+      detail::use_on(block_, stream, access, run(call), &call);
+    } else if constexpr (std::is_reference_v<R>) {
+      std::remove_reference_t<R>* result = nullptr;
+      auto call = [&](NativeStream native) { result = std::addressof(std::invoke(std::forward<F>(f), data_, native)); };
+      detail::use_on(block_, stream, access, run(call), &call);
+      return static_cast<R>(*result);
+    } else {
+      std::optional<R> result;
+      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), data_, native)); };
+      detail::use_on(block_, stream, access, run(call), &call);
+      return std::move(*result);
+    }
   }
 
  private:

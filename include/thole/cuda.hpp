@@ -12,18 +12,12 @@
 
 namespace thole {
 
-namespace detail {
-THOLE_EXPORT Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept;
-}
-
 /// A view of a stream that other code made: PyTorch, a library, the program itself; also the legacy default stream (0 or
 /// `cudaStreamLegacy`) and `cudaStreamPerThread`. All views of one native stream share one timeline; a stream made later
 /// with the same handle value is another one (cudaStreamGetId). Every use through it records an event at once, so that thole
 /// never touches the stream after the call. Throws `Error`: `wrong_device`, `device_lost`, `invalid_argument`.
 inline StreamRef from_native(const Device& device, cudaStream_t stream) {
-  auto made = detail::stream_from_native(device, stream);
-  if (!made) throw made.error();
-  return std::move(*made);
+  return detail::unwrap(detail::stream_from_native(device, stream));
 }
 
 /// The raw handle of a stream on a GPU.

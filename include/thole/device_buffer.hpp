@@ -5,6 +5,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <gsl/assert>
+
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/stream.hpp>

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <ranges>
 #include <source_location>
 
@@ -112,6 +113,10 @@ class THOLE_EXPORT PinnedHeap {
   Result<detail::Allocation> allocate_for(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                           std::chrono::nanoseconds timeout,
                                           const std::source_location& where) const noexcept;
+  Result<detail::Allocation> allocate_until(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+                                            const std::source_location& where,
+                                            const std::optional<std::chrono::steady_clock::time_point>& deadline,
+                                            const char* call) const noexcept;
   template <class T>
   static Result<PinnedBuffer<T>> typed(std::size_t count, Result<detail::Allocation>&& made) noexcept {
     if (!made) return tl::unexpected(std::move(made.error()));

@@ -1,0 +1,152 @@
+#include <thole/buffer.hpp>
+
+#include <string>
+
+#include "block.hpp"
+#include "device_block.hpp"
+#include "heap_core.hpp"
+#include "internals.hpp"
+#include "stream_work.hpp"
+#include "uses.hpp"
+
+namespace thole::detail {
+namespace {
+
+std::string bytes_of(const Block& block) {
+  return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
+}
+
+Error borrowed_error(const Block& block, const char* call, bool writes) {
+  const auto borrows = block.hold.borrows();
+  const bool exclusive = block.hold.written_by_host();
+  std::string text(call);
+  text += ": the buffer of " + bytes_of(block) + " has ";
+  text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
+  text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
+  return Error(Errc::borrowed, text);
+}
+
+DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_order_relaxed)->arena().device(); }
+
+/// The Error of a wait or query that did not end in ok.
+Error unfinished_error(const Block& block, Status status, const char* call, bool may_wait) {
+  if (status.code == StatusCode::not_ready || (status.code == StatusCode::capture && !may_wait))
+    return Error(Errc::in_flight, std::string(call) + ": the device still uses the buffer of " + bytes_of(block));
+  if (status.code == StatusCode::capture)
+    return Error(Errc::capturing, std::string(call) + ": the buffer of " + bytes_of(block) +
+                                      " was used in a stream that captures a graph now; whether that use is done can "
+                                      "be asked when the capture has ended");
+  if (status.code == StatusCode::device_lost || status.code == StatusCode::unloading)
+    return device_of(block).lost_error(call);
+  return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
+}
+
+template <bool Writes, bool Waits>
+Result<void> start_borrow(Block* block, const char* call) noexcept {
+  constexpr Against against = Writes ? Against::everything : Against::writes;
+  Hold& hold = block->hold;
+  if (any_open(block->uses, against)) [[unlikely]] {
+    // RefCell's rule before any waiting.
+    if (Writes ? hold.borrows() != 0 : hold.written_by_host())
+      return tl::unexpected(borrowed_error(*block, call, Writes));
+    if (const Status status = Waits ? wait(block->uses, against) : query(block->uses, against); !status.ok())
+      return tl::unexpected(unfinished_error(*block, status, call, Waits));
+  }
+  if (!(Writes ? hold.begin_write() : hold.begin_read())) [[unlikely]]
+    return tl::unexpected(borrowed_error(*block, call, Writes));
+  return {};
+}
+
+/// What a copy needs of its two sides and its stream, and the rules about borrows.
+Result<StreamWork> start_work(Block& block, bool writes, const StreamRef& stream, const char* call) noexcept {
+  if (writes ? block.hold.borrows() != 0 : block.hold.written_by_host())
+    return tl::unexpected(borrowed_error(block, call, writes));
+  auto work = StreamWork::begin(stream, call);
+  if (!work) return work;
+  // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
+  if (work->backend().simulated() != device_of(block).backend->simulated())
+    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) +
+                                                        " is pinned for " + std::string(device_of(block).backend->name()) +
+                                                        ", the stream is of " + std::string(work->backend().name())));
+  if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
+  return work;
+}
+
+Result<void> copy(Block& block, std::size_t bytes, const StreamRef& stream, void* to, const void* from,
+                  const void* device, DeviceBlock* device_block, CopyKind kind, const char* call) noexcept {
+  const bool writes = kind == CopyKind::device_to_host;
+  if (device != Internals::core(stream).get() && Internals::core(stream) != nullptr)
+    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " + std::to_string(bytes) +
+                                                        " bytes is of another device than the stream"));
+  auto work = start_work(block, writes, stream, call);
+  if (!work) return tl::unexpected(std::move(work.error()));
+  if (device_block != nullptr)
+    if (auto used = work->use(*device_block, !writes); !used) return used;
+  if (const Status status = work->backend().copy(to, from, bytes, kind, work->timeline().native()); !status.ok())
+    return tl::unexpected(work->error(status, "enqueueing a copy", std::to_string(bytes) + " bytes"));
+  work->enqueued(block.capacity, writes ? StreamWork::Precision::at_once : StreamWork::Precision::coalesced);
+  return {};
+}
+
+}  // namespace
+
+void end_read(Block* block) noexcept {
+  if (block->hold.end_borrow()) [[unlikely]]
+    block->heap.load(std::memory_order_relaxed)->let_go(block);
+}
+
+void end_write(Block* block) noexcept { end_read(block); }
+
+Result<void> try_begin_read(Block* block, const char* where) noexcept { return start_borrow<false, false>(block, where); }
+Result<void> try_begin_write(Block* block, const char* where) noexcept { return start_borrow<true, false>(block, where); }
+Result<void> begin_read(Block* block, const char* where) noexcept { return start_borrow<false, true>(block, where); }
+Result<void> begin_write(Block* block, const char* where) noexcept { return start_borrow<true, true>(block, where); }
+
+Result<void> wait_for_uses(Block* block, const char* where) noexcept {
+  if (device_of(*block).lost()) return tl::unexpected(device_of(*block).lost_error(where));
+  if (const Status status = wait(block->uses, Against::everything); !status.ok())
+    return tl::unexpected(unfinished_error(*block, status, where, true));
+  return {};
+}
+
+bool has_open_uses(const Block* block) noexcept { return !query(block->uses, Against::everything).ok(); }
+
+void drop_handle(Block* block) noexcept {
+  if (block->hold.drop_handle()) block->heap.load(std::memory_order_relaxed)->let_go(block);
+}
+
+Result<void> copy_to_device(Block* block, std::size_t bytes, const StreamRef& stream, void* destination,
+                            const void* destination_device, DeviceBlock* destination_block) noexcept {
+  return copy(*block, bytes, stream, destination, block->data, destination_device, destination_block,
+              CopyKind::host_to_device, "PinnedBuffer::async_to_device");
+}
+
+Result<void> copy_from_device(Block* block, std::size_t bytes, const StreamRef& stream, const void* source,
+                              const void* source_device, DeviceBlock* source_block) noexcept {
+  return copy(*block, bytes, stream, block->data, source, source_device, source_block, CopyKind::device_to_host,
+              source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
+}
+
+void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, NativeStream), void* context) {
+  const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
+  auto work = unwrap(start_work(*block, writes, stream, "PinnedBuffer::use_on"));
+  // The work may be long: what was copied before does not wait for it.
+  if (!work.capturing()) (void)work.timeline().cover_all();
+  struct Enqueued {
+    StreamWork& work;
+    std::size_t bytes;
+    ~Enqueued() { work.enqueued(bytes, StreamWork::Precision::at_once); }
+  } const enqueued{work, block->capacity};
+  run(context, static_cast<thole::NativeStream>(work.timeline().native()));
+}
+
+Error moved_from_error(const char* where) {
+  return Error(Errc::moved_from, std::string(where) + ": the buffer has been moved from and owns nothing");
+}
+
+Error too_small_error(const char* where, std::size_t wanted, std::size_t has) {
+  return Error(Errc::too_small, std::string(where) + ": the source has " + std::to_string(wanted) +
+                                    " elements, the destination only " + std::to_string(has));
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,29 @@
+#pragma once
+
+// Device memory of a DeviceBuffer: allocated in the order of one stream, freed in stream order after all its uses.
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+
+#include "timeline.hpp"
+#include "use.hpp"
+
+namespace thole::detail {
+
+struct DeviceBlock {
+  std::shared_ptr<DeviceCore> core;
+  void* data = nullptr;          // nullptr: 0 bytes
+  Timeline* made_on = nullptr;   // nullptr: made while its stream captured, on a stream of the library's
+  std::uint64_t made_on_id = 0;
+  Uses uses;
+  std::atomic<long> references{1};  // the handle, and one per graph node
+  DeviceBlock* next = nullptr;      // in the list of those that wait to be freed
+};
+
+/// For retain_in_graph: may not call the device, so that the memory is freed by the next reclaim.
+void release_device_block_from_graph(void* block);
+/// Frees device memory that had to wait and need not any more. Called wherever blocks are reclaimed.
+void free_waiting_device_blocks() noexcept;
+
+}  // namespace thole::detail

@@ -1,0 +1,147 @@
+#include <thole/heap.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "allocate.hpp"
+#include "arena_core.hpp"
+#include "heap_core.hpp"
+#include "internals.hpp"
+#include "make_report.hpp"
+#include "reclaim.hpp"
+#include "timelines.hpp"
+#include "uses.hpp"
+
+namespace thole {
+namespace detail {
+
+class HeapHandle {
+ public:
+  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment)
+      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment)) {}
+  ~HeapHandle() { heap_->close(); }
+  HeapHandle(const HeapHandle&) = delete;
+  HeapHandle& operator=(const HeapHandle&) = delete;
+
+  const std::shared_ptr<ArenaCore>& arena() const noexcept { return arena_; }
+  HeapCore& heap() const noexcept { return *heap_; }
+
+ private:
+  const std::shared_ptr<ArenaCore> arena_;
+  HeapCore* const heap_;
+};
+
+namespace {
+
+/// What one of the heap's blocks waits for.
+struct Position {
+  Timeline* timeline;
+  std::uint64_t at;
+};
+
+std::vector<Position> open_positions(const HeapHandle& handle) {
+  std::vector<Position> positions;
+  for (const StoreSpan& span : handle.arena()->store().spans())
+    if (span.block != nullptr && span.block->heap.load(std::memory_order_relaxed) == &handle.heap())
+      for_each_open(span.block->uses, Against::everything, [&](Timeline& timeline, std::uint64_t at) {
+        positions.push_back({&timeline, at});
+        return true;
+      });
+  return positions;
+}
+
+}  // namespace
+}  // namespace detail
+
+using detail::Status;
+using detail::StatusCode;
+
+PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
+  if (!std::has_single_bit(options.alignment) || options.alignment > detail::size_class::page)
+    throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
+                                            " bytes; it must be a power of two and at most a page, " +
+                                            std::to_string(detail::size_class::page) + " bytes");
+  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::size_class::granule));
+  if (options.background_reclaim) detail::watch_for(core_->arena()->device(), core_);
+}
+
+Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+                                                const std::source_location& where) const noexcept {
+  return allocate_until(count, element_bytes, alignment, where, {}, "PinnedHeap::make_buffer");
+}
+
+Result<detail::Allocation> PinnedHeap::allocate_for(std::size_t count, std::size_t element_bytes,
+                                                    std::size_t alignment, std::chrono::nanoseconds timeout,
+                                                    const std::source_location& where) const noexcept {
+  using Clock = std::chrono::steady_clock;
+  const auto now = Clock::now();
+  const auto deadline = timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + timeout;
+  return allocate_until(count, element_bytes, alignment, where, deadline, "PinnedHeap::try_make_buffer_for");
+}
+
+Result<detail::Allocation> PinnedHeap::allocate_until(
+    std::size_t count, std::size_t element_bytes, std::size_t alignment, const std::source_location& where,
+    const std::optional<std::chrono::steady_clock::time_point>& deadline, const char* call) const noexcept {
+  if (count > std::numeric_limits<std::size_t>::max() / element_bytes)
+    return tl::unexpected(Error(Errc::too_large, std::string(call) + ": " + std::to_string(count) + " elements of " +
+                                                     std::to_string(element_bytes) +
+                                                     " bytes are more bytes than a size can say"));
+  const std::size_t bytes = count * element_bytes;
+  if (bytes == 0) return detail::Allocation{};
+  detail::HeapCore& heap = core_->heap();
+  auto block = detail::allocate_block(heap, bytes, alignment, deadline, call);
+  if (!block) return tl::unexpected(std::move(block.error()));
+  (*block)->hold.open();
+  (*block)->made_at.store(where, std::memory_order_relaxed);
+  heap.count_made(*block, bytes);
+  return detail::Allocation{*block, (*block)->data};
+}
+
+std::size_t PinnedHeap::collect() const noexcept { return detail::collect(*core_->arena()->device()); }
+
+void PinnedHeap::drain() const { detail::unwrap(try_drain()); }
+
+Result<void> PinnedHeap::try_drain() const noexcept try {
+  constexpr const char* call = "PinnedHeap::drain";
+  detail::DeviceCore& device = *core_->arena()->device();
+  if (device.lost()) return tl::unexpected(device.lost_error(call));
+  for (const auto& [timeline, at] : detail::open_positions(*core_)) {
+    const Status status = timeline->wait(at);
+    if (status.ok()) continue;
+    if (status.code == StatusCode::capture)
+      return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a stream that uses a buffer of the heap "
+                                                                       "captures a graph now"));
+    if (status.code == StatusCode::device_lost) return tl::unexpected(device.lost_error(call));
+    return tl::unexpected(device.error(status, call, "waiting for the device"));
+  }
+  detail::collect(device);
+  return {};
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));
+}
+
+HeapStats PinnedHeap::stats() const {
+  detail::HeapCore& heap = core_->heap();
+  heap.note_peak();
+  const auto figures = heap.figures();
+  HeapStats stats;
+  stats.in_use = figures.in_use;
+  stats.in_flight = figures.in_flight;
+  stats.peak = heap.peak.load(std::memory_order_relaxed);
+  stats.buffers_made = figures.made;
+  stats.freed_at_once = figures.at_once;
+  stats.deferred = figures.deferred;
+  stats.recycled = figures.recycled;
+  stats.waited = figures.waited;
+  stats.most_in_flight = heap.most_in_flight.load(std::memory_order_relaxed);
+  return stats;
+}
+
+Report PinnedHeap::report() const { return detail::make_report(core_->arena()->store(), core_->heap()); }
+
+PinnedArena PinnedHeap::arena() const { return PinnedArena(core_->arena()); }
+
+}  // namespace thole

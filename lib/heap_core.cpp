@@ -1,0 +1,289 @@
+#include "heap_core.hpp"
+
+#include <array>
+#include <new>
+
+#include "reclaim.hpp"
+#include "thread_caches.hpp"
+#include "uses.hpp"
+
+namespace thole::detail {
+
+namespace {
+
+/// To the stores that the blocks came from; all of one heap's come from one.
+void free_all(BlockList& blocks) noexcept {
+  std::array<Block*, 64> some;
+  for (;;) {
+    std::size_t count = 0;
+    while (count != some.size()) {
+      Block* const block = blocks.pop();
+      if (block == nullptr) break;
+      some[count++] = block;
+    }
+    if (count == 0) return;
+    some[0]->store->free_batch(some.data(), count);
+  }
+}
+
+}  // namespace
+
+// HeapCores that serve no heap. Never destroyed: buffers may be dropped after main.
+class HeapPool {
+ public:
+  static HeapPool& get() noexcept {
+    static auto* const made = new HeapPool;
+    return *made;
+  }
+  HeapCore* take() {
+    const std::scoped_lock lock(mutex_);
+    if (free_ != nullptr) {
+      HeapCore* const heap = free_;
+      free_ = heap->next_;
+      return heap;
+    }
+    auto* const heap = new HeapCore;
+    heap->index_ = count_++;
+    return heap;
+  }
+  void give(HeapCore* heap) noexcept {
+    const std::scoped_lock lock(mutex_);
+    heap->next_ = free_;
+    free_ = heap;
+  }
+
+ private:
+  std::mutex mutex_;
+  HeapCore* free_ = nullptr;
+  std::uint32_t count_ = 0;
+};
+
+// ---- Life
+
+HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment) {
+  HeapCore* const heap = HeapPool::get().take();
+  try {
+    arena->add(heap);
+  } catch (...) {
+    HeapPool::get().give(heap);
+    throw;
+  }
+  const std::scoped_lock lock(heap->mutex_);
+  for (Cache* cache = heap->caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
+    cache->counts.reset();
+    cache->returned.store(0, std::memory_order_relaxed);
+  }
+  heap->spare_.counts.reset();
+  heap->spare_.returned.store(0, std::memory_order_relaxed);
+  heap->peak = 0;
+  heap->most_in_flight = 0;
+  heap->in_flight_ = 0;
+  heap->arena_ = std::move(arena);
+  heap->alignment_ = alignment;
+  heap->finished_ = false;
+  heap->closed_.store(false, std::memory_order_seq_cst);
+  return heap;
+}
+
+void HeapCore::close() noexcept {
+  closed_.store(true, std::memory_order_seq_cst);
+  finish_if_all_back();
+}
+
+void HeapCore::finish_if_all_back() noexcept {
+  std::shared_ptr<ArenaCore> arena;  // outlives the lock: it may be the last reference
+  {
+    const std::scoped_lock lock(mutex_);
+    if (finished_) return;
+    std::uint64_t made = spare_.counts.made.get();
+    std::uint64_t returned = spare_.returned.load(std::memory_order_seq_cst);
+    for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
+      made += cache->counts.made.get();
+      returned += cache->returned.load(std::memory_order_seq_cst);
+    }
+    // First the count, then the caches: a block that is counted has been put.
+    BlockList blocks;
+    for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
+      cache->empty(blocks);
+    free_all(blocks);
+    if (made != returned) return;
+    finished_ = true;
+    arena = std::move(arena_);
+    arena_ = nullptr;
+  }
+  arena->remove(this);
+  HeapPool::get().give(this);
+}
+
+// ---- Caches
+
+Cache* HeapCore::this_thread_cache() noexcept {
+  Cache* const cache = ThreadCaches::find(index_);
+  return cache != nullptr ? cache : adopt_cache();
+}
+
+Cache* HeapCore::adopt_cache() noexcept {
+  if (!ThreadCaches::prepare(index_)) return nullptr;
+  const std::scoped_lock lock(mutex_);
+  Cache* cache = caches_.load(std::memory_order_relaxed);
+  while (cache != nullptr && cache->owned) cache = cache->next;
+  if (cache == nullptr) {
+    cache = new (std::nothrow) Cache;
+    if (cache == nullptr) return nullptr;
+    cache->next = caches_.load(std::memory_order_relaxed);
+    caches_.store(cache, std::memory_order_release);
+  }
+  cache->owned = true;
+  ThreadCaches::set(index_, this, cache);
+  return cache;
+}
+
+void HeapCore::leave_cache(Cache* cache) noexcept {
+  BlockList blocks;
+  cache->empty(blocks);
+  free_all(blocks);
+  const std::scoped_lock lock(mutex_);
+  cache->owned = false;
+}
+
+template <class F>
+void HeapCore::counting(F&& f) noexcept {
+  if (Cache* const cache = this_thread_cache(); cache != nullptr) {
+    f(*cache);
+  } else {
+    const std::scoped_lock lock(mutex_);
+    f(spare_);
+  }
+}
+
+void HeapCore::flush() noexcept {
+  BlockList blocks;
+  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
+    cache->empty(blocks);
+  free_all(blocks);
+}
+
+// ---- Blocks
+
+Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment) noexcept {
+  std::array<Block*, 16> blocks;
+  const std::size_t wanted = alignment > alignment_ ? 1 : size_class::batch(bytes);
+  const std::size_t got = arena_->store().allocate_batch(bytes, alignment, blocks.data(), wanted);
+  if (got == 0) return nullptr;
+  Cache* const cache = got > 1 ? this_thread_cache() : nullptr;
+  for (std::size_t i = 1; i < got; ++i)
+    if (cache == nullptr || !cache->put(blocks[i])) arena_->store().free(blocks[i]);
+  return blocks[0];
+}
+
+void HeapCore::count_made(Block* block, std::size_t asked_bytes) noexcept {
+  block->heap.store(this, std::memory_order_relaxed);
+  block->asked_bytes.store(asked_bytes, std::memory_order_relaxed);
+  counting([&](Cache& cache) {
+    cache.counts.made.add(1);
+    cache.counts.made_bytes.add(block->capacity);
+    cache.counts.made_waste.add(block->capacity - asked_bytes);
+  });
+}
+
+void HeapCore::count_waited() noexcept {
+  counting([](Cache& cache) { cache.counts.waited.add(1); });
+}
+
+void HeapCore::let_go(Block* block) noexcept {
+  std::uint64_t position = 0;
+  Timeline* const timeline = first_open(block->uses, &position);
+  counting([&](Cache& cache) {
+    cache.counts.let_go.add(1);
+    cache.counts.let_go_bytes.add(block->capacity);
+    cache.counts.let_go_waste.add(block->capacity - block->asked_bytes.load(std::memory_order_relaxed));
+    if (timeline == nullptr)
+      cache.counts.at_once.add(1);
+    else
+      cache.counts.deferred_bytes.add(block->capacity);
+  });
+  if (timeline == nullptr) return recycle(block);
+  const auto now = in_flight_.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (now > most_in_flight.load(std::memory_order_relaxed)) most_in_flight.store(now, std::memory_order_relaxed);
+  const bool orphan = closed_.load(std::memory_order_relaxed);
+  const std::weak_ptr<DeviceCore> device = orphan ? arena_->device() : nullptr;
+  ThreadCaches::set_recent(timeline);
+  block->wait_position = position;
+  timeline->push(block);
+  if (orphan) watch(device);
+}
+
+void HeapCore::came_back(Block* block) noexcept {
+  std::uint64_t position = 0;
+  if (Timeline* const timeline = first_open(block->uses, &position); timeline != nullptr) {
+    block->wait_position = position;
+    timeline->push(block);
+    return;
+  }
+  in_flight_.fetch_sub(1, std::memory_order_relaxed);
+  counting([&](Cache& cache) {
+    cache.counts.recycled.add(1);
+    cache.counts.recycled_bytes.add(block->capacity);
+  });
+  recycle(block);
+}
+
+void HeapCore::recycle(Block* block) noexcept {
+  clear(block->uses);
+  if (Cache* const cache = this_thread_cache(); cache != nullptr) {
+    if (!cache->put(block)) {
+      BlockList blocks;
+      cache->empty_class(size_class::index(block->capacity), false, blocks);
+      free_all(blocks);
+      if (!cache->put(block)) block->store->free(block);
+    }
+    cache->add_returned();
+  } else {
+    block->store->free(block);
+    const std::scoped_lock lock(mutex_);
+    spare_.add_returned();
+  }
+  if (closed_.load(std::memory_order_seq_cst)) finish_if_all_back();
+}
+
+// ---- Figures
+
+HeapFigures HeapCore::figures() const noexcept {
+  HeapFigures f;
+  std::uint64_t made_bytes = 0, let_go = 0, let_go_bytes = 0, deferred_bytes = 0, recycled_bytes = 0;
+  std::uint64_t made_waste = 0, let_go_waste = 0;
+  const auto add = [&](const Cache& cache) {
+    const Counts& c = cache.counts;
+    f.made += c.made.get();
+    f.at_once += c.at_once.get();
+    f.recycled += c.recycled.get();
+    f.waited += c.waited.get();
+    f.cached += cache.bytes();
+    let_go += c.let_go.get();
+    made_bytes += c.made_bytes.get();
+    let_go_bytes += c.let_go_bytes.get();
+    deferred_bytes += c.deferred_bytes.get();
+    recycled_bytes += c.recycled_bytes.get();
+    made_waste += c.made_waste.get();
+    let_go_waste += c.let_go_waste.get();
+  };
+  add(spare_);
+  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) add(*cache);
+  // Threads go on while this adds up: a difference may be off by what they did meanwhile, but is never shown negative.
+  const auto less = [](std::uint64_t a, std::uint64_t b) { return static_cast<std::size_t>(a > b ? a - b : 0); };
+  f.deferred = less(let_go, f.at_once);
+  f.in_use = less(made_bytes, let_go_bytes);
+  f.in_flight = less(deferred_bytes, recycled_bytes);
+  f.waste = less(made_waste, let_go_waste);
+  return f;
+}
+
+void HeapCore::note_peak() noexcept {
+  const HeapFigures now = figures();
+  const std::size_t sum = now.in_use + now.in_flight;
+  std::size_t before = peak.load(std::memory_order_relaxed);
+  while (before < sum && !peak.compare_exchange_weak(before, sum, std::memory_order_relaxed)) {
+  }
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,89 @@
+#pragma once
+
+// One heap: the caches of the threads that use it, and its life. Blocks point to their heap; so a HeapCore lives, and keeps its
+// arena, until its handle is gone and its last block is back. HeapCore objects are type-stable and used again, so that a thread
+// that is late may still look at one.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "arena_core.hpp"
+#include "cache.hpp"
+#include "timeline.hpp"
+
+namespace thole::detail {
+
+struct HeapFigures {
+  std::size_t made = 0;       // blocks, as are at_once to waited
+  std::size_t at_once = 0;
+  std::size_t deferred = 0;
+  std::size_t recycled = 0;
+  std::size_t waited = 0;
+  std::size_t in_use = 0;     // bytes, as are all below
+  std::size_t in_flight = 0;
+  std::size_t cached = 0;
+  std::size_t waste = 0;
+};
+
+struct HeapCore {
+  /// A heap on the arena. Throws std::bad_alloc.
+  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment);
+  /// The handle is gone: nothing is made any more, and what comes back goes to the store. Never throws or blocks.
+  void close() noexcept;
+
+  /// A free block from this thread's cache, or nullptr. `bytes` rounded by size_class.
+  Block* take_cached(std::size_t bytes, std::size_t alignment) noexcept {
+    Cache* const cache = this_thread_cache();
+    return cache != nullptr ? cache->take(bytes, alignment) : nullptr;
+  }
+  /// A block from the store, or nullptr; small ones in batches of which the rest goes into the cache.
+  Block* take_from_store(std::size_t bytes, std::size_t alignment) noexcept;
+  /// The block goes to the program.
+  void count_made(Block* block, std::size_t asked_bytes) noexcept;
+  void count_waited() noexcept;
+
+  /// Nobody holds the block any more: frees it, or queues it on the stream that uses it.
+  void let_go(Block* block) noexcept;
+  /// A queued block has come back from a stream: frees it, or queues it on the next stream that uses it.
+  void came_back(Block* block) noexcept;
+
+  /// Gives what the caches keep back to the store. Any thread; owners go on meanwhile.
+  void flush() noexcept;
+  HeapFigures figures() const noexcept;
+
+  ArenaCore& arena() const noexcept { return *arena_; }
+  std::size_t alignment() const noexcept { return alignment_; }
+
+  /// Bytes in use and in flight, at most, and blocks deferred at one time, at most.
+  std::atomic<std::size_t> peak{0};
+  std::atomic<std::size_t> most_in_flight{0};
+  void note_peak() noexcept;
+
+ private:
+  friend struct ThreadCaches;
+  friend class HeapPool;
+
+  Cache* this_thread_cache() noexcept;
+  Cache* adopt_cache() noexcept;
+  void leave_cache(Cache* cache) noexcept;
+  template <class F>
+  void counting(F&& f) noexcept;
+  void recycle(Block* block) noexcept;
+  void finish_if_all_back() noexcept;
+
+  std::shared_ptr<ArenaCore> arena_;
+  std::size_t alignment_ = 0;
+  std::uint32_t index_ = 0;               // in each thread's table of caches; set once
+  std::atomic<bool> closed_{true};        // seq_cst, against Cache::returned
+  std::atomic<Cache*> caches_{nullptr};   // only ever grows
+  std::atomic<std::size_t> in_flight_{0};  // blocks deferred now
+  mutable std::mutex mutex_;
+  bool finished_ = true;
+  Cache spare_;  // for threads that can have none of their own; its counts under the mutex
+  HeapCore* next_ = nullptr;
+};
+
+}  // namespace thole::detail

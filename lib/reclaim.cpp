@@ -1,0 +1,177 @@
+#include "reclaim.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "device_block.hpp"
+#include "heap_core.hpp"
+#include "stream_work.hpp"
+#include "timelines.hpp"
+
+namespace thole::detail {
+namespace {
+
+constexpr unsigned bounded_queries = 4;
+constexpr unsigned all_queries = ~0u;
+
+/// Says to others that blocks are on their way, while it lives.
+class Reclaiming {
+ public:
+  explicit Reclaiming(DeviceCore& device) noexcept : device_(device) {
+    device_.reclaiming.fetch_add(1, std::memory_order_acq_rel);
+  }
+  ~Reclaiming() { device_.reclaiming.fetch_sub(1, std::memory_order_release); }
+  Reclaiming(const Reclaiming&) = delete;
+  Reclaiming& operator=(const Reclaiming&) = delete;
+
+ private:
+  DeviceCore& device_;
+};
+
+std::size_t hand_over(BlockList& blocks) noexcept {
+  std::size_t count = 0;
+  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->came_back(block);
+  return count;
+}
+
+std::size_t let_go_of_graphs() noexcept {
+  BlockList blocks = take_graph_released();
+  std::size_t count = 0;
+  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->let_go(block);
+  return count;
+}
+
+/// The library's own thread: sleeps while nothing is watched.
+class Watcher {
+ public:
+  struct Watched {
+    std::weak_ptr<DeviceCore> device;
+    std::weak_ptr<void> heap;
+    enum class Until { drained, orphan_drained, heap_gone } until;
+  };
+
+  // Never destroyed, and its thread is never joined: what it watches may outlive main.
+  static Watcher& get() noexcept {
+    static auto* const made = new Watcher;
+    return *made;
+  }
+
+  void add(Watched watched) noexcept try {
+    const std::scoped_lock lock(mutex_);
+    const auto same = [&](const Watched& other) {
+      return other.until == watched.until && !other.device.owner_before(watched.device) &&
+             !watched.device.owner_before(other.device) && watched.until != Watched::Until::heap_gone;
+    };
+    if (std::ranges::any_of(watched_, same)) return;
+    if (!started_) {
+      std::thread([this] { run(); }).detach();
+      started_ = true;
+    }
+    watched_.push_back(std::move(watched));
+    added_.notify_one();
+  } catch (...) {
+    // No memory or no thread: the next call that collects does it.
+  }
+
+ private:
+  using Until = Watched::Until;
+  static constexpr auto shortest_pause = std::chrono::milliseconds(1);
+  static constexpr auto longest_pause = std::chrono::milliseconds(64);
+
+  [[noreturn]] void run() noexcept {
+    auto pause = shortest_pause;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (watched_.empty()) {
+        added_.wait(lock);
+        pause = shortest_pause;
+      }
+      auto round = watched_;
+      lock.unlock();
+      bool progress = false;
+      bool in_background = false;
+      for (Watched& watched : round) {
+        progress = look_at(watched) || progress;
+        in_background = in_background || watched.until == Until::heap_gone;
+      }
+      round.clear();
+      pause = progress || in_background ? shortest_pause : std::min(pause * 2, longest_pause);
+      lock.lock();
+      std::erase_if(watched_, [](const Watched& watched) { return ended(watched); });
+      if (!watched_.empty()) added_.wait_for(lock, pause);
+    }
+  }
+
+  static bool look_at(const Watched& watched) noexcept {
+    const auto device = watched.device.lock();
+    if (device == nullptr || !device->timelines->has_work()) return false;
+    if (watched.until == Until::orphan_drained &&
+        device.use_count() - 1 > device->orphan_references.load(std::memory_order_relaxed))
+      return false;  // the program still has it, and collects when it wants memory
+    return collect(*device) != 0;
+  }
+
+  static bool ended(const Watched& watched) noexcept {
+    const auto device = watched.device.lock();
+    if (device == nullptr || device->lost()) return true;
+    return watched.until == Until::heap_gone ? watched.heap.expired() : !device->timelines->has_work();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable added_;
+  std::vector<Watched> watched_;
+  bool started_ = false;
+};
+
+}  // namespace
+
+std::size_t collect(DeviceCore& device) noexcept {
+  const Reclaiming reclaiming(device);
+  let_go_of_graphs();
+  BlockList blocks;
+  device.timelines->poll(blocks, all_queries, true);
+  const std::size_t count = hand_over(blocks);
+  free_waiting_device_blocks();
+  return count;
+}
+
+std::size_t collect_some(Timeline& timeline) noexcept {
+  if (!timeline.has_work()) return 0;
+  const Reclaiming reclaiming(*timeline.device());
+  BlockList blocks;
+  timeline.poll(blocks, bounded_queries, false);
+  return hand_over(blocks);
+}
+
+std::size_t collect_any(DeviceCore& device) noexcept {
+  Timeline* const timeline = device.timelines->next_with_work();
+  return timeline != nullptr ? collect_some(*timeline) : 0;
+}
+
+std::size_t collect_stream(Timeline& timeline) noexcept {
+  const Reclaiming reclaiming(*timeline.device());
+  BlockList blocks;
+  timeline.poll(blocks, all_queries, true);
+  const std::size_t count = hand_over(blocks);
+  free_waiting_device_blocks();
+  return count;
+}
+
+void watch(const std::weak_ptr<DeviceCore>& device) noexcept {
+  Watcher::get().add({device, {}, Watcher::Watched::Until::drained});
+}
+
+void watch_orphan(const std::weak_ptr<DeviceCore>& device) noexcept {
+  Watcher::get().add({device, {}, Watcher::Watched::Until::orphan_drained});
+}
+
+void watch_for(const std::weak_ptr<DeviceCore>& device, const std::weak_ptr<void>& heap) noexcept {
+  Watcher::get().add({device, heap, Watcher::Watched::Until::heap_gone});
+}
+
+}  // namespace thole::detail

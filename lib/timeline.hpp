@@ -1,0 +1,158 @@
+#pragma once
+
+// One stream as thole sees it: positions, the events (tickets) that cover them, and the blocks that wait for them.
+//
+// Every use of memory in a stream gets the next position, taken after the work was enqueued. A ticket is an event with a
+// position of its own, taken before the event is recorded: so the event covers every position up to its own, whatever other
+// threads do meanwhile. Positions never go back, not even when the Timeline serves another stream later: what is complete
+// stays complete.
+//
+// How far a ticket may be behind (the slack): an event is recorded after `uses_per_ticket` uses or `bytes_per_ticket` bytes of
+// blocks, at once behind a device write and on a foreign stream, before and after any work that is not a copy of thole's
+// (use_on, host functions, native()), and whenever somebody needs an answer.
+//
+// The mutex of a timeline guards its lists. It is never held across a call of the backend.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend.hpp"
+#include "block.hpp"
+#include "device_core.hpp"
+
+namespace thole::detail {
+
+/// An event and what waits for it.
+struct Ticket {
+  Timeline* timeline = nullptr;
+  NativeEvent event = nullptr;
+  std::uint64_t position = 0;
+  unsigned references = 0;  // threads that wait for it and Event handles; it is not recorded again meanwhile
+  bool pending = false;
+  Ticket* before = nullptr;
+  Ticket* after = nullptr;  // also the link of the free list
+  BlockList blocks;
+};
+
+class Timeline {
+ public:
+  static constexpr std::uint64_t uses_per_ticket = 16;
+  static constexpr std::size_t bytes_per_ticket = std::size_t{1} << 20;
+
+  // ---- Making and ending (timelines.cpp)
+
+  /// Starts to serve a stream. The timeline is idle.
+  void open(std::shared_ptr<DeviceCore> device, NativeStream native, std::uint64_t id, bool foreign) noexcept;
+  /// The stream is gone: nothing is enqueued or recorded any more.
+  void close() noexcept;
+  bool is_open(std::uint64_t id) const noexcept { return id_.load(std::memory_order_acquire) == id; }
+  /// Closed, and nothing waits: may serve another stream.
+  bool idle() noexcept;
+  /// Destroys its events. The timeline is closed and idle, or its device is going away.
+  void destroy_events(Backend& backend) noexcept;
+
+  // ---- Positions
+
+  /// The position of what the caller has just enqueued.
+  std::uint64_t issue() noexcept { return issued_.fetch_add(1, std::memory_order_acq_rel) + 1; }
+  std::uint64_t issued() const noexcept { return issued_.load(std::memory_order_acquire); }
+  /// Whether the position is known to be complete. Acquire: what its event ordered before is visible.
+  bool done(std::uint64_t position) const noexcept { return completed_.load(std::memory_order_acquire) >= position; }
+
+  // ---- Events
+
+  /// An event at the end of the stream, whatever the slack. `capture`: the stream captures.
+  Status record() noexcept;
+  /// As record(), for the caller to keep: release it with release_ticket.
+  Status record_ticket(Ticket** ticket) noexcept;
+  void release_ticket(Ticket* ticket) noexcept;
+  /// A ticket for record_reserved(), made before the work is enqueued so that recording cannot fail for lack of one.
+  Status reserve(Ticket** ticket) noexcept;
+  Status record_reserved(Ticket* ticket) noexcept;
+  void give_back(Ticket* ticket) noexcept;
+  /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
+  void record_if_due(std::size_t bytes) noexcept;
+  /// Makes sure that a ticket covers the position.
+  Status cover(std::uint64_t position) noexcept;
+  /// Covers everything that was issued, if anything is not covered.
+  Status cover_all() noexcept { return cover(issued()); }
+
+  // ---- Waiting. All answer capture when the position is not covered and the stream captures.
+
+  /// ok or not_ready; never waits.
+  Status query(std::uint64_t position) noexcept;
+  /// Blocks until the position is complete.
+  Status wait(std::uint64_t position) noexcept;
+  /// The caller knows, by other means, that everything up to the position is complete.
+  void finish(std::uint64_t position) noexcept;
+  /// The stream `waiter` goes on only after this timeline's position; does not block. Both streams' backends are of a kind.
+  Status order_before(Backend& backend, NativeStream waiter, std::uint64_t position) noexcept;
+
+  // ---- Blocks that wait
+
+  /// The block waits for `wait_position`. No lock, no allocation, no call.
+  void push(Block* block) noexcept;
+  /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A thorough
+  /// poll covers what no ticket covers yet, and waits for another thread's poll; else that poll is enough.
+  void poll(BlockList& out, unsigned queries, bool thorough) noexcept;
+  /// Whether blocks or tickets wait.
+  bool has_work() const noexcept;
+
+  bool foreign() const noexcept { return foreign_; }
+  std::uint64_t id() const noexcept { return id_.load(std::memory_order_acquire); }
+  NativeStream native() const noexcept { return native_; }
+  /// The stream's number when it was open, for reports.
+  std::uint64_t last_id() const noexcept { return last_id_.load(std::memory_order_relaxed); }
+  DeviceCore* device() const noexcept { return device_.load(std::memory_order_acquire); }
+
+  Timeline* next = nullptr;  // all timelines of the process, or the idle ones (timelines.cpp)
+
+ private:
+  Status take_ticket(Ticket** ticket) noexcept;
+  Status record_into(Ticket* ticket) noexcept;
+  void insert(Ticket* ticket) noexcept;
+  Ticket* first_covering(std::uint64_t position) noexcept;
+  void unpin(Ticket* ticket) noexcept;
+  void complete(std::uint64_t position) noexcept;
+  void remove(Ticket* ticket) noexcept;
+  void retire(BlockList& out, std::shared_ptr<DeviceCore>& keep) noexcept;
+  void absorb_dropped(BlockList& out) noexcept;
+  void query_tickets(BlockList& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
+                     std::unique_lock<std::mutex>& lock) noexcept;
+  Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
+  Status not_covered() const noexcept;
+
+  // Set by open(), read by everybody who uses the stream.
+  std::atomic<DeviceCore*> device_{nullptr};
+  std::weak_ptr<DeviceCore> device_reference_;
+  NativeStream native_ = nullptr;
+  std::atomic<std::uint64_t> id_{0};  // 0: closed. Release in open(), acquire in is_open()
+  std::atomic<std::uint64_t> last_id_{0};
+  bool foreign_ = false;
+
+  // Written by who uses the stream.
+  alignas(64) std::atomic<std::uint64_t> issued_{0};
+  std::atomic<std::size_t> bytes_since_ticket_{0};
+  std::atomic<Block*> dropped_{nullptr};  // a stack; push() releases, absorb_dropped() acquires
+
+  // Written by who polls; under the mutex.
+  alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers
+  std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
+  std::atomic<bool> polling_{false};
+  std::atomic<bool> waiting_{false};                    // tickets or blocks wait, for has_work()
+  std::mutex mutex_;
+  Ticket* oldest_ = nullptr;   // pending tickets by position
+  Ticket* newest_ = nullptr;
+  Ticket* free_ = nullptr;
+  unsigned lent_ = 0;          // references of tickets
+  BlockList uncovered_;        // blocks that no pending ticket covers
+  std::uint64_t uncovered_last_ = 0;
+  std::uint64_t failed_at_ = 0;  // recorded_ when the last query said not_ready
+  std::shared_ptr<DeviceCore> keep_;  // while tickets are pending, the device lives
+};
+
+}  // namespace thole::detail

@@ -1,0 +1,115 @@
+#include "timelines.hpp"
+
+#include <algorithm>
+#include <array>
+#include <new>
+
+namespace thole::detail {
+namespace {
+
+// Timelines that serve no stream. Never destroyed: a drop after main may still look at one.
+struct IdleTimelines {
+  std::mutex mutex;
+  Timeline* first = nullptr;
+};
+
+IdleTimelines& idle_timelines() noexcept {
+  static auto* const made = new IdleTimelines;
+  return *made;
+}
+
+Timeline* take_idle() {
+  IdleTimelines& idle = idle_timelines();
+  {
+    const std::scoped_lock lock(idle.mutex);
+    if (idle.first != nullptr) {
+      Timeline* const timeline = idle.first;
+      idle.first = timeline->next;
+      return timeline;
+    }
+  }
+  return new Timeline;
+}
+
+void give_idle(Timeline* timeline) noexcept {
+  IdleTimelines& idle = idle_timelines();
+  const std::scoped_lock lock(idle.mutex);
+  timeline->next = idle.first;
+  idle.first = timeline;
+}
+
+}  // namespace
+
+Timelines::~Timelines() {
+  for (Timeline* const timeline : all_) {
+    timeline->close();
+    timeline->destroy_events(backend_);
+    if (timeline->idle()) give_idle(timeline);
+  }
+}
+
+Timeline& Timelines::of(const std::shared_ptr<DeviceCore>& device, NativeStream native, std::uint64_t id,
+                        bool foreign) {
+  const std::scoped_lock lock(mutex_);
+  if (const auto found = open_.find(id); found != open_.end()) return *found->second;
+  if (foreign)
+    for (Timeline* const other : all_)
+      if (other->foreign() && other->native() == native && other->id() != 0) {
+        open_.erase(other->id());
+        other->close();
+      }
+  recycle_idle();
+  all_.reserve(all_.size() + 1);
+  Timeline* const timeline = take_idle();
+  open_.emplace(id, timeline);
+  all_.push_back(timeline);
+  timeline->open(device, native, id, foreign);
+  return *timeline;
+}
+
+void Timelines::close(Timeline& timeline) noexcept {
+  const std::scoped_lock lock(mutex_);
+  open_.erase(timeline.id());
+  timeline.close();
+}
+
+void Timelines::recycle_idle() noexcept {
+  std::erase_if(all_, [this](Timeline* timeline) {
+    if (timeline->id() != 0 || !timeline->idle()) return false;
+    timeline->destroy_events(backend_);
+    give_idle(timeline);
+    return true;
+  });
+}
+
+void Timelines::poll(BlockList& out, unsigned queries, bool thorough) noexcept {
+  // In pieces, so that the lock is not held while a timeline asks the device. One that is recycled meanwhile has nothing to
+  // say; one that moves to an earlier place is seen by the next poll.
+  std::array<Timeline*, 64> some;
+  for (std::size_t from = 0;;) {
+    std::size_t count = 0;
+    {
+      const std::scoped_lock lock(mutex_);
+      for (; from < all_.size() && count < some.size(); ++from)
+        if (all_[from]->has_work()) some[count++] = all_[from];
+    }
+    if (count == 0) return;
+    for (std::size_t i = 0; i < count; ++i) some[i]->poll(out, queries, thorough);
+  }
+}
+
+bool Timelines::has_work() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  return std::ranges::any_of(all_, [](const Timeline* timeline) { return timeline->has_work(); });
+}
+
+Timeline* Timelines::next_with_work() noexcept {
+  const std::scoped_lock lock(mutex_);
+  for (std::size_t i = 0; i < all_.size(); ++i) {
+    Timeline* const timeline = all_[++turn_ % all_.size()];
+    if (timeline->has_work()) return timeline;
+  }
+  return nullptr;
+}
+
+}  // namespace thole::detail
