@@ -46,6 +46,19 @@ TEST_CASE("on a stepped device a copy moves its bytes in the step that completes
   CHECK(backend.run_all() == 1);
 }
 
+TEST_CASE("a pageable source is staged when the copy is enqueued") {
+  SimulatedBackend backend(stepped());
+  const Pages source(bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  source.fill(1);
+  CONTRACT_OK(backend, copy(back.data(), source.data(), bytes, CopyKind::host_to_host, stream));
+  source.fill(2);
+  CHECK(back.holds(0));
+  CHECK(backend.run_all() == 1);
+  CHECK(back.holds(1));
+}
+
 TEST_CASE("a step stops at a wait whose event is not complete") {
   SimulatedBackend backend(stepped());
   const TestStream first(backend);
@@ -252,7 +265,7 @@ TEST_CASE("two simulated devices share pinned memory, events and captures, and n
   CONTRACT_CODE(other, record_event(event, other_stream), invalid);
 }
 
-TEST_CASE("a stream's graph launches do not run beside each other") {
+TEST_CASE("two launches of one executable do not run beside each other") {
   SimulatedBackend backend(stepped());
   const TestStream first(backend);
   const TestStream second(backend);

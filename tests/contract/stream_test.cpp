@@ -51,7 +51,7 @@ CONTRACT_CASE("the default streams do work") {
   const Pinned source(backend, bytes);
   const Pinned back(backend, bytes);
   unsigned char value = 0;
-  for (const std::uintptr_t handle : {0, 1, 2}) {
+  for (const std::uintptr_t handle : {0U, 1U, 2U}) {
     const auto stream = reinterpret_cast<NativeStream>(handle);
     source.fill(++value);
     {
