@@ -144,15 +144,14 @@ void Store::free_batch(Block** blocks, std::size_t count) noexcept {
   std::for_each(blocks, blocks + count, [this](Block* block) { free_locked(block); });
 }
 
-// Regions with nothing in them, beyond options_.bytes, leave the store, as a list. Growing_ is held.
+// Regions that the store has grown by and that hold nothing leave it, as a list. growing_ is held.
 Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
   Region* list = nullptr;
   const std::lock_guard lock(mutex_);
   chunks_.lend_back();
   std::size_t left = capacity();
-  for (std::size_t i = regions_.size(); i-- > 0;) {
+  for (std::size_t i = regions_.size(); i-- > 1;) {  // but for the first, which is the arena's own
     Region* const region = regions_[i];
-    if (left - region->bytes < options_.bytes) continue;
     chunks_.remove(*region);
     if (!extents_.remove(*region)) {
       chunks_.add(*region);  // takes the records that remove() has just released
