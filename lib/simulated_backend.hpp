@@ -41,6 +41,7 @@ class SimulatedBackend final : public Backend {
 
   Status create_stream(NativeStream* stream) noexcept override;
   Status destroy_stream(NativeStream stream) noexcept override;
+  /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(NativeStream stream) noexcept override;
   Status stream_id(NativeStream stream, std::uint64_t* id) noexcept override;
   /// -1 for a stream of another simulated device.

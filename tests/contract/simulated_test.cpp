@@ -220,6 +220,19 @@ TEST_CASE("blocked callers are counted, and a step lets them go") {
   CHECK(backend.blocked_callers() == 0);
 }
 
+TEST_CASE("synchronising a stepped stream that only allocates needs no step") {
+  SimulatedBackend backend(stepped());
+  const TestStream stream(backend);
+  {
+    const OnDevice device(backend, bytes, stream);
+    CHECK(backend.pending(stream) == 1);
+    stream.synchronize();
+    CHECK(backend.pending(stream) == 0);
+  }
+  CHECK(backend.run_all() == 1);
+  CHECK(backend.device_bytes() == 0);
+}
+
 TEST_CASE("the clock adds latency and bytes over bandwidth on each stream, and a wait carries it over") {
   SimulationOptions options = stepped();
   options.latency = std::chrono::microseconds(10);
