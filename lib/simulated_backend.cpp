@@ -114,7 +114,7 @@ Status SimulatedBackend::synchronize_stream(NativeStream handle) noexcept {
     // An allocation is the driver's bookkeeping: a caller who waits for nothing else needs nobody to step it.
     const auto allocates = [](const Operation& operation) { return operation.kind == Operation::Kind::allocate; };
     if (stream->mode == Stream::Mode::stepped && std::ranges::all_of(stream->queue, allocates)) {
-      while (stream->can_go_on()) run_one(lock, stream);
+      while (stream->can_go_on() && allocates(stream->queue.front())) run_one(lock, stream);
     }
     return wait_for_stream(lock, stream, stream->enqueued) ? Status{} : refuse(Refusal::lost);
   });

@@ -71,21 +71,30 @@ CONTRACT_CASE("capture_info tells whether a stream captures and never disturbs i
 
 CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread's own capture") {
   const Pages pages(Pages::page);
+  const Pages pinned(Pages::page);
   const TestEvent event(backend);
+  void* from_driver = nullptr;
   void* data = nullptr;
+  CONTRACT_OK(backend, register_host(pinned.data(), Pages::page));
+  CONTRACT_OK(backend, allocate_host(Pages::page, &from_driver));
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
-    for (int which = 0; which < 4; ++which) {
+    for (int which = 0; which < 6; ++which) {
       CAPTURE(which);
+      if (which >= 4 && !backend.simulated()) continue;  // CUDA does not say: the simulated device takes the worst
       Capturing capturing(backend, mode);
       if (which == 0) CONTRACT_CODE(backend, query_event(event), capture);
       if (which == 1) CONTRACT_CODE(backend, register_host(pages.data(), Pages::page), capture);
       if (which == 2) CONTRACT_CODE(backend, allocate_host(Pages::page, &data), capture);
       if (which == 3) CONTRACT_CODE(backend, synchronize_event(event), capture);
+      if (which == 4) CONTRACT_CODE(backend, unregister_host(pinned.data()), capture);
+      if (which == 5) CONTRACT_CODE(backend, free_host(from_driver), capture);
       CHECK(capturing.stream.capture().state == CaptureInfo::State::invalidated);
       CHECK(!capturing.end());
     }
   }
   CHECK(data == nullptr);
+  CONTRACT_OK(backend, unregister_host(pinned.data()));
+  CONTRACT_OK(backend, free_host(from_driver));
 }
 
 CONTRACT_CASE("an unsafe call breaks another thread's capture in global mode only") {
@@ -252,6 +261,24 @@ CONTRACT_CASE("two captures cannot be merged") {
   CONTRACT_OK(backend, record_event(event, first.stream));
   CONTRACT_CODE(backend, wait_event(second.stream, event), capture);
   CHECK(!second.end());
+}
+
+CONTRACT_CASE("a capture in global or thread-local mode is not ended by another thread") {
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
+    Capturing capturing(backend, mode);
+    NativeGraph graph = nullptr;
+    CHECK(elsewhere([&] { return backend.end_capture(capturing.stream, &graph); }).code == StatusCode::capture);
+    CHECK(graph == nullptr);
+  }
+}
+
+CONTRACT_CASE("a capture in relaxed mode may be ended by another thread") {
+  const TestStream stream(backend);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  NativeGraph graph = nullptr;
+  CHECK(elsewhere([&] { return backend.end_capture(stream, &graph); }).code == StatusCode::ok);
+  REQUIRE(graph != nullptr);
+  CONTRACT_OK(backend, destroy_graph(graph));
 }
 
 CONTRACT_CASE("the legacy default stream cannot capture") {
