@@ -86,16 +86,21 @@ Result<Block*> allocate_slowly(HeapCore& heap, std::size_t asked, std::size_t by
                                                             std::to_string(alignment) + " bytes; at most a page, " +
                                                             std::to_string(size_class::page) + " bytes"));
   // Where this thread left its last block is where one is most likely finished; else any stream, in turn.
-  Timeline* const recent = ThreadCaches::recent();
-  if (recent != nullptr ? collect_some(*recent) : collect_any(device); Block* const block = heap.take_cached(bytes, alignment))
-    return block;
-  Block* block = heap.take_from_store(bytes, alignment);
+  if (Timeline* const recent = ThreadCaches::recent(); recent != nullptr)
+    collect_some(*recent);
+  else
+    collect_any(device);
+  Block* block = heap.take_cached(bytes, alignment);
+  if (block == nullptr) block = heap.take_from_store(bytes, alignment);
   if (block == nullptr) block = take_from_anywhere(heap, bytes, alignment);
   std::optional<Error> no_growth;
   if (block == nullptr) block = take_by_growing(heap, bytes, alignment, no_growth);
   if (block == nullptr) block = take_from_anywhere(heap, bytes, alignment);
   if (block == nullptr && deadline) block = wait_for_memory(heap, bytes, alignment, deadline);
-  if (block != nullptr) return block;
+  if (block != nullptr) {
+    heap.note_peak(block->capacity);
+    return block;
+  }
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   return tl::unexpected(exhausted_error(heap, asked, no_growth, deadline.has_value(), call));
 }

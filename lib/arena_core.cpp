@@ -12,7 +12,7 @@ void ArenaCore::add(HeapCore* heap) {
 void ArenaCore::remove(HeapCore* heap) noexcept {
   const std::scoped_lock lock(mutex_);
   std::erase(heaps_, heap);
-  made_by_ended_heaps_ += heap->figures().made;
+  made_by_ended_heaps_ += heap->figures(false).made;
 }
 
 void ArenaCore::flush() noexcept {

@@ -97,6 +97,13 @@ void end_read(Block* block) noexcept {
 
 void end_write(Block* block) noexcept { end_read(block); }
 
+bool begin_read_at_once(Block* block) noexcept {
+  return !any_open(block->uses, Against::writes) && block->hold.begin_read();
+}
+bool begin_write_at_once(Block* block) noexcept {
+  return !any_open(block->uses, Against::everything) && block->hold.begin_write();
+}
+
 Result<void> try_begin_read(Block* block, const char* where) noexcept { return start_borrow<false, false>(block, where); }
 Result<void> try_begin_write(Block* block, const char* where) noexcept { return start_borrow<true, false>(block, where); }
 Result<void> begin_read(Block* block, const char* where) noexcept { return start_borrow<false, true>(block, where); }

@@ -45,14 +45,14 @@ struct DeviceCore {
 
   /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and release:
   /// who sees it at 0 finds them.
-  std::atomic<int> reclaiming{0};
+  alignas(64) std::atomic<int> reclaiming{0};
   /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
   std::atomic<long> orphan_references{0};
 
  private:
   void note_lost(Status status) noexcept;
 
-  std::atomic<bool> lost_{false};
+  alignas(64) std::atomic<bool> lost_{false};  // alone in its line: every call looks at it
   std::mutex mutex_;
   std::optional<Status> lost_status_;
   std::optional<Error> kept_;

@@ -77,7 +77,7 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
   heap->spare_.returned.store(0, std::memory_order_relaxed);
   heap->peak = 0;
   heap->most_in_flight = 0;
-  heap->in_flight_ = 0;
+  heap->in_flight = 0;
   heap->arena_ = std::move(arena);
   heap->alignment_ = alignment;
   heap->finished_ = false;
@@ -203,7 +203,7 @@ void HeapCore::let_go(Block* block) noexcept {
       cache.counts.deferred_bytes.add(block->capacity);
   });
   if (timeline == nullptr) return recycle(block);
-  const auto now = in_flight_.fetch_add(1, std::memory_order_relaxed) + 1;
+  const auto now = in_flight.fetch_add(1, std::memory_order_relaxed) + 1;
   if (now > most_in_flight.load(std::memory_order_relaxed)) most_in_flight.store(now, std::memory_order_relaxed);
   const bool orphan = closed_.load(std::memory_order_relaxed);
   const std::weak_ptr<DeviceCore> device = orphan ? arena_->device() : nullptr;
@@ -220,7 +220,7 @@ void HeapCore::came_back(Block* block) noexcept {
     timeline->push(block);
     return;
   }
-  in_flight_.fetch_sub(1, std::memory_order_relaxed);
+  in_flight.fetch_sub(1, std::memory_order_relaxed);
   counting([&](Cache& cache) {
     cache.counts.recycled.add(1);
     cache.counts.recycled_bytes.add(block->capacity);
@@ -248,7 +248,7 @@ void HeapCore::recycle(Block* block) noexcept {
 
 // ---- Figures
 
-HeapFigures HeapCore::figures() const noexcept {
+HeapFigures HeapCore::figures(bool with_cached) const noexcept {
   HeapFigures f;
   std::uint64_t made_bytes = 0, let_go = 0, let_go_bytes = 0, deferred_bytes = 0, recycled_bytes = 0;
   std::uint64_t made_waste = 0, let_go_waste = 0;
@@ -258,7 +258,7 @@ HeapFigures HeapCore::figures() const noexcept {
     f.at_once += c.at_once.get();
     f.recycled += c.recycled.get();
     f.waited += c.waited.get();
-    f.cached += cache.bytes();
+    if (with_cached) f.cached += cache.bytes();
     let_go += c.let_go.get();
     made_bytes += c.made_bytes.get();
     let_go_bytes += c.let_go_bytes.get();
@@ -278,9 +278,9 @@ HeapFigures HeapCore::figures() const noexcept {
   return f;
 }
 
-void HeapCore::note_peak() noexcept {
-  const HeapFigures now = figures();
-  const std::size_t sum = now.in_use + now.in_flight;
+void HeapCore::note_peak(std::size_t more) noexcept {
+  const HeapFigures now = figures(false);
+  const std::size_t sum = now.in_use + now.in_flight + more;
   std::size_t before = peak.load(std::memory_order_relaxed);
   while (before < sum && !peak.compare_exchange_weak(before, sum, std::memory_order_relaxed)) {
   }

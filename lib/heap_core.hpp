@@ -52,15 +52,17 @@ struct HeapCore {
 
   /// Gives what the caches keep back to the store. Any thread; owners go on meanwhile.
   void flush() noexcept;
-  HeapFigures figures() const noexcept;
+  HeapFigures figures(bool with_cached = true) const noexcept;
 
   ArenaCore& arena() const noexcept { return *arena_; }
   std::size_t alignment() const noexcept { return alignment_; }
 
-  /// Bytes in use and in flight, at most, and blocks deferred at one time, at most.
-  std::atomic<std::size_t> peak{0};
+  /// Notes how much is in use and in flight now; `more`: bytes that are about to be.
+  void note_peak(std::size_t more = 0) noexcept;
+  /// Bytes in use and in flight, at most, and blocks deferred at one time, at most. In lines that no hot path reads.
+  alignas(64) std::atomic<std::size_t> peak{0};
   std::atomic<std::size_t> most_in_flight{0};
-  void note_peak() noexcept;
+  std::atomic<std::size_t> in_flight{0};  ///< blocks deferred now
 
  private:
   friend struct ThreadCaches;
@@ -74,13 +76,12 @@ struct HeapCore {
   void recycle(Block* block) noexcept;
   void finish_if_all_back() noexcept;
 
-  std::shared_ptr<ArenaCore> arena_;
+  alignas(64) std::shared_ptr<ArenaCore> arena_;
   std::size_t alignment_ = 0;
   std::uint32_t index_ = 0;               // in each thread's table of caches; set once
   std::atomic<bool> closed_{true};        // seq_cst, against Cache::returned
   std::atomic<Cache*> caches_{nullptr};   // only ever grows
-  std::atomic<std::size_t> in_flight_{0};  // blocks deferred now
-  mutable std::mutex mutex_;
+  alignas(64) mutable std::mutex mutex_;
   bool finished_ = true;
   Cache spare_;  // for threads that can have none of their own; its counts under the mutex
   HeapCore* next_ = nullptr;

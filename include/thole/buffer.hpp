@@ -34,6 +34,8 @@ THOLE_EXPORT void use_on(Block* block, const StreamRef& stream, Access access,
                          void (*run)(void* context, NativeStream stream), void* context);
 
 // The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
+THOLE_EXPORT bool begin_read_at_once(Block* block) noexcept;   // false: something is in the way; the others say what
+THOLE_EXPORT bool begin_write_at_once(Block* block) noexcept;
 THOLE_EXPORT Result<void> try_begin_read(Block* block, const char* where) noexcept;
 THOLE_EXPORT Result<void> try_begin_write(Block* block, const char* where) noexcept;
 THOLE_EXPORT Result<void> begin_read(Block* block, const char* where) noexcept;   // waits for device writes
@@ -102,14 +104,16 @@ class PinnedBuffer {
   /// write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
     check("PinnedBuffer::borrow");
-    if (block_ != nullptr) detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
+    if (block_ != nullptr && !detail::begin_read_at_once(block_))
+      detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
     return Borrow<T>(block_, span());
   }
   /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and `borrowed`
   /// while any borrow lives.
   BorrowMut<T> borrow_mut() {
     check("PinnedBuffer::borrow_mut");
-    if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
+    if (block_ != nullptr && !detail::begin_write_at_once(block_))
+      detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
     return BorrowMut<T>(block_, span());
   }
   /// As `borrow()`, but never waits: `Errc::in_flight` where `borrow()` would.
