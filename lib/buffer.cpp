@@ -122,15 +122,16 @@ void drop_handle(Block* block) noexcept {
   if (block->hold.drop_handle()) block->heap.load(std::memory_order_relaxed)->let_go(block);
 }
 
-Result<void> copy_to_device(Block* block, std::size_t bytes, const StreamRef& stream, void* destination,
-                            const void* destination_device, DeviceBlock* destination_block) noexcept {
-  return copy(*block, bytes, stream, destination, block->data, destination_device, destination_block,
+Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+                            void* destination, const void* destination_device, DeviceBlock* destination_block) noexcept {
+  return copy(*block, bytes, stream, destination, block->data + offset, destination_device, destination_block,
               CopyKind::host_to_device, "PinnedBuffer::async_to_device");
 }
 
-Result<void> copy_from_device(Block* block, std::size_t bytes, const StreamRef& stream, const void* source,
-                              const void* source_device, DeviceBlock* source_block) noexcept {
-  return copy(*block, bytes, stream, block->data, source, source_device, source_block, CopyKind::device_to_host,
+Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+                              const void* source, const void* source_device, DeviceBlock* source_block) noexcept {
+  return copy(*block, bytes, stream, block->data + offset, source, source_device, source_block,
+              CopyKind::device_to_host,
               source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
 }
 
@@ -149,6 +150,11 @@ void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(vo
 
 Error moved_from_error(const char* where) {
   return Error(Errc::moved_from, std::string(where) + ": the buffer has been moved from and owns nothing");
+}
+
+Error outside_error(const char* where, std::size_t offset, std::size_t count, std::size_t size) {
+  return Error(Errc::invalid_argument, std::string(where) + ": " + std::to_string(count) + " elements from element " +
+                                           std::to_string(offset) + " on, of a buffer of " + std::to_string(size));
 }
 
 Error too_small_error(const char* where, std::size_t wanted, std::size_t has) {

@@ -43,13 +43,15 @@ THOLE_EXPORT Result<void> begin_write(Block* block, const char* where) noexcept;
 THOLE_EXPORT Result<void> wait_for_uses(Block* block, const char* where) noexcept;
 THOLE_EXPORT bool has_open_uses(const Block* block) noexcept;
 THOLE_EXPORT void drop_handle(Block* block) noexcept;
-THOLE_EXPORT Result<void> copy_to_device(Block* block, std::size_t bytes, const StreamRef& stream, void* destination,
-                                         const void* destination_device, DeviceBlock* destination_block) noexcept;
-THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t bytes, const StreamRef& stream,
-                                           const void* source, const void* source_device,
+THOLE_EXPORT Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+                                         void* destination, const void* destination_device,
+                                         DeviceBlock* destination_block) noexcept;
+THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes,
+                                           const StreamRef& stream, const void* source, const void* source_device,
                                            DeviceBlock* source_block) noexcept;
 THOLE_EXPORT Error moved_from_error(const char* where);
 THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
+THOLE_EXPORT Error outside_error(const char* where, std::size_t offset, std::size_t count, std::size_t size);
 
 }  // namespace detail
 
@@ -150,7 +152,7 @@ class PinnedBuffer {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
     auto made = DeviceBuffer<T>::try_make(stream, size_);
     if (made && block_ != nullptr)
-      if (auto copied = detail::copy_to_device(block_, size_bytes(), stream, made->span().native(), made->span().device(),
+      if (auto copied = detail::copy_to_device(block_, 0, size_bytes(), stream, made->span().native(), made->span().device(),
                                                made->block_);
           !copied)
         return tl::unexpected(std::move(copied.error()));
@@ -161,23 +163,38 @@ class PinnedBuffer {
     detail::unwrap(try_async_to_device(stream, destination));
   }
   Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
-    if (destination.size() < size_)
-      return tl::unexpected(detail::too_small_error("PinnedBuffer::async_to_device", size_, destination.size()));
-    if (block_ == nullptr) return {};
-    return detail::copy_to_device(block_, size_bytes(), stream, destination.native(), destination.device(), nullptr);
+    return try_async_to_device(stream, destination, 0, size_);
   }
-  /// Fills the front of this buffer from `source` (all of it); returns at once. Throws `Error`: `too_small` when the source
-  /// has more elements than this buffer, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
-  void async_from_device(const StreamRef& stream, DeviceSpan<const T> source) {
-    detail::unwrap(try_async_from_device(stream, source));
+  /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the buffer
+  /// ends before them. The whole buffer counts as in use.
+  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset, std::size_t count) const {
+    detail::unwrap(try_async_to_device(stream, destination, offset, count));
   }
-  Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source) noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_from_device"));
-    if (size_ < source.size())
-      return tl::unexpected(detail::too_small_error("PinnedBuffer::async_from_device", source.size(), size_));
+  Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
+                                   std::size_t count) const noexcept {
+    constexpr const char* where = "PinnedBuffer::async_to_device";
+    if (!valid_) return tl::unexpected(detail::moved_from_error(where));
+    if (offset > size_ || count > size_ - offset)
+      return tl::unexpected(detail::outside_error(where, offset, count, size_));
+    if (destination.size() < count) return tl::unexpected(detail::too_small_error(where, count, destination.size()));
+    if (count == 0) return {};
+    return detail::copy_to_device(block_, offset * sizeof(T), count * sizeof(T), stream, destination.native(),
+                                  destination.device(), nullptr);
+  }
+  /// Fills this buffer from `offset` on with `source` (all of it); returns at once. Throws `Error`: `too_small` when the buffer
+  /// ends before the source does, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
+  void async_from_device(const StreamRef& stream, DeviceSpan<const T> source, std::size_t offset = 0) {
+    detail::unwrap(try_async_from_device(stream, source, offset));
+  }
+  Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
+                                     std::size_t offset = 0) noexcept {
+    constexpr const char* where = "PinnedBuffer::async_from_device";
+    if (!valid_) return tl::unexpected(detail::moved_from_error(where));
+    if (offset > size_ || source.size() > size_ - offset)
+      return tl::unexpected(detail::too_small_error(where, source.size(), offset > size_ ? 0 : size_ - offset));
     if (source.size() == 0) return {};
-    return detail::copy_from_device(block_, source.size_bytes(), stream, source.native(), source.device(), nullptr);
+    return detail::copy_from_device(block_, offset * sizeof(T), source.size_bytes(), stream, source.native(),
+                                    source.device(), nullptr);
   }
 
   /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the buffer, and
