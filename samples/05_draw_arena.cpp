@@ -34,7 +34,7 @@ void run_and_draw(std::ostream& out) {
 
   std::vector<thole::PinnedBuffer<unsigned char>> held;
   std::vector<thole::DeviceBuffer<unsigned char>> on_device;
-  for (const int step : ranges::views::iota(0, 48)) {
+  for (const int step : ranges::views::iota(0, 128)) {
     const std::size_t kib = std::size_t{16} << (step % 8);  // 16 KiB to 2 MiB
     auto buffer = heap.make_buffer<unsigned char>(kib << 10, static_cast<unsigned char>(step));
     if (step % 3 == 0) on_device.push_back(buffer.async_to_device(slow));

@@ -17,6 +17,16 @@ std::string grouped(std::uint64_t number) {
   return text;
 }
 
+std::string counted(std::uint64_t number, const char* what) {
+  return fmt::format("{} {}{}", grouped(number), what, number == 1 ? "" : "s");
+}
+
+std::string speed(const Pass& pass) {
+  if (pass.bytes == 0) return "-";
+  const double value = pass.gigabytes_per_second();
+  return value < 0.1 ? fmt::format("{:.1g}", value) : fmt::format("{:.2f}", value);
+}
+
 double ratio(const Pass& ours, const Pass& other) {
   return other.gigabytes_per_second() > 0 ? ours.gigabytes_per_second() / other.gigabytes_per_second() : 0;
 }
@@ -37,18 +47,18 @@ std::string as_table(const Summary& s) {
   const auto row = [&text](const char* name, const std::string& value) {
     fmt::format_to(std::back_inserter(text), "  {:<20}{}\n", name, value);
   };
-  row("device", fmt::format("{} ({})", s.device, s.backend));
-  row("bytes", fmt::format("{}, in {} chunks of {}, {} at a time", grouped(s.pass.bytes), grouped(s.pass.chunks),
+  row("device", s.device == s.backend ? s.device : fmt::format("{} ({})", s.device, s.backend));
+  row("bytes", fmt::format("{}, in {} of {}, {} at a time", grouped(s.pass.bytes), counted(s.pass.chunks, "chunk"),
                            human_bytes(s.shape.chunk), s.shape.window));
   row("xxh128", s.pass.checksum_back);
   row("histogram", s.histogram);
-  row("GB/s", s.pass.bytes == 0 ? "-" : fmt::format("{:.2f}", s.pass.gigabytes_per_second()));
+  row("GB/s", speed(s.pass));
   row("copies", grouped(s.pass.copies));
   row("arena", fmt::format("{}, pinned once in {:.1f} ms", human_bytes(s.pinned_bytes), s.pinning_seconds * 1e3));
   row("peak pinned bytes", fmt::format("{} in buffers", grouped(s.heap.peak)));
   row("buffers made", grouped(s.heap.buffers_made));
   row("frees deferred", grouped(s.heap.deferred));
-  row("most in flight", fmt::format("{} dropped buffers", grouped(s.heap.most_in_flight)));
+  row("most in flight", counted(s.heap.most_in_flight, "dropped buffer"));
 
   text += '\n';
   if (s.ways.empty()) {
@@ -62,8 +72,8 @@ std::string as_table(const Summary& s) {
                   ours.bytes == s.pass.bytes ? "all bytes" : fmt::format("the first {}", human_bytes(ours.bytes))),
       "GB/s");
   for (const auto& [name, pass] : s.ways)
-    fmt::format_to(std::back_inserter(text), "  {:<44}{:>6.2f}   {}\n", name, pass.gigabytes_per_second(),
-                   &pass == &ours ? "" : fmt::format("{:.2f} x as fast", ratio(ours, pass)));
+    fmt::format_to(std::back_inserter(text), "  {:<44}{:>6}{}\n", name, speed(pass),
+                   &pass == &ours ? "" : fmt::format("   {:.2f} x as fast", ratio(ours, pass)));
   return text;
 }
 
