@@ -1,6 +1,7 @@
 #include "chunks.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <new>
 
 #include <thole/config.hpp>

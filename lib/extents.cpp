@@ -1,6 +1,7 @@
 #include "extents.hpp"
 
 #include <bit>
+#include <cstdint>
 
 #include "block_pool.hpp"
 #include "region.hpp"

@@ -3,6 +3,7 @@
 // What the system lets this process have: asked before memory is touched, so that the OOM killer is not met.
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace thole::detail {

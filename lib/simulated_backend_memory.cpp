@@ -1,5 +1,6 @@
 // The seam's calls on memory: pinning, device memory in stream order, copies.
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <thread>

@@ -86,8 +86,8 @@ TEST_CASE("a few small blocks left behind keep only their own chunk from the lar
 TEST_CASE("mimalloc touches nothing of a chunk that it has lent back but its own bytes") {
   // The memory of an idle chunk is made inaccessible while mimalloc works elsewhere: a touch would end this program.
   const Machine machine;
-  const OpenStore busy(machine, 128 * MiB);
-  const OpenStore store(machine, 128 * MiB);
+  const OpenStore busy(machine, 256 * MiB);
+  const OpenStore store(machine, 256 * MiB);
   for (int round = 0; round < 3; ++round) {
     Blocks blocks;
     for (const std::size_t bytes : {std::size_t{64}, std::size_t{1000}, 5 * KiB, 32 * KiB})
@@ -96,7 +96,7 @@ TEST_CASE("mimalloc touches nothing of a chunk that it has lent back but its own
     std::thread([&] { free_all(*store, blocks); }).join();
     Block* const all = store->allocate(store->stats().largest_free, 4096);
     REQUIRE(all != nullptr);
-    CHECK(all->capacity > 126 * MiB);
+    CHECK(all->capacity > 254 * MiB);
     std::memset(all->data, 0xa5, all->capacity);
     REQUIRE(mprotect(all->data, all->capacity, PROT_NONE) == 0);
     for (int i = 0; i < 3; ++i)
@@ -116,7 +116,7 @@ TEST_CASE("an address range that mimalloc knows is used again by the next arena"
   const Machine machine;
   std::set<const std::byte*> places;
   for (int i = 0; i < 200; ++i) {  // three times as many as mimalloc 2.0.9 has slots
-    const OpenStore store(machine, (128 + static_cast<std::size_t>(i) % 2 * 32) * MiB);
+    const OpenStore store(machine, (256 + static_cast<std::size_t>(i) % 2 * 32) * MiB);
     Block* const block = store->allocate(100, 64);
     REQUIRE(block != nullptr);
     CHECK(block->from_mimalloc);
@@ -130,13 +130,13 @@ TEST_CASE("an address range that mimalloc knows is used again by the next arena"
 
 TEST_CASE("blocks that one thread takes and another frees serve a third, while the first rests") {
   const Machine machine;
-  const OpenStore store(machine, 128 * MiB);
+  const OpenStore store(machine, 256 * MiB);
   for (const std::size_t bytes : {std::size_t{64}, std::size_t{4096}, 32 * KiB}) {
     CAPTURE(bytes);
     Blocks blocks;
     std::thread([&] { blocks = fill(*store, bytes); }).join();
     const std::size_t all = blocks.size();
-    CHECK(all * bytes > 128 * MiB / 100 * 95);
+    CHECK(all * bytes > 256 * MiB / 100 * 95);
     free_all(*store, blocks);
     std::thread([&] { blocks = fill(*store, bytes); }).join();
     CHECK(blocks.size() >= all / 1000 * 999);
@@ -147,7 +147,7 @@ TEST_CASE("blocks that one thread takes and another frees serve a third, while t
 
 TEST_CASE("10,000 short-lived threads leave the capacity as it was at the start") {
   const Machine machine;
-  const OpenStore store(machine, 128 * MiB);
+  const OpenStore store(machine, 256 * MiB);
   Blocks blocks = fill(*store, 4096);
   const std::size_t at_start = blocks.size();
   free_all(*store, blocks);

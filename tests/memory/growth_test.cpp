@@ -1,6 +1,7 @@
 // Growing, letting go, and the figures.
 
 #include <atomic>
+#include <cstdint>
 #include <random>
 #include <thread>
 

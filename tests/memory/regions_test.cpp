@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <cstdint>
 #include <string>
 
 #include <thole/config.hpp>
@@ -27,11 +28,11 @@ bool says(const Error& error, const std::string& text) {
 
 TEST_CASE("a region starts where the profile wants it and is exactly as large as asked, in whole pages") {
   const Machine machine;
-  for (const std::size_t bytes : {std::size_t{1}, std::size_t{4097}, 3 * MiB + 17, 130 * MiB + 1}) {
+  for (const std::size_t bytes : {std::size_t{1}, std::size_t{4097}, 3 * MiB + 17, 260 * MiB + 1}) {
     auto region = pin_region(machine.device, (bytes + 4095) / 4096 * 4096, PinMethod::register_pages, -1);
     REQUIRE(region);
     CHECK(machine.controls.pinned_bytes() == (bytes + 4095) / 4096 * 4096);
-    if (bytes > 128 * MiB)
+    if (bytes > 256 * MiB)
       CHECK(reinterpret_cast<std::uintptr_t>((*region)->data) % config::region_alignment == 0);
     unpin_region(*region);
     CHECK(machine.controls.pinned_bytes() == 0);
