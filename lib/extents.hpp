@@ -25,8 +25,8 @@ class Extents {
   /// From here on sizes are rounded to pages; below, where a page would waste too much, to the granule.
   static constexpr std::size_t whole_pages_from = 32768;
 
-  /// Which end of a free extent is used: blocks go to the high end, mimalloc's chunks to the low end, so that chunks,
-  /// which come seldom and stay long, do not cut the space of large blocks in two.
+  /// Which end of a free extent is used: large blocks go to the high end, small ones and mimalloc's chunks, which come
+  /// seldom and stay long, to the low end, so that they do not cut the space of large blocks in two.
   enum class End { low, high };
 
   static constexpr std::size_t rounded(std::size_t bytes) noexcept {

@@ -31,7 +31,7 @@ constexpr std::size_t page = 4096;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 constexpr std::size_t touched_by_one = std::size_t{32} << 20;  // below, starting a thread costs more than it saves
 constexpr std::size_t chunk_unit = config::smallest_region;
-constexpr std::size_t least_with_chunks = 4 * chunk_unit;
+constexpr std::size_t least_with_chunks = 8 * chunk_unit;
 constexpr unsigned most_touchers = 8;                         // beyond, the kernel's own locks are the limit
 
 #ifndef MADV_POPULATE_WRITE
@@ -71,12 +71,12 @@ Region* unpark(std::size_t bytes) noexcept {
   return region;
 }
 
-// 2.x: an eighth of the region, or the 32 MiB that mimalloc wants at least, so that the first small block does not take much from
-// the large ones. 3.x keeps data of its own at the start of each chunk for ever, so a region has one, at its start, where it cuts
-// nothing in two. Regions below 128 MiB have none: extents serve all sizes.
+// A chunk that holds one small block is closed to large ones, so chunks are a small part of a region, but not so many that an
+// arena of small blocks uses up mimalloc's slots. 3.x keeps data of its own at the start of each chunk for ever, so there a region
+// has one, at its start, where it cuts nothing in two. Regions below 256 MiB have none: extents serve all sizes, as fast.
 void plan_chunks(Region& region) noexcept {
   if (region.bytes < least_with_chunks) return;
-  const std::size_t share = region.bytes / (config::arena_data_in_region ? 4 : 8);
+  const std::size_t share = region.bytes / (config::arena_data_in_region ? 8 : 32);
   region.chunk_bytes = std::max(share / chunk_unit, std::size_t{1}) * chunk_unit;
   region.chunk_slots = config::arena_data_in_region ? 1 : std::min(region.bytes / region.chunk_bytes, Region::most_chunks);
 }

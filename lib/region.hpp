@@ -40,7 +40,7 @@ struct Chunk {
 };
 
 struct Region {
-  static constexpr std::size_t most_chunks = 16;
+  static constexpr std::size_t most_chunks = 64;
 
   std::byte* data = nullptr;
   std::size_t bytes = 0;        ///< pinned, whole pages
