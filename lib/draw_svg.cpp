@@ -85,12 +85,13 @@ void draw_svg(const std::vector<StoreSpan>& spans, std::ostream& out) {
                span, styles[state].name);
     at[span.region] += size;
   }
-  double x = 0;
+  constexpr std::size_t columns = 3;
   for (std::size_t i = 0; i < styles.size(); ++i) {
-    out << "<rect x=\"" << x << "\" y=\"8\" width=\"12\" height=\"12\" fill=\"" << styles[i].color << "\"/><text x=\""
-        << x + 16 << "\" y=\"19\">" << styles[i].name << ' '
+    const double x = static_cast<double>(i % columns) * width / columns;
+    const double y = 4 + static_cast<double>(i / columns) * row_height;
+    out << "<rect x=\"" << x << "\" y=\"" << y << "\" width=\"12\" height=\"12\" fill=\"" << styles[i].color
+        << "\"/><text x=\"" << x + 16 << "\" y=\"" << y + 11 << "\">" << styles[i].name << ' '
         << static_cast<long>(bytes[i] / 1024) << " KiB</text>\n";
-    x += width / static_cast<double>(styles.size());
   }
   out << "</svg>\n";
 }

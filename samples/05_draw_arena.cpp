@@ -39,7 +39,7 @@ void run_and_draw(std::ostream& out) {
     auto buffer = heap.make_buffer<unsigned char>(kib << 10, static_cast<unsigned char>(step));
     if (step % 3 == 0) on_device.push_back(buffer.async_to_device(slow));
     if (step % 3 == 1) on_device.push_back(buffer.async_to_device(quick));
-    if (step % 4 == 0) held.push_back(std::move(buffer));
+    if (step % 5 == 0) held.push_back(std::move(buffer));
   }
   quick.synchronize();
   heap.collect();
