@@ -18,7 +18,8 @@ class Chunks {
  public:
   explicit Chunks(Extents& extents) noexcept : extents_(extents) {}
 
-  /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: no memory for a record.
+  /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: no memory for a
+  /// record.
   bool add(Region& region) noexcept;
   /// Undoes add() for a region without a block in it.
   void remove(Region& region) noexcept;

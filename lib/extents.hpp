@@ -1,12 +1,12 @@
 #pragma once
 
 // The page-granular half of a store: which stretches of the pinned regions are free. Best fit over segregated lists of
-// free extents (16 lists for each power of two), neighbours joined at once. All records lie outside the pinned memory, so a
-// region can be handed out to its last byte and nothing here is ever overwritten by a copy. The caller holds the store's
-// lock.
+// free extents (16 lists for each power of two), neighbours joined at once. All records lie outside the pinned memory,
+// so a region can be handed out to its last byte and nothing here is ever overwritten by a copy. The caller holds the
+// store's lock.
 //
-// Why not one tree: the lists are found by two bit scans, and a list's sizes differ by at most a sixteenth, so the best fit
-// of the few that are looked at is as good as the best of all (tests/memory/fragmentation.cpp).
+// Why not one tree: the lists are found by two bit scans, and a list's sizes differ by at most a sixteenth, so the best
+// fit of the few that are looked at is as good as the best of all (tests/memory/fragmentation.cpp).
 
 #include <array>
 #include <cstddef>

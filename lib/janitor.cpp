@@ -1,6 +1,6 @@
-// The thread that unpins what nobody uses any more: cudaHostUnregister waits for running kernels, and letting go of an arena
-// must not. It starts with the first region that it gets, and rests for ever after: it is never joined, and what it uses is
-// never destroyed, so that arenas may end in static destructors and after main.
+// The thread that unpins what nobody uses any more: cudaHostUnregister waits for running kernels, and letting go of an
+// arena must not. It starts with the first region that it gets, and rests for ever after: it is never joined, and what
+// it uses is never destroyed, so that arenas may end in static destructors and after main.
 
 #include <condition_variable>
 #include <mutex>

@@ -65,7 +65,7 @@ void look_at_cgroups(MemoryRoom& room) {
     if (!two && controllers != "memory") continue;
     const fs::path root = two ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
     // Inside a container the path may be the host's, and absent here; then the root is the container's own group.
-    for (fs::path path = line.substr(second + 1); ; path = path.parent_path()) {
+    for (fs::path path = line.substr(second + 1);; path = path.parent_path()) {
       const fs::path group = root / path.relative_path();
       if (two)
         look_at_group(room, group, "memory.max", "memory.current", "inactive_file");

@@ -1,14 +1,15 @@
 // The only file that knows mimalloc.
 //
-// The library is loaded with dlopen and local scope, so that Debian's, which defines malloc and free, does not become the
-// program's allocator. A static mimalloc (the Meson subproject, built without its malloc override) is called directly.
+// The library is loaded with dlopen and local scope, so that Debian's, which defines malloc and free, does not become
+// the program's allocator. A static mimalloc (the Meson subproject, built without its malloc override) is called
+// directly.
 //
-// One heap serves a chunk, made by a thread that then rests for ever, and all calls on it come one at a time from whoever has the
-// store's lock. That is beyond 2.x's contract, in which a heap is its thread's; but a heap's state is only what its owner's record
-// holds, the owner never touches it again, and frees from other threads take mimalloc's cross-thread path, which the next
-// allocation collects. What it buys: no thread that exits or rests ever keeps memory from another (the heap per thread of the
-// contract does just that). Each chunk has an owner thread of its own, since heaps of one owner share more than the chunk's lock
-// protects. From 3.x on the same is done with the owner's theap.
+// One heap serves a chunk, made by a thread that then rests for ever, and all calls on it come one at a time from
+// whoever has the store's lock. That is beyond 2.x's contract, in which a heap is its thread's; but a heap's state is
+// only what its owner's record holds, the owner never touches it again, and frees from other threads take mimalloc's
+// cross-thread path, which the next allocation collects. What it buys: no thread that exits or rests ever keeps memory
+// from another (the heap per thread of the contract does just that). Each chunk has an owner thread of its own, since
+// heaps of one owner share more than the chunk's lock protects. From 3.x on the same is done with the owner's theap.
 
 #include "mimalloc.hpp"
 
@@ -227,14 +228,15 @@ bool introduce_chunk(Chunk& chunk) noexcept {
   chunk.heap = heap_of_a_resting_thread(arena);
   [[maybe_unused]] void* const made = chunk.heap;
   if (chunk.heap == nullptr || !probe(chunk)) {
-    trouble.store("mimalloc took pinned memory but serves none of it: is an environment variable such as "
-                  "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead",
-                  std::memory_order_relaxed);
+    trouble.store(
+        "mimalloc took pinned memory but serves none of it: is an environment variable such as "
+        "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead",
+        std::memory_order_relaxed);
     chunk.heap = nullptr;
   }
 #if MI_MALLOC_VERSION >= 3000
-  // Its bitmaps and page map, and last of all the heap's record, lie in slices of 64 KiB at the start (tests/memory/chunks.cpp
-  // shows that it touches nothing beyond them while no block is out).
+  // Its bitmaps and page map, and last of all the heap's record, lie in slices of 64 KiB at the start
+  // (tests/memory/chunks.cpp shows that it touches nothing beyond them while no block is out).
   constexpr std::size_t slice = std::size_t{64} << 10;
   const auto last = static_cast<std::size_t>(static_cast<std::byte*>(made) - chunk.data);
   chunk.own_bytes = inside(chunk, made, slice) ? (last / slice + 1) * slice : chunk.bytes;
@@ -243,8 +245,9 @@ bool introduce_chunk(Chunk& chunk) noexcept {
   return true;
 }
 
-// mimalloc's blocks lie at multiples of their size class from the start of a page, so a size that is a multiple of the alignment
-// is aligned by itself; the aligned calls would add the alignment to the size first, and waste up to a quarter.
+// mimalloc's blocks lie at multiples of their size class from the start of a page, so a size that is a multiple of the
+// alignment is aligned by itself; the aligned calls would add the alignment to the size first, and waste up to a
+// quarter.
 void* allocate_in_chunk(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept {
   auto* const heap = static_cast<Heap*>(chunk.heap);
   if (heap == nullptr) return nullptr;

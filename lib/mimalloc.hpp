@@ -1,7 +1,7 @@
 #pragma once
 
-// What thole asks of mimalloc; mimalloc.cpp is the only file that knows it and its versions. Calls on one chunk are made by one
-// thread at a time (the store's lock); calls on different chunks are independent.
+// What thole asks of mimalloc; mimalloc.cpp is the only file that knows it and its versions. Calls on one chunk are
+// made by one thread at a time (the store's lock); calls on different chunks are independent.
 
 #include <cstddef>
 
@@ -11,16 +11,17 @@ namespace thole::detail {
 
 struct Chunk;
 
-/// Loads mimalloc, once, and sets what it must be set to. Errors: invalid_argument when the library is missing or is not the
-/// one that thole was compiled for.
+/// Loads mimalloc, once, and sets what it must be set to. Errors: invalid_argument when the library is missing or is
+/// not the one that thole was compiled for.
 Result<void> start_mimalloc();
 
-/// Makes mimalloc know the chunk's [data, bytes), which must lie at config::region_alignment, be pinned, and be unmapped never
-/// again. Sets its heap and own_bytes. False when mimalloc has no slot left, or does not serve from it (see below).
+/// Makes mimalloc know the chunk's [data, bytes), which must lie at config::region_alignment, be pinned, and be
+/// unmapped never again. Sets its heap and own_bytes. False when mimalloc has no slot left, or does not serve from it
+/// (see below).
 bool introduce_chunk(Chunk& chunk) noexcept;
 
-/// Why mimalloc serves nothing although it took the memory (an environment setting, such as MIMALLOC_LIMIT_OS_ALLOC); nullptr
-/// when all is well.
+/// Why mimalloc serves nothing although it took the memory (an environment setting, such as MIMALLOC_LIMIT_OS_ALLOC);
+/// nullptr when all is well.
 const char* mimalloc_trouble() noexcept;
 
 /// Memory of the chunk, or nullptr. `alignment` is at most a page.

@@ -32,7 +32,7 @@ constexpr std::size_t huge_page = std::size_t{2} << 20;
 constexpr std::size_t touched_by_one = std::size_t{32} << 20;  // below, starting a thread costs more than it saves
 constexpr std::size_t chunk_unit = config::smallest_region;
 constexpr std::size_t least_with_chunks = 8 * chunk_unit;
-constexpr unsigned most_touchers = 8;                         // beyond, the kernel's own locks are the limit
+constexpr unsigned most_touchers = 8;  // beyond, the kernel's own locks are the limit
 
 #ifndef MADV_POPULATE_WRITE
 constexpr int MADV_POPULATE_WRITE = 23;
@@ -71,14 +71,16 @@ Region* unpark(std::size_t bytes) noexcept {
   return region;
 }
 
-// A chunk that holds one small block is closed to large ones, so chunks are a small part of a region, but not so many that an
-// arena of small blocks uses up mimalloc's slots. 3.x keeps data of its own at the start of each chunk for ever, so there a region
-// has one, at its start, where it cuts nothing in two. Regions below 256 MiB have none: extents serve all sizes, as fast.
+// A chunk that holds one small block is closed to large ones, so chunks are a small part of a region, but not so many
+// that an arena of small blocks uses up mimalloc's slots. 3.x keeps data of its own at the start of each chunk for
+// ever, so there a region has one, at its start, where it cuts nothing in two. Regions below 256 MiB have none: extents
+// serve all sizes, as fast.
 void plan_chunks(Region& region) noexcept {
   if (region.bytes < least_with_chunks) return;
   const std::size_t share = region.bytes / (config::arena_data_in_region ? 8 : 32);
   region.chunk_bytes = std::max(share / chunk_unit, std::size_t{1}) * chunk_unit;
-  region.chunk_slots = config::arena_data_in_region ? 1 : std::min(region.bytes / region.chunk_bytes, Region::most_chunks);
+  region.chunk_slots =
+      config::arena_data_in_region ? 1 : std::min(region.bytes / region.chunk_bytes, Region::most_chunks);
 }
 
 // ---- Mapping
@@ -92,9 +94,9 @@ Result<Region*> map_region(std::size_t bytes) {
   const std::size_t asked = bytes + (alignment - page);
   auto* region = new (std::nothrow) Region;
   if (region == nullptr) return refuse(Errc::out_of_memory, bytes, "no memory for the region's record");
-  void* const mapped = asked < bytes ? MAP_FAILED
-                                     : mmap(nullptr, asked, PROT_READ | PROT_WRITE,
-                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const mapped =
+      asked < bytes ? MAP_FAILED
+                    : mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) {
     const std::string reason = std::strerror(asked < bytes ? ENOMEM : errno);
     delete region;
@@ -121,7 +123,9 @@ void unmap_region(Region* region) noexcept {
   while (at < region->data + region->mapped) {
     const Chunk* keeper = nullptr;  // the next stretch to keep
     for (const Chunk* chunk : region->chunks)
-      if (chunk != nullptr && chunk->own_bytes != 0 && chunk->data >= at && (keeper == nullptr || chunk->data < keeper->data)) keeper = chunk;
+      if (chunk != nullptr && chunk->own_bytes != 0 && chunk->data >= at &&
+          (keeper == nullptr || chunk->data < keeper->data))
+        keeper = chunk;
     std::byte* const end = keeper != nullptr ? keeper->data : region->data + region->mapped;
     if (end != at) madvise(at, static_cast<std::size_t>(end - at), MADV_DONTNEED);
     at = keeper != nullptr ? end + keeper->own_bytes : end;
@@ -233,8 +237,9 @@ Result<Region*> pin_once(const std::shared_ptr<DeviceCore>& device, std::size_t 
   }
   if (const int error = touch(*region); error != 0) {
     unmap_region(region);
-    return refuse(Errc::limit, bytes,
-                  std::string("the system gave no memory for its pages (") + std::strerror(error) + "); " + memlock_limit());
+    return refuse(
+        Errc::limit, bytes,
+        std::string("the system gave no memory for its pages (") + std::strerror(error) + "); " + memlock_limit());
   }
   const CaptureGuard guard(*device->backend);
   if (const Status status = device->backend->register_host(region->data, bytes); !status.ok()) {
@@ -261,8 +266,8 @@ void unpin_region(Region* region) noexcept {
   DeviceCore& device = *region->device;
   {
     const CaptureGuard guard(*device.backend);
-    const Status status = region->mapped == 0 ? device.backend->free_host(region->data)
-                                              : device.backend->unregister_host(region->data);
+    const Status status =
+        region->mapped == 0 ? device.backend->free_host(region->data) : device.backend->unregister_host(region->data);
     // While the runtime unloads, or when the device is lost, the registration has ended or ends with it.
     if (!status.ok()) device.keep_error(status, "PinnedArena", "unregister_host");
   }

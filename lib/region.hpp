@@ -2,8 +2,8 @@
 
 // Pinned regions: the only layer that maps memory. A region is one registration: a buffer never straddles two.
 //
-// An address range that mimalloc has been told of is never unmapped, since mimalloc cannot forget it: its memory goes back
-// to the system, the range is parked, and the next arena that fits uses it again.
+// An address range that mimalloc has been told of is never unmapped, since mimalloc cannot forget it: its memory goes
+// back to the system, the range is parked, and the next arena that fits uses it again.
 
 #include <algorithm>
 #include <array>
@@ -26,8 +26,8 @@ struct Region;
 struct Chunk {
   std::byte* data = nullptr;
   std::size_t bytes = 0;
-  std::size_t own_bytes = 0;       ///< at the start: mimalloc's own data, kept for ever
-  void* heap = nullptr;            ///< mi_heap_t
+  std::size_t own_bytes = 0;  ///< at the start: mimalloc's own data, kept for ever
+  void* heap = nullptr;       ///< mi_heap_t
   Region* region = nullptr;
   Block* own = nullptr;            ///< the extent of `own_bytes`, if there are any
   Block* extent = nullptr;         ///< the rest, while mimalloc may use it
@@ -43,14 +43,14 @@ struct Region {
   static constexpr std::size_t most_chunks = 64;
 
   std::byte* data = nullptr;
-  std::size_t bytes = 0;        ///< pinned, whole pages
-  std::size_t mapped = 0;       ///< of address range, from `data`; at least `bytes`; 0 when the driver made the memory
+  std::size_t bytes = 0;   ///< pinned, whole pages
+  std::size_t mapped = 0;  ///< of address range, from `data`; at least `bytes`; 0 when the driver made the memory
   std::shared_ptr<DeviceCore> device;
   std::size_t chunk_bytes = 0;  ///< chunk i lies at data + i * chunk_bytes; chosen once for the address range; 0: none
   std::size_t chunk_slots = 0;
   std::array<Chunk*, most_chunks> chunks{};  ///< those that mimalloc knows
-  Block* lowest = nullptr;      ///< the first extent (extents.hpp)
-  Region* next = nullptr;       ///< of the list that it is in
+  Block* lowest = nullptr;                   ///< the first extent (extents.hpp)
+  Region* next = nullptr;                    ///< of the list that it is in
   Region* next_with_chunks = nullptr;
 
   bool known_to_mimalloc() const noexcept {

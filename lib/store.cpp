@@ -17,12 +17,13 @@ namespace {
 constexpr std::size_t page = Extents::page;
 constexpr std::size_t least_growth = std::size_t{32} << 20;
 
-// Above this extents are better: as fast (40 ns), and they use all of a region where mimalloc 2.x, with pages of 512 KiB, uses 87 to
-// 98% for sizes between 40 and 128 KiB.
+// Above this extents are better: as fast (40 ns), and they use all of a region where mimalloc 2.x, with pages of 512
+// KiB, uses 87 to 98% for sizes between 40 and 128 KiB.
 constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std::size_t{32} << 10);
 
-// Blocks from here on lie at the other end of free extents than smaller ones and mimalloc's chunks. On traces of inference servers
-// the peak over the bytes alive falls from 1.21 to 1.17 by it; other borders between 64 KiB and 4 MiB do no better.
+// Blocks from here on lie at the other end of free extents than smaller ones and mimalloc's chunks. On traces of
+// inference servers the peak over the bytes alive falls from 1.21 to 1.17 by it; other borders between 64 KiB and 4 MiB
+// do no better.
 constexpr std::size_t large_bytes = std::size_t{256} << 10;
 
 std::size_t whole_pages(std::size_t bytes) noexcept {
@@ -62,8 +63,8 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 
 Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options) {
   if (options.bytes > SIZE_MAX / 4)
-    return tl::unexpected(Error(Errc::limit, "PinnedArena: cannot pin " + bytes_text(options.bytes) +
-                                                 ": no machine has so many addresses"));
+    return tl::unexpected(Error(
+        Errc::limit, "PinnedArena: cannot pin " + bytes_text(options.bytes) + ": no machine has so many addresses"));
   if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
   auto region = pin_region(device, whole_pages(options.bytes), options.pin, options.numa_node);
   if (!region) return tl::unexpected(std::move(region.error()));
@@ -173,7 +174,8 @@ Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
   return list;
 }
 
-// Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is used.
+// Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is
+// used.
 Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   const std::lock_guard growing(growing_);
   if (growths() != seen_growths) return {};
@@ -263,7 +265,8 @@ std::vector<StoreSpan> Store::spans() const {
       if (const Chunk* const chunk = extent->is_free ? nullptr : Chunks::chunk_at(*extent); chunk != nullptr)
         add_chunk_spans(spans, *chunk, *extent, index);
       else
-        spans.push_back({extent->data, extent->capacity, extent->is_free ? StoreSpan::Kind::free : StoreSpan::Kind::block,
+        spans.push_back({extent->data, extent->capacity,
+                         extent->is_free ? StoreSpan::Kind::free : StoreSpan::Kind::block,
                          extent->is_free ? nullptr : extent, index});
     }
   return spans;

@@ -30,16 +30,16 @@ struct StoreOptions {
 
 /// A snapshot; all in bytes but the counts.
 struct StoreStats {
-  std::size_t capacity = 0;       ///< pinned now
-  std::size_t max_capacity = 0;   ///< what it may grow to
-  std::size_t free = 0;           ///< in extents and in mimalloc's chunks (capacity - handed out)
-  std::size_t peak = 0;           ///< the most that was ever handed out
-  std::size_t largest_free = 0;   ///< the largest extent
-  std::size_t handed_out = 0;     ///< capacity of all blocks that are out (in caches and queues, too)
-  std::size_t wasted = 0;         ///< mimalloc's and alignment's overhead while nothing can use it
+  std::size_t capacity = 0;      ///< pinned now
+  std::size_t max_capacity = 0;  ///< what it may grow to
+  std::size_t free = 0;          ///< in extents and in mimalloc's chunks (capacity - handed out)
+  std::size_t peak = 0;          ///< the most that was ever handed out
+  std::size_t largest_free = 0;  ///< the largest extent
+  std::size_t handed_out = 0;    ///< capacity of all blocks that are out (in caches and queues, too)
+  std::size_t wasted = 0;        ///< mimalloc's and alignment's overhead while nothing can use it
   std::size_t regions = 0;
-  std::size_t mimalloc_bytes = 0; ///< lent to mimalloc's chunks
-  std::size_t grown = 0;          ///< how often the arena grew
+  std::size_t mimalloc_bytes = 0;  ///< lent to mimalloc's chunks
+  std::size_t grown = 0;           ///< how often the arena grew
 };
 
 /// One stretch of a region, for pictures and reports, in address order.
@@ -71,8 +71,9 @@ class Store {
   void free_batch(Block** blocks, std::size_t count) noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
-  /// and return when it has finished, but allocate and free go on meanwhile. ok, or out_of_memory / limit / device_lost.
-  /// `seen_growths`: growths() as read before the allocation failed; if the arena has grown since, returns ok at once.
+  /// and return when it has finished, but allocate and free go on meanwhile. ok, or out_of_memory / limit /
+  /// device_lost. `seen_growths`: growths() as read before the allocation failed; if the arena has grown since, returns
+  /// ok at once.
   Result<void> grow(std::size_t bytes, std::size_t seen_growths);
   std::size_t growths() const noexcept { return growths_.load(std::memory_order_acquire); }
 

@@ -14,7 +14,8 @@ TEST_CASE("an arena filled with blocks of one size holds each of them whole, ali
   const Machine machine;
   const OpenStore store(machine, 128 * MiB);
   for (const std::size_t alignment : {std::size_t{1}, std::size_t{64}, std::size_t{256}, std::size_t{4096}})
-    for (const std::size_t bytes : {std::size_t{1}, std::size_t{1000}, std::size_t{4096}, 33 * KiB, 128 * KiB, 3 * MiB}) {
+    for (const std::size_t bytes :
+         {std::size_t{1}, std::size_t{1000}, std::size_t{4096}, 33 * KiB, 128 * KiB, 3 * MiB}) {
       if (bytes == 1 && alignment != 64) continue;  // a million blocks: once is enough
       CAPTURE(bytes);
       CAPTURE(alignment);
@@ -26,7 +27,8 @@ TEST_CASE("an arena filled with blocks of one size holds each of them whole, ali
     }
 }
 
-TEST_CASE("an arena filled with blocks of random sizes and alignments never hands out memory from outside its regions") {
+TEST_CASE(
+    "an arena filled with blocks of random sizes and alignments never hands out memory from outside its regions") {
   const Machine machine;
   const OpenStore store(machine, 40 * MiB, 200 * MiB);
   std::mt19937_64 random(7);

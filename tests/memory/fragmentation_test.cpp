@@ -1,4 +1,5 @@
-// Waste: how much more than the bytes alive an arena needs for the traces of real programs, and whether that grows with time.
+// Waste: how much more than the bytes alive an arena needs for the traces of real programs, and whether that grows with
+// time.
 
 #include <bit>
 #include <cmath>
@@ -67,7 +68,8 @@ std::size_t run(const Machine& machine, const Trace& trace, std::size_t bytes) {
 void fits_in(const Trace& trace, double factor) {
   const Machine machine;
   const auto bytes = static_cast<std::size_t>(static_cast<double>(trace.peak) * factor);
-  MESSAGE("peak of bytes alive " << trace.peak / MiB << " MiB; with power-of-two sizes " << rounded_peak(trace) << " times that");
+  MESSAGE("peak of bytes alive " << trace.peak / MiB << " MiB; with power-of-two sizes " << rounded_peak(trace)
+                                 << " times that");
   CHECK(run(machine, trace, bytes) == trace.steps.size());
 }
 
@@ -99,8 +101,8 @@ Trace data_loader(std::size_t batches, std::uint64_t seed) {
   return trace;
 }
 
-/// Requests come in batches of 1 to 16, with images, tokens or sound; each needs its input, something to work with and its output,
-/// takes its time, and is gone as a whole; the server's own buffers stay for ever.
+/// Requests come in batches of 1 to 16, with images, tokens or sound; each needs its input, something to work with and
+/// its output, takes its time, and is gone as a whole; the server's own buffers stay for ever.
 Trace inference(std::size_t requests, std::uint64_t seed) {
   constexpr std::size_t shapes[]{4 * 3 * 224 * 224, 3 * 640 * 640, 4 * 4096, 2 * 1024 * 80, 8 * 512};
   Trace trace;
@@ -140,13 +142,9 @@ Trace anything(std::size_t steps, std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("a data loader's trace fits into 1.15 times its bytes alive") {
-  fits_in(data_loader(400, 1), 1.15);
-}
+TEST_CASE("a data loader's trace fits into 1.15 times its bytes alive") { fits_in(data_loader(400, 1), 1.15); }
 
-TEST_CASE("an inference server's trace fits into 1.15 times its bytes alive") {
-  fits_in(inference(60000, 2), 1.15);
-}
+TEST_CASE("an inference server's trace fits into 1.15 times its bytes alive") { fits_in(inference(60000, 2), 1.15); }
 
 TEST_CASE("random sizes and lifetimes need no more after a million steps than after the first thousands") {
   // Lifetimes without any order are the worst that there is; what counts is that the same room is enough for ever.

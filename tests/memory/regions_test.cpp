@@ -32,8 +32,7 @@ TEST_CASE("a region starts where the profile wants it and is exactly as large as
     auto region = pin_region(machine.device, (bytes + 4095) / 4096 * 4096, PinMethod::register_pages, -1);
     REQUIRE(region);
     CHECK(machine.controls.pinned_bytes() == (bytes + 4095) / 4096 * 4096);
-    if (bytes > 256 * MiB)
-      CHECK(reinterpret_cast<std::uintptr_t>((*region)->data) % config::region_alignment == 0);
+    if (bytes > 256 * MiB) CHECK(reinterpret_cast<std::uintptr_t>((*region)->data) % config::region_alignment == 0);
     unpin_region(*region);
     CHECK(machine.controls.pinned_bytes() == 0);
   }
