@@ -18,9 +18,8 @@ struct Scene {
         memory(a, 4 * KiB),
         buffer(rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{9})) {
     buffer.async_to_device(a, memory.span());
-    rig.finish(a);
+    rig.settle(a);
     fill(buffer, 1);
-    rig.finish(a);
   }
   Stream a, b;
   DeviceBuffer<std::byte> memory;
@@ -41,7 +40,7 @@ TEST_CASE("while the device reads, the CPU reads too; writing would wait") {
   CHECK(has(text, "PinnedBuffer::try_borrow_mut"));
   CHECK(has(text, "4096 bytes"));
   gate.open();
-  rig.finish(scene.b);
+  rig.settle(scene.b);
   CHECK(scene.buffer.try_borrow_mut().has_value());
   CHECK(!scene.buffer.busy());
 }
@@ -250,7 +249,8 @@ TEST_CASE("wait blocks until every use is done, reads too") {
 TEST_CASE("a wait that cannot be enqueued is an error, and the copy is not enqueued") {
   const Rig rig;
   Scene scene(rig);
-  scene.buffer.async_to_device(scene.a, scene.memory.span());
+  DeviceBuffer<std::byte> elsewhere(scene.a, 4 * KiB);
+  scene.buffer.async_to_device(scene.a, elsewhere.span());
   rig.sim().fail_call(SimulatedCall::wait_event, 1);
   const auto copies = rig.calls(SimulatedCall::copy);
   errc_text([&] { scene.buffer.async_from_device(scene.b, scene.memory.span()); }, Errc::device_error);

@@ -57,7 +57,7 @@ TEST_CASE("dropping on a thread that never allocated makes no call to the device
   const auto calls = all_calls(rig);
   std::thread([&] { buffers.clear(); }).join();
   CHECK(all_calls(rig) == calls);
-  rig.finish(stream);
+  rig.settle(stream);
   rig.heap.drain();
   CHECK(rig.heap.stats().in_flight == 0);
 }
@@ -109,7 +109,7 @@ TEST_CASE("a stuck stream delays its own blocks only, and memory in use stays fl
   }
   CHECK(rig.arena.stats().peak < 4 * MiB);
   gate.open();
-  rig.finish(stuck);
+  rig.settle(stuck);
   rig.heap.drain();
   CHECK(rig.heap.stats().in_flight == 0);
 }

@@ -1,0 +1,205 @@
+// Rule 6: streams that others made. No CUDA header is needed here: the door takes a void*.
+
+#include <set>
+#include <vector>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+void* const legacy_stream = nullptr;
+void* const per_thread_stream = reinterpret_cast<void*>(2);  // cudaStreamPerThread
+
+StreamRef view(const Device& device, void* native) {
+  return detail::unwrap(detail::stream_from_native(device, native));
+}
+
+/// A stream made behind thole's back.
+struct Foreign {
+  explicit Foreign(const Rig& rig) : backend(rig.backend()) { REQUIRE(backend.create_stream(&native).ok()); }
+  ~Foreign() { destroy(); }
+  Foreign(const Foreign&) = delete;
+  Foreign& operator=(const Foreign&) = delete;
+  void destroy() {
+    if (native != nullptr) CHECK(backend.destroy_stream(std::exchange(native, nullptr)).ok());
+  }
+  detail::Backend& backend;
+  void* native = nullptr;
+};
+
+}  // namespace
+
+TEST_CASE("two views of one native stream are equal and share its uses") {
+  const Rig rig(under_test());
+  const Foreign foreign(rig);
+  const auto one = view(rig.device, foreign.native), two = view(rig.device, foreign.native);
+  CHECK(one == two);
+  CHECK(one.native() == foreign.native);
+  DeviceBuffer<std::byte> target(one, 4 * KiB);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{3});
+  buffer.async_to_device(one, target.span());
+  const auto back = target.async_to_host(two, rig.heap);
+  if (rig.simulated()) CHECK(rig.calls(SimulatedCall::wait_event) == 0);  // one stream, one order
+  rig.finish(two);
+  CHECK(all_are(back, 3));
+}
+
+TEST_CASE("a view of a thole stream's native handle is that stream") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  const auto same = view(rig.device, stream.native());
+  CHECK(same == stream);
+  DeviceBuffer<std::byte> target(stream, 4 * KiB);
+  rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(same, target.span());
+  if (rig.simulated()) CHECK(rig.calls(SimulatedCall::wait_event) == 0);
+}
+
+TEST_CASE("memory used on a foreign stream is not reused before the use is done") {
+  const Rig rig(under_test());
+  const Foreign foreign(rig);
+  const auto stream = view(rig.device, foreign.native);
+  DeviceBuffer<std::byte> target(stream, rig.arena.capacity());
+  rig.finish(stream);
+  Gate gate(rig, stream);
+  rig.heap.make_buffer<std::byte>(rig.arena.capacity(), std::byte{2}).async_to_device(stream, target.span());
+  CHECK(!rig.all_free());
+  gate.open();
+  rig.finish(stream);
+  CHECK(rig.all_free());
+  CHECK(device_holds(rig, stream, target, 2));
+}
+
+TEST_CASE("thole does not touch a foreign stream after a use: it may be destroyed at once") {
+  const Rig rig(under_test());
+  const Stream own(rig.device);
+  DeviceBuffer<std::byte> target(own, 4 * KiB);
+  rig.settle(own);
+  Foreign foreign(rig);
+  auto kept = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+  {
+    const auto stream = view(rig.device, foreign.native);
+    kept.async_to_device(stream, target.span());
+    rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(stream, target.span());
+  }
+  foreign.destroy();
+  if (rig.simulated()) {
+    CHECK(rig.heap.collect() == 0);
+    CHECK(kept.busy());
+    errc_text_of(kept.try_borrow_mut(), Errc::in_flight);
+  }
+  kept.async_to_device(own, target.span());
+  rig.settle(own);
+  kept.wait();
+  rig.heap.drain();
+  CHECK(rig.heap.stats().in_flight == 0);
+  CHECK(!kept.busy());
+}
+
+TEST_CASE("every use on a foreign stream has its event at once") {
+  const Rig rig;
+  const Foreign foreign(rig);
+  const auto stream = view(rig.device, foreign.native);
+  DeviceBuffer<std::byte> target(stream, 4 * KiB);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+  const auto before = rig.calls(SimulatedCall::record_event);
+  for (int i = 0; i != 5; ++i) buffer.async_to_device(stream, target.span());
+  CHECK(rig.calls(SimulatedCall::record_event) - before == 5);
+}
+
+TEST_CASE("where the event of a foreign stream's use cannot be made, the use is refused before it is enqueued") {
+  const Rig rig;
+  const Stream own(rig.device);
+  DeviceBuffer<std::byte> target(own, 4 * KiB);
+  const Foreign foreign(rig);
+  const auto stream = view(rig.device, foreign.native);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+  rig.sim().fail_call(SimulatedCall::create_event, 1);
+  const auto pending = rig.sim().pending(stream);
+  errc_text([&] { buffer.async_to_device(stream, target.span()); }, Errc::device_error);
+  CHECK(rig.sim().pending(stream) == pending);
+  buffer.async_to_device(stream, target.span());
+}
+
+TEST_CASE("the legacy and the per-thread default stream work") {
+  const Rig rig(under_test());
+  for (void* const native : {legacy_stream, per_thread_stream}) {
+    const auto stream = view(rig.device, native);
+    DeviceBuffer<std::byte> target(stream, 4 * KiB);
+    {
+      const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{6});
+      buffer.async_to_device(stream, target.span());
+    }
+    rig.finish(stream);
+    CHECK(device_holds(rig, stream, target, 6));
+    rig.heap.collect();
+    CHECK(rig.heap.stats().in_flight == 0);
+  }
+  CHECK(view(rig.device, legacy_stream) == view(rig.device, legacy_stream));
+  CHECK(!(view(rig.device, legacy_stream) == view(rig.device, per_thread_stream)));
+}
+
+TEST_CASE("the per-thread default streams of two threads are two streams") {
+  const Rig rig(under_test());
+  const auto here = view(rig.device, per_thread_stream);
+  std::thread([&] {
+    const auto there = view(rig.device, per_thread_stream);
+    CHECK(!(here == there));
+    CHECK(there == view(rig.device, per_thread_stream));
+  }).join();
+  CHECK(here == view(rig.device, per_thread_stream));
+}
+
+TEST_CASE("a stream that was destroyed and one made later with the same handle are two streams") {
+  const Rig rig;
+  const Stream own(rig.device);
+  DeviceBuffer<std::byte> target(own, rig.arena.capacity());
+  rig.settle(own);
+  Foreign first(rig);
+  void* const value = first.native;
+  const auto old = view(rig.device, value);
+  rig.heap.make_buffer<std::byte>(rig.arena.capacity()).async_to_device(old, target.span());
+  first.destroy();
+  const Foreign second(rig);
+  REQUIRE(second.native == value);  // the simulated device gives handles out again at once, as CUDA may
+  const auto fresh = view(rig.device, value);
+  CHECK(!(fresh == old));
+  fresh.launch_host_function([] {});
+  (void)fresh.record();
+  rig.sim().step(fresh, 100);
+  CHECK(!rig.all_free());  // done on the new stream says nothing about the old one
+  const auto text = errc_text([&] { old.launch_host_function([] {}); }, Errc::invalid_argument);
+  CHECK(has(text, "stale"));
+  rig.sim().run_all();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a native stream of another device is refused") {
+  const Rig rig, other;
+  const Stream stream(other.device);
+  const auto text = errc_text_of(detail::stream_from_native(rig.device, stream.native()), Errc::wrong_device);
+  CHECK(has(text, "from_native"));
+}
+
+TEST_CASE("a native handle that is none is refused") {
+  const Rig rig;
+  int nothing = 0;
+  const auto text = errc_text_of(detail::stream_from_native(rig.device, &nothing), Errc::device_error);
+  CHECK(has(text, "from_native"));
+}
+
+TEST_CASE("many foreign streams, each destroyed after one use, leave nothing behind") {
+  const Rig rig;
+  const Stream own(rig.device);
+  DeviceBuffer<std::byte> target(own, 1 * KiB);
+  rig.settle(own);
+  for (int i = 0; i != 300; ++i) {
+    const Foreign foreign(rig);
+    rig.heap.make_buffer<std::byte>(1 * KiB).async_to_device(view(rig.device, foreign.native), target.span());
+    rig.sim().run_all();
+    rig.heap.collect();
+  }
+  CHECK(rig.heap.stats().in_flight == 0);
+  CHECK(rig.sim().live_events() <= 8);
+}

@@ -1,0 +1,149 @@
+// Rule 5: use_on runs the program's own work on the memory and records the use, whatever happens.
+
+#include <stdexcept>
+#include <string>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+using Bytes = PinnedBuffer<std::byte>;
+
+/// Enqueues a host function through the seam, as a kernel launch would be.
+void launch(const Rig& rig, NativeStream stream, void (*function)(void*), void* argument) {
+  REQUIRE(rig.backend().launch_host_function(stream, function, argument).ok());
+}
+
+void write_8(void* data) { std::memset(data, 8, 4 * KiB); }
+
+}  // namespace
+
+TEST_CASE("use_on hands over the memory and the stream, and returns what the function returns") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<int>(10);
+  const auto size = buffer.use_on(stream, Access::device_reads, [&](int* data, NativeStream native) {
+    CHECK(data == buffer.unsynchronized_data());
+    CHECK(native == stream.native());
+    return std::string("returned");
+  });
+  CHECK(size == "returned");
+  int answer = 0;
+  buffer.use_on(stream, Access::device_reads, [&](int*, NativeStream) -> int& { return answer; }) = 5;
+  CHECK(answer == 5);
+}
+
+TEST_CASE("what use_on enqueued is a use: the memory is not reused before it is done") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  Gate gate(rig, stream);
+  rig.heap.make_buffer<std::byte>(rig.arena.capacity())
+      .use_on(stream, Access::device_writes,
+              [&](std::byte* data, NativeStream native) { launch(rig, native, write_8, data); });
+  CHECK(!rig.all_free());
+  gate.open();
+  rig.finish(stream);
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a read by use_on lets the CPU read; a write makes it wait") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+  const auto work = [&](std::byte* data, NativeStream native) { launch(rig, native, write_8, data); };
+  buffer.use_on(stream, Access::device_reads, [](std::byte*, NativeStream) {});
+  CHECK(buffer.try_borrow().has_value());
+  errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+  buffer.use_on(stream, Access::device_writes, work);
+  errc_text_of(buffer.try_borrow(), Errc::in_flight);
+  rig.finish(stream);
+  CHECK(all_are(buffer, 8));
+  buffer.use_on(stream, Access::device_reads | Access::device_writes, work);
+  errc_text_of(buffer.try_borrow(), Errc::in_flight);
+}
+
+TEST_CASE("use_on that throws passes the exception on and has recorded the use") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  Gate gate(rig, stream);
+  {
+    auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity());
+    CHECK_THROWS_WITH_AS(buffer.use_on(stream, Access::device_writes,
+                                       [&](std::byte* data, NativeStream native) {
+                                         launch(rig, native, write_8, data);
+                                         throw std::runtime_error("from the function");
+                                       }),
+                         "from the function", std::runtime_error);
+    CHECK(buffer.busy());
+    errc_text_of(buffer.try_borrow(), Errc::in_flight);
+  }
+  CHECK(!rig.all_free());
+  gate.open();
+  rig.finish(stream);
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("use_on is ordered by the device after uses on other streams, and they after it") {
+  const Rig rig;
+  const Stream a(rig.device), b(rig.device);
+  DeviceBuffer<std::byte> before(a, 4 * KiB), after(a, 4 * KiB);
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+  buffer.async_to_device(a, before.span());
+  buffer.use_on(b, Access::device_writes,
+                [&](std::byte* data, NativeStream native) { launch(rig, native, write_8, data); });
+  buffer.async_to_device(a, after.span());
+  rig.sim().step(b, 100);
+  CHECK(all_are(buffer.unsynchronized_data(), 4 * KiB, 1));
+  rig.sim().run_all();
+  CHECK(device_holds(rig, a, before, 1));
+  CHECK(device_holds(rig, a, after, 8));
+}
+
+TEST_CASE("the event of a use stands right behind it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+  buffer.use_on(stream, Access::device_writes,
+                [&](std::byte* data, NativeStream native) { launch(rig, native, write_8, data); });
+  for (int i = 0; i != 5; ++i) stream.launch_host_function([] {});
+  CHECK(rig.sim().step(stream, 2) == 2);
+  CHECK(all_are(buffer, 8));
+}
+
+TEST_CASE("what was copied before a long use does not wait for it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, 4 * KiB);
+  rig.settle(stream);
+  rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(stream, target.span());
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+  buffer.use_on(stream, Access::device_reads, [&](std::byte*, NativeStream native) {
+    launch(
+        rig, native, [](void*) {}, nullptr);
+  });
+  CHECK(rig.sim().step(stream, 2) == 2);
+  CHECK(rig.heap.collect() == 1);
+  CHECK(buffer.busy());
+}
+
+TEST_CASE("use_on of an empty buffer runs the function") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<int>(0);
+  CHECK(buffer.use_on(stream, Access::device_writes,
+                      [&](int* data, NativeStream native) { return data == nullptr && native == stream.native(); }));
+}
+
+TEST_CASE("use_on that cannot begin does not run the function") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<int>(10);
+  rig.sim().lose_device();
+  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](int*, NativeStream) { FAIL(""); }); },
+            Errc::device_lost);
+  auto moved = std::move(buffer);
+  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](int*, NativeStream) { FAIL(""); }); },
+            Errc::moved_from);
+}
