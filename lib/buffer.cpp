@@ -135,11 +135,12 @@ Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t byte
               source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
 }
 
-void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, NativeStream), void* context) {
+void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream), void* context) {
   const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
   auto work = unwrap(start_work(*block, writes, stream, "PinnedBuffer::use_on"));
   // The work may be long: what was copied before does not wait for it.
   if (!work.capturing()) (void)work.timeline().cover_all();
+  work.timeline().expose();
   struct Enqueued {
     StreamWork& work;
     std::size_t bytes;

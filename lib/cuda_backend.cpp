@@ -147,7 +147,10 @@ class CudaBackend final : public Backend {
   }
   Status allocate_host(std::size_t bytes, void** data) noexcept override {
     const CurrentDevice current(ordinal_);
-    return status_of(cudaHostAlloc(data, bytes, cudaHostAllocPortable));
+    void* made = nullptr;
+    const Status status = status_of(cudaHostAlloc(&made, bytes, cudaHostAllocPortable));
+    if (status.ok()) *data = made;
+    return status;
   }
   Status free_host(void* data) noexcept override {
     const CurrentDevice current(ordinal_);
@@ -158,7 +161,10 @@ class CudaBackend final : public Backend {
   // program's.
   Status allocate_device(std::size_t bytes, NativeStream stream, void** data) noexcept override {
     const CurrentDevice current(ordinal_, is_default(stream));
-    return status_of(cudaMallocFromPoolAsync(data, bytes, pool_, stream_of(stream)));
+    void* made = nullptr;
+    const Status status = status_of(cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream)));
+    if (status.ok()) *data = made;
+    return status;
   }
   Status free_device(void* data, NativeStream stream) noexcept override {
     const CurrentDevice current(ordinal_, is_default(stream));

@@ -31,6 +31,12 @@ class Hold {
 
   /// Lets the handle go. True: nobody holds the block any more and the caller, alone, recycles it.
   bool drop_handle() noexcept {
+    // Without graphs and borrows nobody else can touch the word any more, so that a store is enough: a late end_borrow(),
+    // which has counted itself already, finds the block held, before as after.
+    if (const auto word = word_.load(std::memory_order_relaxed); (word & held) == handle && borrows() == 0) {
+      word_.store((word & ~held) | claimed, std::memory_order_relaxed);
+      return true;
+    }
     // seq_cst: before the reads of the counts in settle(), against end_borrow().
     const auto now = word_.fetch_sub(handle, std::memory_order_seq_cst) - handle;
     return (now & held) == 0 && settle(now);

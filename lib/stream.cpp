@@ -169,6 +169,7 @@ NativeStream StreamRef::native() const {
   // Whoever asks may enqueue work of its own that is long: what was copied before does not wait for it.
   auto* const timeline = detail::unwrap(Internals::timeline(*this, "Stream::native"));
   if (!device_->lost()) (void)timeline->cover_all();
+  timeline->expose();
   return static_cast<NativeStream>(native_);
 }
 

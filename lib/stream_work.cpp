@@ -48,8 +48,9 @@ Result<StreamWork> StreamWork::begin(const StreamRef& stream, const char* call) 
   work.timeline_ = *timeline;
   if (work.core_->lost()) return tl::unexpected(work.core_->lost_error(call));
   CaptureInfo capture;
-  if (const Status status = work.backend().capture_info(work.timeline_->native(), &capture); !status.ok())
-    return tl::unexpected(work.error(status, "asking whether the stream captures"));
+  if (work.timeline_->may_capture())
+    if (const Status status = work.backend().capture_info(work.timeline_->native(), &capture); !status.ok())
+      return tl::unexpected(work.error(status, "asking whether the stream captures"));
   if (capture.state == CaptureInfo::State::invalidated)
     return tl::unexpected(Error(Errc::capturing, std::string(call) + ": the stream's graph capture is invalidated"));
   work.graph_ = capture.graph;

@@ -12,6 +12,7 @@ void Timeline::open(std::shared_ptr<DeviceCore> device, NativeStream native, std
   device_reference_ = device;
   native_ = native;
   foreign_ = foreign;
+  exposed_.store(foreign, std::memory_order_relaxed);
   last_id_.store(id, std::memory_order_relaxed);
   id_.store(id, std::memory_order_release);
 }
@@ -75,22 +76,22 @@ void Timeline::give_back(Ticket* ticket) noexcept {
   free_ = ticket;
 }
 
+Status Timeline::check_no_capture() noexcept {
+  if (!may_capture()) return {};
+  CaptureInfo info;
+  const Status status = device()->note(device()->backend->capture_info(native_, &info));
+  return status.ok() && info.state != CaptureInfo::State::none ? Status{StatusCode::capture} : status;
+}
+
 Status Timeline::record_into(Ticket* ticket) noexcept {
-  Backend& backend = *device()->backend;
   if (id() == 0) return {StatusCode::invalid};
   // An event recorded while the stream captures becomes part of the user's graph and answers nothing. Asked again
   // afterwards, since another thread may begin a capture in between: then the ticket counts for nothing.
-  CaptureInfo info;
-  Status status = device()->note(backend.capture_info(native_, &info));
-  if (!status.ok()) return status;
-  if (info.state != CaptureInfo::State::none) return {StatusCode::capture};
+  if (const Status status = check_no_capture(); !status.ok()) return status;
   bytes_since_ticket_.store(0, std::memory_order_relaxed);
   ticket->position = issue();
-  status = device()->note(backend.record_event(ticket->event, native_));
-  if (!status.ok()) return status;
-  status = device()->note(backend.capture_info(native_, &info));
-  if (status.ok() && info.state != CaptureInfo::State::none) return {StatusCode::capture};
-  return status;
+  const Status status = device()->note(device()->backend->record_event(ticket->event, native_));
+  return status.ok() ? check_no_capture() : status;
 }
 
 Status Timeline::record_reserved(Ticket* ticket) noexcept {

@@ -55,6 +55,12 @@ class Timeline {
   /// Destroys its events. The timeline is closed and idle, or its device is going away.
   void destroy_events(Backend& backend) noexcept;
 
+  /// The native handle is given to the program, which may capture with it. Release, against may_capture().
+  void expose() noexcept { exposed_.store(true, std::memory_order_release); }
+  /// Whether it makes sense to ask if the stream captures: that call takes the driver's lock, and with 16 threads doubles what a
+  /// copy costs.
+  bool may_capture() const noexcept { return exposed_.load(std::memory_order_acquire); }
+
   // ---- Positions
 
   /// The position of what the caller has just enqueued.
@@ -114,6 +120,7 @@ class Timeline {
  private:
   Status take_ticket(Ticket** ticket) noexcept;
   Status record_into(Ticket* ticket) noexcept;
+  Status check_no_capture() noexcept;
   void insert(Ticket* ticket) noexcept;
   Ticket* first_covering(std::uint64_t position) noexcept;
   void unpin(Ticket* ticket) noexcept;
@@ -133,6 +140,7 @@ class Timeline {
   std::atomic<std::uint64_t> id_{0};  // 0: closed. Release in open(), acquire in is_open()
   std::atomic<std::uint64_t> last_id_{0};
   bool foreign_ = false;
+  std::atomic<bool> exposed_{false};
 
   // Written by who uses the stream.
   alignas(64) std::atomic<std::uint64_t> issued_{0};
