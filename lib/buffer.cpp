@@ -137,10 +137,11 @@ Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t byte
 
 void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream), void* context) {
   const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
-  auto work = unwrap(start_work(*block, writes, stream, "PinnedBuffer::use_on"));
+  constexpr const char* call = "PinnedBuffer::use_on";
+  unwrap(Internals::timeline(stream, call))->expose();
+  auto work = unwrap(start_work(*block, writes, stream, call));
   // The work may be long: what was copied before does not wait for it.
   if (!work.capturing()) (void)work.timeline().cover_all();
-  work.timeline().expose();
   struct Enqueued {
     StreamWork& work;
     std::size_t bytes;

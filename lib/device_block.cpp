@@ -60,9 +60,11 @@ bool free_in_order(DeviceBlock* block) noexcept {
   if (timeline == nullptr || !timeline->is_open(block->made_on_id)) return false;
   Backend& backend = *block->core->backend;
   CaptureInfo capture;
-  if (!backend.capture_info(timeline->native(), &capture).ok() || capture.state != CaptureInfo::State::none)
+  if (timeline->may_capture() &&
+      (!backend.capture_info(timeline->native(), &capture).ok() || capture.state != CaptureInfo::State::none))
     return false;
   if (!order_after(block->uses, Against::everything, *timeline).ok()) return false;
+  const CaptureGuard guard(backend);
   const Status status = backend.free_device(block->data, timeline->native());
   if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
   return true;
@@ -127,19 +129,22 @@ Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t coun
   };
   if (work->capturing()) {
     // Memory that a graph uses must be there before the graph first runs, whatever stream that will be on.
-    const Status status = on_own_stream(work->core(), true, [&](NativeStream own) {
+    const Status made = on_own_stream(work->core(), true, [&](NativeStream own) {
       return work->backend().allocate_device(bytes, own, &block->data);
     });
-    if (!status.ok()) return failed(status);
+    if (!made.ok()) return failed(made);
     return block;
   }
   if (auto used = work->use(*block, true); !used) {
     destroy(block);
     return tl::unexpected(std::move(used.error()));
   }
-  if (const Status status = work->backend().allocate_device(bytes, work->timeline().native(), &block->data);
-      !status.ok())
-    return failed(status);
+  Status status;
+  {
+    const CaptureGuard guard(work->backend());
+    status = work->backend().allocate_device(bytes, work->timeline().native(), &block->data);
+  }
+  if (!status.ok()) return failed(status);
   work->enqueued(0, StreamWork::Precision::coalesced);
   block->made_on = &work->timeline();
   block->made_on_id = block->made_on->id();

@@ -19,6 +19,14 @@ namespace thole::detail {
 
 /// Asks the kernel for the barrier; later calls cost nothing. Called before the first block is made.
 void prepare_process_barrier() noexcept;
+/// Set once before any block exists; false where the kernel (or a sandbox) has no such barrier.
+extern constinit std::atomic<bool> process_barrier;
+/// Every thread of the process but this one runs a full barrier; only where process_barrier says so.
+void run_process_barrier() noexcept;
+
+/// An address of one's own is the cheapest name for a thread. A later thread may get the same one: its predecessor is gone then,
+/// so there is still one writer.
+[[gnu::tls_model("initial-exec")]] extern constinit thread_local char this_thread;
 
 class Hold {
  public:
@@ -62,7 +70,23 @@ class Hold {
     return true;
   }
   /// Returns as drop_handle() does.
-  bool end_borrow() noexcept;
+  bool end_borrow() noexcept {
+    if (owner_.load(std::memory_order_relaxed) == &this_thread) {
+      // Release: pairs with borrows().
+      const auto ended = ended_here_.load(std::memory_order_relaxed) + 1;
+      if (process_barrier.load(std::memory_order_relaxed)) [[likely]] {
+        ended_here_.store(ended, std::memory_order_release);
+        std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is settle()'s membarrier
+      } else {
+        ended_here_.exchange(ended, std::memory_order_seq_cst);
+      }
+    } else {
+      ended_elsewhere_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    // seq_cst: after the count, against drop_handle() and drop_graph().
+    const auto word = word_.load(std::memory_order_seq_cst);
+    return (word & held) == 0 && borrows() == 0 && claim(word);
+  }
 
   /// Live borrows, and whether the one is exclusive; for the owner of the handle.
   std::uint32_t borrows() const noexcept {
@@ -86,7 +110,12 @@ class Hold {
   static constexpr std::uint64_t held = 0xffffffff;
   static constexpr unsigned generation_shift = 32;                     // so that a late claim cannot hit the next handle
 
-  void begin(bool exclusive) noexcept;
+  void begin(bool exclusive) noexcept {
+    if (owner_.load(std::memory_order_relaxed) != &this_thread && borrows() == 0)
+      owner_.store(&this_thread, std::memory_order_relaxed);
+    if (exclusive_.load(std::memory_order_relaxed) != exclusive) exclusive_.store(exclusive, std::memory_order_relaxed);
+    begun_.store(begun_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   bool settle(std::uint64_t word) noexcept;
   bool claim(std::uint64_t word) noexcept {
     return word_.compare_exchange_strong(word, word | claimed, std::memory_order_acq_rel);
