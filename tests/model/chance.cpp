@@ -1,0 +1,138 @@
+// Choosing, calling and stepping.
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "internals.hpp"
+#include "program.hpp"
+
+namespace model {
+
+std::size_t Program::some_count() {
+  switch (below(traits_.large ? 24 : 40)) {
+    case 0: return 0;
+    case 1: return 16384 + below(49152);
+    case 2: return 4096 + below(16384);
+    case 3:
+    case 4:
+    case 5: return 1 + below(4096);
+    default: return 1 + below(256);
+  }
+}
+
+Lane* Program::lane(std::uint64_t id) {
+  const auto found = std::ranges::find(lanes_, id, &Lane::id);
+  return found == lanes_.end() ? nullptr : &*found;
+}
+
+Lane* Program::pick_lane(bool may_capture) {
+  Lane* const lane = pick(lanes_);
+  return lane != nullptr && lane->capture && !may_capture ? nullptr : lane;
+}
+
+HostBuffer* Program::pick_buffer() { return pick(buffers_); }
+
+void Program::say(std::string text) {
+  trace_.push_back(std::move(text));
+  if (trace_.size() > 40) trace_.pop_front();
+}
+
+std::string Program::trace() const {
+  std::string text;
+  for (const auto& line : trace_) text += "  " + line + "\n";
+  return text;
+}
+
+bool Program::fault_fired() {
+  if (!fault_) return false;
+  if (devices_[0].simulation().calls(fault_->call) < fault_->at) return false;
+  return true;
+}
+
+void Program::judge(const std::optional<thole::Error>& error, bool success, std::initializer_list<Errc> expected) {
+  const bool fired = fault_fired();
+  if (fired) {
+    fault_.reset();
+    fault_seen_ = true;
+  }
+  if (!error) {
+    if (!success)
+      broken(fmt::format("{}: succeeded, should have failed with {}", trace_.back(),
+                         make_error_code(*expected.begin()).message()));
+    return;
+  }
+  if (std::ranges::find(expected, error->errc()) != expected.end()) return;
+  const auto code = error->errc();
+  if (fired && (code == Errc::device_error || code == Errc::out_of_memory || code == Errc::limit)) return;
+  if (fault_seen_ && code == Errc::capturing) return;
+  broken(fmt::format("{}: failed with an unexpected error: {}", trace_.back(), error->what()));
+}
+
+void Program::look_at_kernels() {
+  for (const auto& kernel : kernels_)
+    if (!kernel->wrong.empty()) broken(kernel->wrong);
+  while (!kernels_.empty() && kernels_.front()->ran) kernels_.pop_front();
+}
+
+void Program::step(std::size_t operations) {
+  for (; operations != 0; --operations) {
+    const std::size_t first = below(devices_.size());
+    bool did = devices_[first].simulation().step_any();
+    if (!did && devices_.size() > 1) did = devices_[1 - first].simulation().step_any();
+    if (!did) return;
+    ledger_.look();
+    look_at_kernels();
+    if (devices_[0].lost() && !lost_) broken("the device was lost: " + devices_[0].take_error().value_or(thole::Error(Errc::device_lost, "?")).code().message());
+  }
+}
+
+bool Program::run_dry() {
+  for (;;) {
+    std::size_t before = 0;
+    for (const auto& device : devices_) before += device.simulation().pending();
+    if (before == 0) return true;
+    step(before);
+    std::size_t after = 0;
+    for (const auto& device : devices_) after += device.simulation().pending();
+    if (after == before) return false;
+  }
+}
+
+bool Program::settle_all() {
+  for (const Lane& lane : lanes_)
+    if (!lane.capture) (void)lane.ref->native();
+  return run_dry();
+}
+
+bool Program::after(Lane& lane, std::uint64_t stream) {
+  if (lane.id == stream) return true;
+  Lane* const other = this->lane(stream);
+  if (other == nullptr || other->capture || lane.capture) return false;
+  bool ordered = true;
+  const auto failed = call(true, {}, [&] {
+    const thole::Event event = other->ref->record();
+    lane.ref->wait(event);
+  });
+  if (failed) ordered = false;
+  ledger_.look();
+  return ordered;
+}
+
+bool Program::order(Lane& lane, const Memory& memory, bool writes, bool all) {
+  if (lane.capture) return true;
+  const auto uses = memory.uses;
+  for (const Use& use : uses)
+    if ((all || !use.tracked) && (writes || use.writes) && ledger_.open(use) && use.stream != lane.id)
+      if (!after(lane, use.stream)) return false;
+  return true;
+}
+
+bool Program::busy_for_host(const Memory& memory, bool writes) const {
+  return std::ranges::any_of(memory.uses, [&](const Use& use) {
+    return !use.tracked && (writes || use.writes) && ledger_.open(use);
+  });
+}
+
+}  // namespace model

@@ -1,0 +1,85 @@
+// Captures, and graphs and their executables in any order.
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "program.hpp"
+
+namespace model {
+
+void Program::capture() {
+  Lane* const lane = pick(lanes_);
+  if (lane == nullptr) return;
+  if (lane->capture) return end_capture(*lane);
+  say(fmt::format("begin_capture({})", lane->id));
+  constexpr thole::SimulatedCaptureMode modes[] = {thole::SimulatedCaptureMode::global,
+                                                   thole::SimulatedCaptureMode::thread_local_,
+                                                   thole::SimulatedCaptureMode::relaxed};
+  (void)call(true, {}, [&] { device(*lane).simulation().begin_capture(*lane->ref, modes[below(3)]); });
+  lane->capture.emplace();
+  ledger_.look();
+}
+
+void Program::end_capture(Lane& lane) {
+  say(fmt::format("end_capture({}) of {} nodes", lane.id, lane.capture->nodes->size()));
+  if (!lane.ref->capturing()) broken("a capturing stream does not say so");
+  // Whatever thole did meanwhile, it has not invalidated the capture.
+  (void)call(true, {}, [&] { lane.capture->graph = device(lane).simulation().end_capture(*lane.ref); });
+  graphs_.push_back(std::move(*lane.capture));
+  lane.capture.reset();
+  if (lane.ref->capturing()) broken("a stream captures after the end");
+}
+
+void Program::launch() {
+  Graph* const graph = pick(graphs_);
+  if (graph == nullptr) return;
+  if (graph->graph && graph->executables.size() < 3 && (graph->executables.empty() || chance(4))) {
+    say("instantiate a graph");
+    graph->executables.push_back(graph->graph->instantiate());
+    ++graph->life->executables;
+  }
+  Lane* const lane = pick_lane(false);
+  if (lane == nullptr || graph->executables.empty()) return;
+  // The program's own duty: the launch comes after everything that it conflicts with, and no borrow lives.
+  for (const Node& node : *graph->nodes) {
+    if (node.count == 0) continue;
+    if ((node.to_device ? node.to : node.from)->device != lane->device) return;
+    const Memory& host = node.to_device ? *node.from : *node.to;
+    if (host.writer || (!node.to_device && host.readers != 0)) return;
+    if (!order(*lane, *node.from, false, true) || !order(*lane, *node.to, true, true)) return;
+  }
+  say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));
+  (void)ledger_.next_operation();
+  if (call(true, {}, [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); })) return;
+  auto position = model::enqueued(lane->id) - graph->nodes->size();
+  for (const Node& node : *graph->nodes) {
+    ++position;
+    if (node.count != 0)
+      ledger_.launched(lane->id, position, node.from, node.from_offset, node.to, node.to_offset, node.count,
+                       node.to_device);
+  }
+  std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
+  graph->life->launches.push_back({lane->id, position, true, false});
+  ledger_.look();
+}
+
+void Program::destroy_graph() {
+  if (graphs_.empty()) return;
+  std::swap(graphs_[below(graphs_.size())], graphs_.back());
+  Graph& graph = graphs_.back();
+  say("destroy a graph or an executable");
+  if (!graph.executables.empty() && (chance(2) || !graph.graph)) {
+    std::swap(graph.executables[below(graph.executables.size())], graph.executables.back());
+    graph.executables.pop_back();
+    --graph.life->executables;
+  } else if (graph.graph) {
+    graph.graph.reset();
+    graph.life->graph = false;
+  }
+  if (!graph.graph && graph.executables.empty()) graphs_.pop_back();
+  ledger_.look();
+}
+
+}  // namespace model

@@ -1,0 +1,280 @@
+// Making, borrowing, moving and dropping buffers.
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "program.hpp"
+
+namespace model {
+namespace {
+
+struct alignas(256) Wide {
+  std::array<std::byte, 256> bytes;
+};
+
+}  // namespace
+
+MemoryPtr Program::adopt(const Heap& heap, const Buffer& buffer, std::size_t count, bool filled) {
+  const auto address = reinterpret_cast<std::uintptr_t>(buffer.unsynchronized_data());
+  if (buffer.size() != count) broken("a buffer has another size than it was asked for");
+  if (buffer.empty() != (count == 0)) broken("empty() is wrong");
+  if (count != 0) {
+    if (address % heap.alignment != 0)
+      broken(fmt::format("a buffer at {:#x}, not aligned to {}", address, heap.alignment));
+    const auto arena = heap.heap.arena();
+    const auto* const first = reinterpret_cast<const std::byte*>(buffer.unsynchronized_data());
+    if (!arena.contains(first) || !arena.contains(first + buffer.size_bytes() - 1))
+      broken("a buffer lies outside of its arena");
+  }
+  ledger_.look(filled ? buffer.unsynchronized_data() : nullptr, buffer.size_bytes());
+  return ledger_.made(buffer.unsynchronized_data(), count, heap.arena);
+}
+
+void Program::own(Heap& heap, Buffer buffer, bool filled, const Content& content) {
+  auto memory = adopt(heap, buffer, content.size(), filled);
+  memory->content = content;
+  if (!filled) {
+    const auto borrow = buffer.borrow_mut();
+    std::ranges::copy(content, borrow.begin());
+  }
+  const auto wrong = difference(buffer.unsynchronized_data(), content.data(), content.size());
+  if (!wrong.empty()) broken("a new buffer: " + wrong);
+  buffers_.push_back({std::move(buffer), std::move(memory)});
+}
+
+void Program::make() {
+  Heap* const heap = pick(heaps_);
+  if (heap == nullptr) return make_heap();
+  if (buffers_.size() > 40) return drop();
+  if (chance(12)) return make_other_type(*heap);
+  make_variant(*heap);
+}
+
+void Program::make_variant(Heap& heap) {
+  std::size_t count = some_count();
+  const std::size_t kind = below(16);
+  if (kind == 15) {  // more than there can be
+    count = chance(2) ? heap.most / sizeof(Word) + 1024 + below(1000000) : std::numeric_limits<std::size_t>::max() - below(1000);
+    say(fmt::format("make {} (too large)", count));
+    const auto made = heap.heap.try_make_buffer<Word>(count);
+    judge(made ? std::nullopt : std::optional(made.error()), false, {Errc::too_large});
+    return;
+  }
+  const Content content = ledger_.fresh(count);
+  std::optional<Buffer> buffer;
+  bool filled = false;
+  say(fmt::format("make {} (way {}) in arena {}", count, kind, heap.arena));
+  const auto keep = [&](thole::Result<Buffer> made) {
+    if (!made) throw made.error();
+    buffer = std::move(*made);
+  };
+  const auto failed = call(true, {kind == 3 ? Errc::timed_out : Errc::out_of_memory}, [&] {
+    switch (kind) {
+      case 0:
+        buffer = heap.heap.make_buffer_from(content);
+        filled = true;
+        break;
+      case 1: keep(heap.heap.try_make_buffer<Word>(count)); break;
+      case 2: {
+        buffer = heap.heap.make_buffer<Word>(count, 7);
+        const Content all(count, 7);
+        const auto wrong = difference(buffer->unsynchronized_data(), all.data(), count);
+        if (!wrong.empty()) broken("make with a value: " + wrong);
+        filled = false;
+        ledger_.look(buffer->unsynchronized_data(), buffer->size_bytes());
+        break;
+      }
+      case 3: keep(heap.heap.try_make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2)))); break;
+      default: buffer = heap.heap.make_buffer<Word>(count);
+    }
+  });
+  if (!failed) return own(heap, std::move(*buffer), filled, content);
+  if (count == 0) broken("an empty buffer needs no memory");
+}
+
+void Program::make_other_type(Heap& heap) {
+  say("make other types");
+  const auto check = [&]<class T>(thole::Result<thole::PinnedBuffer<T>> made) {
+    judge(made ? std::nullopt : std::optional(made.error()), true, {Errc::out_of_memory});
+    if (!made || made->empty()) return;
+    ledger_.look();
+    ledger_.check_free(made->unsynchronized_data(), made->size_bytes());
+    if (reinterpret_cast<std::uintptr_t>(made->unsynchronized_data()) % alignof(T) != 0) broken("a misaligned buffer");
+    const auto borrow = made->borrow_mut();
+    std::fill_n(reinterpret_cast<unsigned char*>(borrow.data()), made->size_bytes(), static_cast<unsigned char>(0xee));
+  };
+  const std::size_t count = below(300);
+  switch (below(3)) {
+    case 0: return check(heap.heap.try_make_buffer<std::byte>(count));
+    case 1: return check(heap.heap.try_make_buffer<double>(count));
+    default: return check(heap.heap.try_make_buffer<Wide>(count / 8));
+  }
+}
+
+// ---- Borrows
+
+void Program::borrow() {
+  HostBuffer* const target = pick_buffer();
+  if (target == nullptr) return;
+  const bool write = chance(2);
+  if (busy_for_host(*target->memory, write)) return;  // the program's own work: it would have to wait itself
+  if (chance(3))
+    blocking_borrow(*target, write);
+  else
+    try_borrow(*target, write);
+}
+
+void Program::try_borrow(HostBuffer& target, bool write) {
+  Memory& memory = *target.memory;
+  const bool forbidden = write ? memory.readers != 0 || memory.writer : memory.writer;
+  const bool open = ledger_.conflict(memory, write, true);
+  say(fmt::format("try_borrow{} of {} ({}, {})", write ? "_mut" : "", memory.count, forbidden ? "borrowed" : "free",
+                  open ? "in flight" : "done"));
+  const bool may = memory.count == 0 || (!forbidden && !open);
+  // What is done may not be known to be.
+  const std::initializer_list<Errc> codes = {forbidden ? Errc::borrowed : Errc::in_flight, forbidden ? Errc::borrowed : Errc::in_flight};
+  std::optional<thole::Error> error;
+  Kept kept;
+  if (write) {
+    auto result = target.buffer.try_borrow_mut();
+    if (result) kept.write = std::move(*result); else error = result.error();
+  } else {
+    auto result = target.buffer.try_borrow();
+    if (result) kept.read = std::move(*result); else error = result.error();
+  }
+  judge(error, may, codes);
+  if (memory.count == 0 && error) broken("an empty buffer was refused to a borrow");
+  if (error) return;
+  kept.memory = target.memory;
+  if (memory.count == 0) return;
+  if (write) {
+    memory.writer = true;
+    memory.known = true;
+    memory.content = ledger_.fresh(memory.count);
+    std::ranges::copy(memory.content, kept.write->begin());
+  } else {
+    ++memory.readers;
+  }
+  kept.content = std::make_shared<const Content>(memory.content);
+  read_kept(kept);
+  kept_.push_back(std::move(kept));
+  if (kept_.size() > 8 || chance(2)) {
+    std::swap(kept_.back(), kept_[below(kept_.size())]);
+    end_borrow();
+  }
+}
+
+void Program::blocking_borrow(HostBuffer& target, bool write) {
+  Memory& memory = *target.memory;
+  const bool forbidden = write ? memory.readers != 0 || memory.writer : memory.writer;
+  if (!settle_all()) return;
+  say(fmt::format("borrow{} of {}", write ? "_mut" : "", memory.count));
+  if (write) {
+    const auto failed = call(!forbidden, {Errc::borrowed}, [&] {
+      const auto borrowed = target.buffer.borrow_mut();
+      const auto wrong = difference(borrowed.data(), memory.content.data(), memory.known ? memory.count : 0);
+      if (!wrong.empty()) broken("borrow_mut shows a wrong payload: " + wrong);
+      memory.content = ledger_.fresh(memory.count);
+      memory.known = true;
+      std::ranges::copy(memory.content, borrowed.begin());
+    });
+    if (!failed && chance(2)) call(true, {}, [&] { target.buffer.wait(); });
+  } else {
+    (void)call(!forbidden, {Errc::borrowed}, [&] {
+      const auto borrowed = target.buffer.borrow();
+      const auto wrong = difference(borrowed.data(), memory.content.data(), memory.known ? memory.count : 0);
+      if (!wrong.empty()) broken("borrow shows a wrong payload: " + wrong);
+    });
+  }
+  if (target.buffer.busy()) broken("a buffer is busy when everything is done");
+}
+
+void Program::read_kept(const Kept& kept) {
+  if (!kept.memory->known) return;
+  const Word* const data = kept.read ? kept.read->data() : kept.write->data();
+  if (busy_for_host(*kept.memory, false)) return;  // a graph is writing it: the program's own affair
+  const auto wrong = difference(data, kept.content->data(), kept.content->size());
+  if (!wrong.empty()) broken("a borrow shows a wrong payload: " + wrong);
+}
+
+void Program::end_borrow() {
+  if (kept_.empty()) return;
+  std::swap(kept_[below(kept_.size())], kept_.back());
+  say("end a borrow");
+  Kept kept = std::move(kept_.back());
+  kept_.pop_back();
+  read_kept(kept);
+  if (kept.write)
+    kept.memory->writer = false;
+  else
+    --kept.memory->readers;
+  if (chance(4)) {  // a moved-from borrow ends nothing
+    if (kept.read) {
+      const auto moved = std::move(*kept.read);
+      if (!kept.read->empty() && !moved.empty()) broken("a moved-from borrow shows elements");
+    } else {
+      const auto moved = std::move(*kept.write);
+      if (!kept.write->empty() && !moved.empty()) broken("a moved-from borrow shows elements");
+    }
+  }
+  kept = {};
+  ledger_.look();
+}
+
+// ---- Moving and dropping
+
+void Program::move_buffer() {
+  HostBuffer* const from = pick_buffer();
+  if (from == nullptr) return;
+  say("move a buffer");
+  Buffer moved = std::move(from->buffer);
+  if (chance(2)) moved_from_calls(from->buffer);
+  HostBuffer* const to = pick_buffer();
+  if (to != from && chance(2)) {
+    // Assigning drops what was there.
+    MemoryPtr gone = std::exchange(to->memory, from->memory);
+    gone->handle = false;
+    to->buffer = std::move(moved);
+    std::swap(*from, buffers_.back());
+    buffers_.pop_back();
+    ledger_.look();
+    return;
+  }
+  from->buffer = std::move(moved);
+}
+
+void Program::moved_from_calls(Buffer& empty) {
+  if (empty.size() != 0 || empty.busy()) broken("a moved-from buffer has a size or is busy");
+  (void)call(false, {Errc::moved_from}, [&] { (void)empty.borrow(); });
+  (void)call(false, {Errc::moved_from}, [&] { (void)empty.borrow_mut(); });
+  (void)call(false, {Errc::moved_from}, [&] { empty.wait(); });
+  if (const auto result = empty.try_borrow(); result || result.error().errc() != Errc::moved_from) broken("try_borrow of a moved-from buffer");
+  if (Lane* const lane = pick_lane(false)) {
+    (void)call(false, {Errc::moved_from}, [&] { (void)empty.async_to_device(*lane->ref); });
+    (void)call(false, {Errc::moved_from}, [&] {
+      empty.use_on(*lane->ref, thole::Access::device_reads, [](Word*, thole::NativeStream) {});
+    });
+  }
+}
+
+void Program::drop_memory(HostBuffer&& target) {
+  say(fmt::format("drop {} words at {}", target.memory->count, static_cast<const void*>(target.memory->data)));
+  target.memory->handle = false;
+  { const Buffer gone = std::move(target.buffer); }
+  ledger_.look();
+  ledger_.forget();
+}
+
+void Program::drop() {
+  if (buffers_.empty()) return;
+  std::swap(buffers_[below(buffers_.size())], buffers_.back());
+  HostBuffer gone = std::move(buffers_.back());
+  buffers_.pop_back();
+  drop_memory(std::move(gone));
+}
+
+}  // namespace model

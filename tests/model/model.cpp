@@ -1,0 +1,144 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace model {
+
+void broken(const std::string& text) { throw Broken(text); }
+
+std::string difference(const Word* data, const Word* expected, std::size_t count) {
+  if (count == 0 || std::memcmp(data, expected, count * sizeof(Word)) == 0) return {};
+  std::size_t at = 0;
+  while (data[at] == expected[at]) ++at;
+  return fmt::format("word {} of {} is {:#x}, should be {:#x}", at, count, data[at], expected[at]);
+}
+
+bool Memory::overlaps(const void* from, std::size_t size) const {
+  const auto a = reinterpret_cast<std::uintptr_t>(data);
+  const auto b = reinterpret_cast<std::uintptr_t>(from);
+  return a < b + size && b < a + bytes();
+}
+
+void Ledger::look(const void* skip, std::size_t bytes) {
+  queues_.look();
+  if (copies_.empty()) return;
+  std::vector<Copy> arrived;
+  std::erase_if(copies_, [&](Copy& copy) {
+    if (!queues_.done(copy.stream, copy.position)) return false;
+    arrived.push_back(std::move(copy));
+    return true;
+  });
+  for (std::size_t i = 0; i != arrived.size(); ++i) {
+    const Copy& copy = arrived[i];
+    const Word* const data = copy.destination->data + copy.offset;
+    const std::size_t size = copy.expected->size() * sizeof(Word);
+    // Where several completed at once, only the last word of each is to be seen.
+    const bool written_again = std::any_of(arrived.begin() + static_cast<std::ptrdiff_t>(i) + 1, arrived.end(), [&](const Copy& later) {
+      return later.destination == copy.destination && later.offset < copy.offset + copy.expected->size() &&
+             copy.offset < later.offset + later.expected->size();
+    });
+    if (written_again) continue;
+    if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
+    if (copy.to_device && arrived.size() > 1 && !device_memory_exists(data, size)) continue;
+    const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
+    if (!wrong.empty())
+      broken(fmt::format("the copy of operation {} {} moved a wrong payload: {}", copy.operation,
+                         copy.to_device ? "to the device" : "to the host", wrong));
+  }
+}
+
+bool Ledger::conflict(const Memory& memory, bool writes, bool tracked_only) const {
+  return std::ranges::any_of(memory.uses, [&](const Use& use) {
+    return (writes || use.writes) && (use.tracked || !tracked_only) && open(use);
+  });
+}
+
+bool Ledger::alive(const GraphLife& life) const {
+  return life.graph || life.executables != 0 ||
+         std::ranges::any_of(life.launches, [&](const Use& use) { return open(use); });
+}
+
+bool Ledger::in_graph(const Memory& memory) const {
+  return std::ranges::any_of(memory.graphs, [&](const auto& life) { return alive(*life); });
+}
+
+bool Ledger::needed(const Memory& memory) const {
+  return memory.handle || memory.readers != 0 || memory.writer || in_graph(memory) ||
+         std::ranges::any_of(memory.uses, [&](const Use& use) { return open(use); });
+}
+
+void Ledger::check_free(const void* data, std::size_t bytes) const {
+  for (const MemoryPtr& other : pinned_)
+    if (other->overlaps(data, bytes) && needed(*other))
+      broken(fmt::format("new memory {} + {} overlaps {} + {}, which is {}", data, bytes,
+                         static_cast<const void*>(other->data), other->bytes(),
+                         other->handle                          ? "another buffer's"
+                         : other->readers != 0 || other->writer ? "borrowed"
+                         : in_graph(*other)                     ? "a graph's"
+                                                                : "in flight"));
+}
+
+MemoryPtr Ledger::made(Word* data, std::size_t count, std::uint64_t arena) {
+  check_free(data, count * sizeof(Word));
+  auto memory = std::make_shared<Memory>();
+  memory->data = data;
+  memory->count = count;
+  memory->arena = arena;
+  if (count != 0) pinned_.push_back(memory);
+  return memory;
+}
+
+void Ledger::forget() {
+  std::erase_if(pinned_, [&](const MemoryPtr& memory) { return !needed(*memory); });
+}
+
+void Ledger::clean(Memory& memory) const {
+  std::erase_if(memory.uses, [&](const Use& use) { return !open(use); });
+}
+
+void Ledger::move_content(const Memory& from, std::size_t from_offset, Memory& to, std::size_t to_offset,
+                          std::size_t count) {
+  if (!from.known) {
+    to.known = false;
+    return;
+  }
+  std::copy_n(from.content.begin() + static_cast<std::ptrdiff_t>(from_offset), count,
+              to.content.begin() + static_cast<std::ptrdiff_t>(to_offset));
+  if (count == to.count) to.known = true;
+}
+
+void Ledger::copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
+                    std::size_t to_offset, std::size_t count, bool to_device, bool tracked_device) {
+  const auto position = position_of_copy(stream, to->data + to_offset, from->data + from_offset);
+  launched(stream, position, from, from_offset, to, to_offset, count, to_device);
+  for (Memory* const memory : {from.get(), to.get()}) {
+    const bool device_side = (memory == to.get()) == to_device;
+    memory->uses.back().tracked = !device_side || tracked_device;
+  }
+}
+
+void Ledger::launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
+                      const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device) {
+  clean(*from);
+  clean(*to);
+  move_content(*from, from_offset, *to, to_offset, count);
+  if (from->known) {
+    const auto begin = from->content.begin() + static_cast<std::ptrdiff_t>(from_offset);
+    copies_.push_back({operations_, stream, position, to, to_offset,
+                       std::make_shared<const Content>(begin, begin + static_cast<std::ptrdiff_t>(count)), to_device});
+  }
+  note(*from, {stream, position, false, false});
+  note(*to, {stream, position, true, false});
+}
+
+Content Ledger::fresh(std::size_t count) {
+  const auto first = static_cast<Word>(++contents_ * 0x9e3779b1u);
+  Content content(count);
+  for (std::size_t i = 0; i != count; ++i) content[i] = first + static_cast<Word>(i);
+  return content;
+}
+
+}  // namespace model

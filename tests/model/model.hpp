@@ -1,0 +1,132 @@
+#pragma once
+
+// The plain model: which memory is in flight, what it holds in program order, and so which copies must move what, and what
+// may not be handed out again yet. It knows nothing of events, tickets or queues of blocks.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "queues.hpp"
+
+namespace model {
+
+using Word = std::uint32_t;
+using Content = std::vector<Word>;
+
+/// A rule was broken.
+struct Broken : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// One operation of a device that touches memory.
+struct Use {
+  std::uint64_t stream = 0;
+  std::uint64_t position = 0;
+  bool writes = false;
+  bool tracked = true;  // thole knows of it; false: a graph's launch, or device memory given as a span
+};
+
+/// A graph and its executables, as far as memory is concerned.
+struct GraphLife {
+  bool graph = true;
+  std::size_t executables = 0;
+  std::vector<Use> launches;
+};
+
+/// Memory of either side. Content is in program order: what it holds when all that was enqueued has happened.
+struct Memory {
+  Word* data = nullptr;
+  std::size_t count = 0;
+  Content content;
+  bool known = true;  // false: never written as a whole
+  std::vector<Use> uses;
+  std::vector<std::shared_ptr<GraphLife>> graphs;
+  // Pinned memory alone.
+  bool handle = true;
+  std::size_t readers = 0;
+  bool writer = false;
+  std::uint64_t arena = 0;
+  // Device memory alone.
+  std::uint64_t made_on = 0;  // a stream; 0: in a capture
+  std::size_t device = 0;
+
+  std::size_t bytes() const { return count * sizeof(Word); }
+  bool overlaps(const void* from, std::size_t size) const;
+};
+using MemoryPtr = std::shared_ptr<Memory>;
+
+/// A copy that has been enqueued, or the check of one.
+struct Copy {
+  std::uint64_t operation = 0;
+  std::uint64_t stream = 0;
+  std::uint64_t position = 0;
+  MemoryPtr destination;
+  std::size_t offset = 0;  // words, in the destination
+  std::shared_ptr<const Content> expected;
+  bool to_device = false;
+};
+
+class Ledger {
+ public:
+  // ---- Looking at the device
+
+  /// Sees what has completed since the last time and checks each payload that arrived. Nothing is known of
+  /// [skip, skip + bytes), which a new owner has written since.
+  void look(const void* skip = nullptr, std::size_t bytes = 0);
+  bool open(const Use& use) const { return !queues_.done(use.stream, use.position); }
+  /// Whether a use is open that conflicts with a new one; `tracked`: only such as thole must know of.
+  bool conflict(const Memory& memory, bool writes, bool tracked_only) const;
+  bool alive(const GraphLife& life) const;
+  bool in_graph(const Memory& memory) const;
+
+  // ---- Pinned memory
+
+  /// A new buffer: checks that nobody else has any of the memory.
+  MemoryPtr made(Word* data, std::size_t count, std::uint64_t arena);
+  /// A buffer that is gone again, of any type: only the check.
+  void check_free(const void* data, std::size_t bytes) const;
+  /// Whether the device, a borrow or a graph still needs it, or the program holds it.
+  bool needed(const Memory& memory) const;
+  /// Forgets what is not needed any more.
+  void forget();
+  const std::vector<MemoryPtr>& pinned() const { return pinned_; }
+
+  // ---- Copies
+
+  std::uint64_t next_operation() { return ++operations_; }
+  std::uint64_t operations() const { return operations_; }
+  /// A copy was just enqueued on the stream; finds it there.
+  void copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
+              std::size_t to_offset, std::size_t count, bool to_device, bool tracked_device);
+  /// The same as part of a graph's launch.
+  void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
+                const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);
+  static void note(Memory& memory, const Use& use) { memory.uses.push_back(use); }
+  void clean(Memory& memory) const;
+  /// Nothing that was enqueued will be checked any more: the device is lost.
+  void lose() { copies_.clear(); }
+  std::size_t copies() const { return copies_.size(); }
+  const Queues& queues() const { return queues_; }
+  /// New content that no other memory has or had.
+  Content fresh(std::size_t count);
+
+ private:
+  void move_content(const Memory& from, std::size_t from_offset, Memory& to, std::size_t to_offset, std::size_t count);
+
+  Queues queues_;
+  std::vector<MemoryPtr> pinned_;
+  std::vector<Copy> copies_;
+  std::uint64_t operations_ = 0;
+  std::uint64_t contents_ = 0;
+};
+
+/// Where `data` differs from what it must hold; empty when it does not.
+std::string difference(const Word* data, const Word* expected, std::size_t count);
+[[noreturn]] void broken(const std::string& text);
+
+}  // namespace model

@@ -1,0 +1,188 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "region.hpp"
+
+namespace model {
+
+Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), seed_(seed), operations_(operations) {
+  traits_.faults = chance(3);
+  traits_.lost = chance(6);
+  traits_.foreign = chance(3);
+  traits_.automatic = chance(5);
+  traits_.orphans = chance(4);
+  traits_.background = chance(8);
+  traits_.two_devices = !traits_.lost && chance(4);
+  traits_.large = chance(8);
+  for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
+    devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
+  make_arena();
+  make_heap();
+  for (int i = 0; i != 3; ++i) make_lane();
+}
+
+Program::~Program() = default;
+
+void Program::operation() {
+  const std::size_t which = below(100);
+  if (which < 20) return make();
+  if (which < 28) return to_device_new();
+  if (which < 38) return to_device_span();
+  if (which < 44) return to_host_new();
+  if (which < 51) return to_host_span();
+  if (which < 57) return borrow();
+  if (which < 60) return end_borrow();
+  if (which < 72) return drop();
+  if (which < 75) return move_buffer();
+  if (which < 79) return drop_device_memory();
+  if (which < 80) return make_device_memory();
+  if (which < 84) return use_on();
+  if (which < 86) return host_function();
+  if (which < 88) return event();
+  if (which < 91) return collect();
+  if (which < 93) return chance(2) ? capture() : launch();
+  if (which < 94) return destroy_graph();
+  if (which < 95) return chance(3) ? wrong_calls() : hold_or_release();
+  if (which < 96) return chance(4) ? drain() : synchronize();
+  if (which < 97) return chance(3) ? make_arena() : make_heap();
+  if (which < 98) return make_lane();
+  if (which < 99) return stats();
+  fault();
+}
+
+std::uint64_t Program::run() {
+  for (std::uint64_t i = 0; i != operations_; ++i) {
+    operation();
+    look_at_kernels();
+    // A device that lags behind, or keeps up, or is idle, in turns.
+    const std::size_t pace = (i / 64) % 4;
+    if (pace != 0 && chance(4 - pace)) step(1 + below(2 * pace));
+    if (chance(64)) (void)run_dry();
+    if (chance(8)) ledger_.forget();
+  }
+  if (traits_.lost)
+    lose_device();
+  else
+    finish();
+  return operations_;
+}
+
+void Program::lose_device() {
+  say("lose the device");
+  fault_.reset();
+  lost_ = true;
+  devices_[0].simulation().lose_device();
+  ledger_.lose();
+  for (const Heap& heap : heaps_) {
+    (void)call(false, {Errc::device_lost}, [&] { heap.heap.drain(); });
+    (void)call(false, {Errc::device_lost}, [&] { (void)heap.heap.make_buffer<Word>(16); });
+    (void)heap.heap.collect();
+    (void)heap.heap.stats();
+  }
+  for (const Lane& lane : lanes_) {
+    (void)call(false, {Errc::device_lost}, [&] { lane.ref->synchronize(); });
+    (void)call(false, {Errc::device_lost}, [&] { (void)lane.ref->record(); });
+  }
+  for (HostBuffer& target : buffers_) {
+    const Memory& memory = *target.memory;
+    const bool borrowed = memory.writer || memory.readers != 0;
+    const bool open = ledger_.conflict(memory, true, true);
+    const bool may = memory.count == 0 || (!borrowed && !open);
+    // What had completed may not have been known to be.
+    (void)call(may && memory.uses.empty(), {memory.count != 0 && borrowed ? Errc::borrowed : Errc::device_lost, Errc::device_lost},
+               [&] { (void)target.buffer.borrow_mut(); });
+    for (const Lane& lane : lanes_)
+      if (memory.count != 0 && !borrowed)
+        (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });
+  }
+  // Dropping, in any order.
+  while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
+         !arenas_.empty() || !graphs_.empty() || !events_.empty()) {
+    const auto drop_one = [&](auto& from) {
+      if (from.empty()) return;
+      std::swap(from[below(from.size())], from.back());
+      from.pop_back();
+    };
+    switch (below(8)) {
+      case 0: drop_one(buffers_); break;
+      case 1: drop_one(kept_); break;
+      case 2: drop_one(device_memory_); break;
+      case 3: drop_one(lanes_); break;
+      case 4: drop_one(heaps_); break;
+      case 5: drop_one(arenas_); break;
+      case 6: drop_one(graphs_); break;
+      default: drop_one(events_);
+    }
+  }
+  (void)devices_[0].take_error();
+}
+
+void Program::finish() {
+  say("finish");
+  if (fault_) devices_[0].simulation().fail_call(fault_->call, 0);
+  fault_.reset();
+  for (Lane& lane : lanes_) {
+    device(lane).simulation().release(*lane.ref);
+    if (lane.capture) end_capture(lane);
+  }
+  ledger_.look();
+  events_.clear();
+  while (!kept_.empty()) end_borrow();
+  while (!graphs_.empty()) destroy_graph();
+  if (chance(2)) {
+    while (!buffers_.empty()) drop();
+    (void)settle_all();
+  } else {
+    if (!settle_all()) broken("work is left that cannot go on");
+    while (!buffers_.empty()) drop();
+  }
+  if (!settle_all()) broken("work is left that cannot go on");
+  look_at_kernels();
+  if (ledger_.copies() != 0) broken("copies have not arrived when everything is done");
+  all_back();
+}
+
+void Program::all_back() {
+  if (heaps_.empty()) make_heap();
+  say("everything must be back");
+  for (const Heap& heap : heaps_) (void)heap.heap.collect();
+  const bool exact = !traits_.background && !traits_.orphans;
+  for (const Heap& heap : heaps_) {
+    if (!exact) call(true, {}, [&] { heap.heap.drain(); });
+    const auto stats = heap.heap.stats();
+    if (exact && (stats.in_flight != 0 || stats.in_use != 0))
+      broken(fmt::format("a heap of arena {} still has {} bytes in flight and {} in use", heap.arena, stats.in_flight,
+                         stats.in_use));
+  }
+  for (const Arena& arena : arenas_) {
+    const auto heap = std::ranges::find(heaps_, arena.number, &Heap::arena);
+    if (heap == heaps_.end()) continue;
+    const auto all = heap->heap.try_make_buffer<std::byte>(arena.options.bytes);
+    if (!all) broken(fmt::format("arena {} cannot give all of its {} bytes: {}", arena.number, arena.options.bytes, all.error().what()));
+  }
+  while (!device_memory_.empty()) device_memory_.pop_back();
+  (void)run_dry();
+  while (!lanes_.empty()) drop_lane(lanes_.back());
+  for (int i = 0; i != 2; ++i) {
+    (void)heaps_.front().heap.collect();
+    (void)run_dry();
+  }
+  for (thole::Device& device : devices_) {
+    if (const auto bytes = device.simulation().device_bytes(); bytes != 0 && !fault_seen_)
+      broken(fmt::format("{} bytes of device memory are left", bytes));
+    if (const auto error = device.take_error(); error && !fault_seen_)
+      broken(fmt::format("a destructor met an error: {}", error->what()));
+  }
+  arenas_.clear();
+  heaps_.clear();
+  if (!exact) return;  // a thread of the library's own may still hold some of it
+  thole::detail::finish_unpinning();
+  if (const auto bytes = devices_[0].simulation().pinned_bytes(); bytes != 0)
+    broken(fmt::format("{} bytes are still pinned when everything is gone", bytes));
+}
+
+}  // namespace model

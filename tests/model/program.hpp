@@ -1,0 +1,249 @@
+#pragma once
+
+// One random program on stepped simulated devices, checked against the model after every call. The seed decides everything:
+// the calls, the order in which the devices complete, and the faults.
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <thole/thole.hpp>
+
+#include "model.hpp"
+
+namespace model {
+
+using thole::Errc;
+using Buffer = thole::PinnedBuffer<Word>;
+
+struct Arena {
+  std::uint64_t number = 0;
+  thole::PinnedArena arena;
+  thole::ArenaOptions options;
+};
+
+struct Heap {
+  std::uint64_t arena = 0;  // its number; the arena's own handle may be gone
+  std::size_t most = 0;     // bytes that the arena may grow to
+  std::size_t alignment = 64;
+  thole::PinnedHeap heap;
+};
+
+struct HostBuffer {
+  Buffer buffer;
+  MemoryPtr memory;
+};
+
+struct DeviceMemory {
+  thole::DeviceBuffer<Word> buffer;
+  MemoryPtr memory;
+};
+
+/// A borrow that is kept; one of the two.
+struct Kept {
+  std::optional<thole::Borrow<Word>> read;
+  std::optional<thole::BorrowMut<Word>> write;
+  MemoryPtr memory;
+  std::shared_ptr<const Content> content;  // what it must show
+};
+
+/// What one node of a graph copies.
+struct Node {
+  MemoryPtr from, to;
+  std::size_t from_offset = 0;
+  std::size_t to_offset = 0;
+  std::size_t count = 0;
+  bool to_device = false;
+};
+
+struct Graph {
+  std::optional<thole::SimulatedGraph> graph;
+  std::vector<thole::SimulatedGraph::Executable> executables;
+  std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
+  std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
+};
+
+struct Lane {
+  std::optional<thole::Stream> own;
+  void* foreign = nullptr;
+  std::optional<thole::StreamRef> ref;
+  std::uint64_t id = 0;
+  std::size_t device = 0;
+  std::optional<Graph> capture;
+};
+
+struct KeptEvent {
+  thole::Event event;
+  Use use;
+};
+
+/// A kernel's stand-in: runs in its stream and looks at, or writes, pinned memory.
+struct Kernel {
+  const Word* data = nullptr;
+  std::shared_ptr<const Content> content;
+  bool writes = false;
+  bool ran = false;
+  std::string wrong;
+};
+
+/// What the program may do, drawn from the seed before it starts.
+struct Traits {
+  bool faults = false;
+  bool lost = false;
+  bool foreign = false;
+  bool automatic = false;   // streams are held and released
+  bool orphans = false;     // heaps go before their buffers' copies are done: a thread of the library's own helps
+  bool background = false;
+  bool two_devices = false;
+  bool large = false;
+};
+
+class Program {
+ public:
+  Program(std::uint64_t seed, std::uint64_t operations);
+  ~Program();
+  /// Throws Broken. Returns how many operations were done.
+  std::uint64_t run();
+  /// The last operations, for a report.
+  std::string trace() const;
+
+ private:
+  // ---- chance.cpp: choosing, calling, stepping
+  std::size_t below(std::size_t bound) { return random_() % bound; }
+  bool chance(std::size_t in) { return below(in) == 0; }
+  std::size_t some_count();
+  template <class T>
+  T* pick(std::vector<T>& from) {
+    return from.empty() ? nullptr : &from[below(from.size())];
+  }
+  Lane* pick_lane(bool may_capture);
+  Lane* lane(std::uint64_t id);
+  HostBuffer* pick_buffer();
+  void say(std::string text);
+  /// The outcome of a call: empty when it succeeded. Only the expected codes may come, and success only if `success`. A
+  /// fault that was asked for may come at any time.
+  template <class F>
+  std::optional<Errc> call(bool success, std::initializer_list<Errc> expected, F&& f);
+  void judge(const std::optional<thole::Error>& error, bool success, std::initializer_list<Errc> expected);
+  bool fault_fired();
+  void step(std::size_t operations);
+  void look_at_kernels();
+  /// Runs everything that can; false when something is left.
+  bool run_dry();
+  bool settle_all();
+  /// Orders the stream after the memory's conflicting uses that thole cannot know of; after all of them, if thole will not
+  /// know of what follows. False: it cannot be done.
+  bool order(Lane& lane, const Memory& memory, bool writes, bool all = false);
+  bool after(Lane& lane, std::uint64_t stream);
+  bool busy_for_host(const Memory& memory, bool writes) const;
+  const thole::Device& device(const Lane& lane) const { return devices_[lane.device]; }
+
+  // ---- host_operations.cpp
+  void make();
+  void make_variant(Heap& heap);
+  void make_other_type(Heap& heap);
+  void own(Heap& heap, Buffer buffer, bool filled, const Content& content);
+  MemoryPtr adopt(const Heap& heap, const Buffer& buffer, std::size_t count, bool filled);
+  void borrow();
+  void try_borrow(HostBuffer& target, bool write);
+  void blocking_borrow(HostBuffer& target, bool write);
+  void end_borrow();
+  void read_kept(const Kept& kept);
+  void move_buffer();
+  void moved_from_calls(Buffer& empty);
+  void drop();
+  void drop_memory(HostBuffer&& target);
+
+  // ---- copy_operations.cpp
+  void to_device_new();
+  void to_device_span();
+  void to_host_new();
+  void to_host_span();
+  void make_device_memory();
+  void drop_device_memory();
+  void wrong_calls();
+  void use_on();
+  void host_function();
+  bool may_drop(const DeviceMemory& target);
+  MemoryPtr device_memory(thole::DeviceBuffer<Word>& buffer, const Lane& lane);
+  void captured(Lane& lane, const Node& node);
+  bool in_capture(const Lane& lane, const Memory& memory, bool writes) const;
+  void enqueued(Lane& lane, const Node& node, bool tracked_device);
+
+  // ---- graph_operations.cpp
+  void capture();
+  void end_capture(Lane& lane);
+  void launch();
+  void destroy_graph();
+
+  // ---- place_operations.cpp: arenas, heaps, streams, events and the calls on all of them
+  void make_arena();
+  void make_heap();
+  void make_lane();
+  void drop_arena();
+  void drop_heap();
+  void drop_lane();
+  void drop_lane(Lane& lane);
+  void hold_or_release();
+  thole::ArenaOptions some_arena();
+  bool arena_idle(std::uint64_t number) const;
+  void event();
+  void collect();
+  void drain();
+  void synchronize();
+  void stats();
+  void fault();
+
+  // ---- program.cpp
+  void operation();
+  void lose_device();
+  void finish();
+  void all_back();
+
+  std::mt19937_64 random_;
+  std::uint64_t seed_;
+  std::uint64_t operations_;
+  Traits traits_;
+  std::vector<thole::Device> devices_;
+  std::vector<Arena> arenas_;
+  std::vector<Heap> heaps_;
+  std::vector<Lane> lanes_;
+  std::vector<HostBuffer> buffers_;
+  std::vector<DeviceMemory> device_memory_;
+  std::vector<Kept> kept_;
+  std::vector<KeptEvent> events_;
+  std::vector<Graph> graphs_;
+  std::deque<std::unique_ptr<Kernel>> kernels_;
+  Kernel graph_kernel_;  // what graphs run, any number of times
+  Ledger ledger_;
+  std::uint64_t arena_numbers_ = 0;
+  bool lost_ = false;
+  struct Fault {
+    thole::SimulatedCall call;
+    std::size_t at;
+  };
+  std::optional<Fault> fault_;
+  bool fault_seen_ = false;  // from then on a stream may have uses without an event
+  std::deque<std::string> trace_;
+};
+
+template <class F>
+std::optional<Errc> Program::call(bool success, std::initializer_list<Errc> expected, F&& f) {
+  std::optional<thole::Error> error;
+  try {
+    f();
+  } catch (const thole::Error& thrown) {
+    error = thrown;
+  }
+  judge(error, success, expected);
+  if (!error) return {};
+  return error->errc();
+}
+
+}  // namespace model

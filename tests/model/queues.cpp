@@ -1,0 +1,66 @@
+#include "queues.hpp"
+
+#include <mutex>
+
+#include "simulated_machine.hpp"
+
+namespace model {
+namespace {
+
+using namespace thole::detail::simulated;
+
+std::shared_ptr<Stream> find(std::uint64_t id) {
+  for (Device* const device : machine().devices)
+    if (const auto found = device->streams.find(id); found != device->streams.end()) return found->second;
+  return nullptr;
+}
+
+template <class F>
+std::uint64_t newest(std::uint64_t id, F&& is_it) {
+  const std::scoped_lock lock(machine().mutex);
+  const auto stream = find(id);
+  if (stream == nullptr) return 0;
+  for (std::size_t i = stream->queue.size(); i != 0; --i)
+    if (is_it(stream->queue[i - 1])) return stream->enqueued - stream->queue.size() + i;
+  return 0;
+}
+
+}  // namespace
+
+void Queues::look() {
+  const std::scoped_lock lock(machine().mutex);
+  completed_.clear();
+  for (const Device* const device : machine().devices)
+    for (const auto& [id, stream] : device->streams) completed_.emplace(id, stream->completed);
+}
+
+bool Queues::empty(std::uint64_t id) const {
+  const std::scoped_lock lock(machine().mutex);
+  const auto stream = find(id);
+  return stream == nullptr || stream->queue.empty();
+}
+
+std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source) {
+  return newest(stream, [&](const Operation& operation) {
+    return operation.kind == Operation::Kind::copy && operation.destination == destination && operation.source == source;
+  });
+}
+
+std::uint64_t position_of_function(std::uint64_t stream, const void* argument) {
+  return newest(stream, [&](const Operation& operation) {
+    return operation.kind == Operation::Kind::host_function && operation.argument == argument;
+  });
+}
+
+std::uint64_t enqueued(std::uint64_t id) {
+  const std::scoped_lock lock(machine().mutex);
+  const auto stream = find(id);
+  return stream == nullptr ? 0 : stream->enqueued;
+}
+
+bool device_memory_exists(const void* data, std::size_t bytes) {
+  const std::scoped_lock lock(machine().mutex);
+  return machine().device_memory.find(data, bytes).range != nullptr;
+}
+
+}  // namespace model

@@ -1,0 +1,37 @@
+#pragma once
+
+// What the simulated device has enqueued and what it has completed, read from its own tables: the truth that the model is
+// held against. thole is not asked.
+
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+
+namespace model {
+
+/// How far each stream is, as of the last look().
+class Queues {
+ public:
+  void look();
+  /// Whether the stream has completed its `position`-th operation. A stream that is gone has completed all of its own, unless
+  /// the device was lost before.
+  bool done(std::uint64_t stream, std::uint64_t position) const {
+    const auto found = completed_.find(stream);
+    return found == completed_.end() || found->second >= position;
+  }
+  bool empty(std::uint64_t stream) const;
+
+ private:
+  std::unordered_map<std::uint64_t, std::uint64_t> completed_;
+};
+
+/// The position of the newest copy in the stream between these two; 0: it is not enqueued, or complete already.
+std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source);
+/// The same for a host function with this argument.
+std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
+/// How many operations were ever enqueued; 0: there is no such stream.
+std::uint64_t enqueued(std::uint64_t stream);
+/// Whether the bytes are device memory that is allocated now.
+bool device_memory_exists(const void* data, std::size_t bytes);
+
+}  // namespace model

@@ -1,0 +1,269 @@
+#include "threads.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <thole/thole.hpp>
+
+#include "model.hpp"
+#include "region.hpp"
+
+namespace model {
+namespace {
+
+using namespace thole;
+using Buffer = PinnedBuffer<Word>;
+
+Word word(std::uint64_t pattern, std::size_t i) { return static_cast<Word>(pattern * 0x9e3779b1u + i); }
+
+void write(Word* data, std::size_t count, std::uint64_t pattern) {
+  for (std::size_t i = 0; i != count; ++i) data[i] = word(pattern, i);
+}
+
+bool holds(const Word* data, std::size_t count, std::uint64_t pattern) {
+  for (std::size_t i = 0; i != count; ++i)
+    if (data[i] != word(pattern, i)) return false;
+  return true;
+}
+
+/// A buffer, perhaps with a borrow of it, and what it holds.
+struct Parcel {
+  std::optional<Buffer> buffer;
+  std::optional<Borrow<Word>> borrow;
+  std::uint64_t pattern = 0;
+};
+
+struct Shared {
+  Shared(Device on, const ArenaOptions& options)
+      : device(std::move(on)), arena(device, options), heap(arena), other_heap(arena, {.background_reclaim = true}) {}
+
+  Device device;
+  PinnedArena arena;
+  PinnedHeap heap;
+  PinnedHeap other_heap;
+  std::mutex mutex;
+  std::vector<Parcel> parcels;
+  std::vector<std::string> wrong;
+  std::atomic<bool> stop{false};
+
+  void fail(std::string text) {
+    stop = true;
+    const std::scoped_lock lock(mutex);
+    wrong.push_back(std::move(text));
+  }
+  void send(Parcel parcel) {
+    const std::scoped_lock lock(mutex);
+    parcels.push_back(std::move(parcel));
+  }
+  std::optional<Parcel> receive() {
+    const std::scoped_lock lock(mutex);
+    if (parcels.empty()) return {};
+    std::optional<Parcel> parcel = std::move(parcels.front());
+    std::swap(parcels.front(), parcels.back());
+    parcels.pop_back();
+    return parcel;
+  }
+};
+
+class Worker {
+ public:
+  Worker(Shared& shared, std::uint64_t seed, std::size_t number)
+      : shared_(shared), random_(seed * 1000 + number), patterns_(number << 40) {
+    for (int i = 0; i != 2; ++i) streams_.emplace_back(shared.device);
+  }
+
+  void run(std::uint64_t operations) try {
+    for (std::uint64_t i = 0; i != operations && !shared_.stop; ++i) try {
+        operation();
+      } catch (const Error& error) {
+        if (error.errc() != Errc::out_of_memory && error.errc() != Errc::timed_out) throw;
+        kept_.clear();
+        (void)shared_.receive();
+      }
+    for (const Stream& stream : streams_) stream.synchronize();
+    for (Parcel& parcel : kept_) check(parcel);
+  } catch (const std::exception& error) {
+    shared_.fail(error.what());
+  }
+
+ private:
+  std::size_t below(std::size_t bound) { return random_() % bound; }
+  Stream& stream() { return streams_[below(streams_.size())]; }
+  const PinnedHeap& heap() { return below(4) == 0 ? shared_.other_heap : shared_.heap; }
+
+  void check(Parcel& parcel) {
+    if (parcel.borrow && !holds(parcel.borrow->data(), parcel.borrow->size(), parcel.pattern))
+      broken("a borrow from another thread shows a wrong payload");
+    if (!parcel.buffer) return;
+    const auto borrow = parcel.buffer->borrow();
+    if (!holds(borrow.data(), borrow.size(), parcel.pattern)) broken("a buffer shows a wrong payload");
+  }
+
+  Parcel make() {
+    const std::size_t count = 1 + below(below(16) == 0 ? 20000 : 600);
+    Parcel parcel{below(4) == 0 ? unwrap(heap().try_make_buffer_for<Word>(count, std::chrono::milliseconds(10)))
+                                : heap().make_buffer<Word>(count),
+                  {}, ++patterns_};
+    const auto borrow = parcel.buffer->borrow_mut();
+    write(borrow.data(), count, parcel.pattern);
+    return parcel;
+  }
+  template <class T>
+  static T unwrap(Result<T>&& result) {
+    if (!result) throw result.error();
+    return std::move(*result);
+  }
+
+  void keep(Parcel parcel) {
+    if (below(3) == 0) {
+      if (below(3) == 0) {
+        // The borrow goes to one thread, the buffer is dropped here.
+        Parcel borrowed{{}, parcel.buffer->borrow(), parcel.pattern};
+        parcel.buffer.reset();
+        return shared_.send(std::move(borrowed));
+      }
+      return shared_.send(std::move(parcel));
+    }
+    kept_.push_back(std::move(parcel));
+    if (kept_.size() > 12) drop();
+  }
+  void drop() {
+    if (kept_.empty()) return;
+    std::swap(kept_[below(kept_.size())], kept_.back());
+    if (below(2) == 0) check(kept_.back());
+    kept_.pop_back();
+  }
+
+  void round_trip() {
+    Parcel parcel = make();
+    auto& there = stream();
+    auto memory = parcel.buffer->async_to_device(there);
+    if (below(3) == 0)
+      there.launch_host_function([&shared = shared_, data = memory.span().native(), count = memory.size(),
+                                  pattern = parcel.pattern, alive = &functions_] {
+        if (!holds(data, count, pattern)) shared.fail("a host function behind a copy saw a wrong payload");
+        alive->fetch_add(1, std::memory_order_relaxed);
+      });
+    if (below(2) == 0) {
+      parcel.buffer.reset();  // its copy may still be in flight
+    } else if (below(2) == 0) {
+      const auto again = parcel.buffer->borrow_mut();  // waits for the copy
+      write(again.data(), again.size(), ++patterns_);
+      keep({std::move(parcel.buffer), {}, patterns_});
+    }
+    // The stream of the allocation, so that the host function has run when the memory is freed.
+    Parcel back{memory.async_to_host(below(2) == 0 ? there : stream(), heap()), {}, parcel.pattern};
+    keep(std::move(back));
+  }
+
+  void receive() {
+    auto parcel = shared_.receive();
+    if (!parcel) return;
+    check(*parcel);
+    if (!parcel->buffer) return;
+    if (below(2) == 0) {
+      (void)parcel->buffer->async_to_device(stream());
+      parcel->buffer.reset();
+    } else {
+      kept_.push_back(std::move(*parcel));
+    }
+  }
+
+  void graph() {
+    Parcel parcel = make();
+    DeviceBuffer<Word> memory(stream(), parcel.buffer->size());
+    for (const Stream& each : streams_) each.synchronize();
+    constexpr SimulatedCaptureMode modes[] = {SimulatedCaptureMode::global, SimulatedCaptureMode::thread_local_,
+                                              SimulatedCaptureMode::relaxed};
+    auto simulation = shared_.device.simulation();
+    auto& there = stream();
+    simulation.begin_capture(there, modes[below(3)]);
+    parcel.buffer->async_to_device(there, memory.span());
+    auto back = memory.async_to_host(there, heap());
+    if (below(2) == 0) (void)shared_.heap.collect();
+    if (below(2) == 0) drop();
+    auto graph = std::make_optional(simulation.end_capture(there));
+    auto executable = graph->instantiate();
+    if (below(2) == 0) graph.reset();
+    const std::size_t launches = 1 + below(3);
+    for (std::size_t i = 0; i != launches; ++i) executable.launch(there);
+    if (below(2) == 0) parcel.buffer.reset();
+    there.synchronize();
+    keep({std::move(back), {}, parcel.pattern});
+  }
+
+  void operation() {
+    const std::size_t which = below(40);
+    if (which < 18) return round_trip();
+    if (which < 26) return receive();
+    if (which < 33) return drop();
+    if (which < 35) return keep(make());
+    if (which < 36) return graph();
+    if (which < 37) return static_cast<void>(shared_.heap.collect());
+    switch (below(12)) {
+      case 0: return static_cast<void>(shared_.arena.trim());
+      case 1: {
+        const auto& memory = shared_.heap;
+        if (memory.stats().buffers_made == 0 || memory.report().text() == "?") broken("no figures");
+        return;
+      }
+      case 2: {
+        const PinnedHeap own(shared_.arena);
+        auto buffer = own.make_buffer<Word>(64, 3);
+        (void)buffer.async_to_device(stream());
+        return;
+      }
+      case 3: return shared_.heap.drain();
+      case 4: {
+        std::swap(streams_[0], streams_[1]);
+        streams_[0] = Stream(shared_.device);
+        return;
+      }
+      case 5: {
+        const auto event = stream().record();
+        stream().wait(event);
+        return event.synchronize();
+      }
+      default: return stream().synchronize();
+    }
+  }
+
+  Shared& shared_;
+  std::mt19937_64 random_;
+  std::uint64_t patterns_;
+  std::vector<Stream> streams_;
+  std::vector<Parcel> kept_;
+  static inline std::atomic<std::size_t> functions_{0};
+};
+
+}  // namespace
+
+std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::size_t threads) {
+  Shared shared(Device::simulated({.seed = seed}), {.bytes = std::size_t{4} << 20, .max_bytes = std::size_t{8} << 20});
+  {
+    std::vector<std::jthread> workers;
+    for (std::size_t i = 0; i != threads; ++i)
+      workers.emplace_back([&shared, seed, i, operations, threads] { Worker(shared, seed, i + 1).run(operations / threads); });
+  }
+  shared.parcels.clear();
+  if (!shared.wrong.empty()) broken(shared.wrong.front());
+  shared.heap.drain();
+  shared.other_heap.drain();
+  const auto stats = shared.heap.stats();
+  if (stats.in_use != 0 || stats.in_flight != 0)
+    broken(fmt::format("{} bytes in use and {} in flight when everything is gone", stats.in_use, stats.in_flight));
+  if (!shared.heap.try_make_buffer<std::byte>(std::size_t{4} << 20)) broken("the arena does not give all of its memory again");
+  return operations;
+}
+
+}  // namespace model
