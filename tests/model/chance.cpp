@@ -42,7 +42,7 @@ void Program::say(std::string text) {
 std::string Program::trace() const {
   std::string text;
   for (const auto& line : trace_) text += "  " + line + "\n";
-  return text;
+  return text + traits_text_ + "\n";
 }
 
 bool Program::fault_fired() {

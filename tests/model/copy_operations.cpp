@@ -123,7 +123,8 @@ void Program::to_host_new() {
   const bool open = count != 0 && in_capture(*lane, *from->memory, false);
   say(fmt::format("async_to_host({}) of {} words{}", lane->id, count, lane->capture ? ", captured" : ""));
   std::optional<Buffer> made;
-  const auto failed = call(!open, {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory},
+  const auto failed = call(!open, {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
+                            count * sizeof(Word) > heap->first ? Errc::too_large : Errc::out_of_memory},
                            [&] { made = from->buffer.async_to_host(*lane->ref, heap->heap); });
   if (failed) return;
   auto memory = adopt(*heap, *made, count, false);
@@ -268,7 +269,9 @@ void Program::use_on() {
     return;
   }
   ledger_.clean(memory);
-  Ledger::note(memory, {lane->id, position_of_function(lane->id, &kernel), writes, true});
+  const auto position = position_of_function(lane->id, &kernel);
+  Ledger::note(memory, {lane->id, position, writes, true});
+  if (writes) ledger_.written(lane->id, position, target->memory);
   ledger_.look();
 }
 

@@ -72,7 +72,9 @@ void Program::make_variant(Heap& heap) {
     if (!made) throw made.error();
     buffer = std::move(*made);
   };
-  const auto failed = call(true, {kind == 3 ? Errc::timed_out : Errc::out_of_memory}, [&] {
+  const Errc none = kind == 3 ? Errc::timed_out : Errc::out_of_memory;
+  const bool large = count * sizeof(Word) > heap.first;
+  const auto failed = call(true, {none, large ? Errc::too_large : none}, [&] {
     switch (kind) {
       case 0:
         buffer = heap.heap.make_buffer_from(content);
@@ -149,6 +151,7 @@ void Program::try_borrow(HostBuffer& target, bool write) {
   judge(error, may, codes);
   if (memory.count == 0 && error) broken("an empty buffer was refused to a borrow");
   if (error) return;
+  ledger_.look();  // before anything is written
   kept.memory = target.memory;
   if (memory.count == 0) return;
   if (write) {

@@ -134,6 +134,11 @@ void Ledger::launched(std::uint64_t stream, std::uint64_t position, const Memory
   note(*to, {stream, position, true, false});
 }
 
+void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory) {
+  copies_.push_back(
+      {operations_, stream, position, memory, 0, std::make_shared<const Content>(memory->content), false});
+}
+
 Content Ledger::fresh(std::size_t count) {
   const auto first = static_cast<Word>(++contents_ * 0x9e3779b1u);
   Content content(count);

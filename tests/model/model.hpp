@@ -106,6 +106,8 @@ class Ledger {
   /// The same as part of a graph's launch.
   void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
                 const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);
+  /// A kernel was just enqueued that writes the memory's content.
+  void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory);
   static void note(Memory& memory, const Use& use) { memory.uses.push_back(use); }
   void clean(Memory& memory) const;
   /// Nothing that was enqueued will be checked any more: the device is lost.

@@ -46,7 +46,7 @@ void Program::make_heap() {
   constexpr std::size_t alignments[] = {64, 64, 64, 8, 512, 4096};
   const std::size_t alignment = alignments[below(6)];
   const std::size_t most = std::max(arena->arena.capacity(), arena->arena.stats().max_capacity);
-  heaps_.push_back({arena->number, most, alignment,
+  heaps_.push_back({arena->number, arena->options.bytes, most, alignment,
                     thole::PinnedHeap(arena->arena, {.alignment = alignment, .background_reclaim = traits_.background && chance(2)})});
 }
 
@@ -107,7 +107,10 @@ void Program::drop_lane(Lane& lane) {
                                   })))
     return;
   say(fmt::format("drop stream {}{}", lane.id, lane.capture ? ", which captures" : ""));
-  if (lane.capture) lane.capture->life->graph = false;
+  if (lane.capture) {
+    lane.capture->life->graph = false;
+    capture_dropped_ = true;
+  }
   if (&lane != &lanes_.back()) std::swap(lane, lanes_.back());
   Lane gone = std::move(lanes_.back());
   lanes_.pop_back();

@@ -30,7 +30,8 @@ struct Arena {
 
 struct Heap {
   std::uint64_t arena = 0;  // its number; the arena's own handle may be gone
-  std::size_t most = 0;     // bytes that the arena may grow to
+  std::size_t first = 0;    // bytes that the arena began with: at least so many can be had in one piece
+  std::size_t most = 0;     // bytes that it may grow to
   std::size_t alignment = 64;
   thole::PinnedHeap heap;
 };
@@ -210,6 +211,7 @@ class Program {
   std::uint64_t seed_;
   std::uint64_t operations_;
   Traits traits_;
+  std::string traits_text_;
   std::vector<thole::Device> devices_;
   std::vector<Arena> arenas_;
   std::vector<Heap> heaps_;
@@ -224,6 +226,7 @@ class Program {
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   bool lost_ = false;
+  bool capture_dropped_ = false;  // with its stream, which is an error that thole keeps
   struct Fault {
     thole::SimulatedCall call;
     std::size_t at;

@@ -38,8 +38,8 @@ bool holds(const Word* data, std::size_t count, std::uint64_t pattern) {
 
 /// A buffer, perhaps with a borrow of it, and what it holds.
 struct Parcel {
-  std::optional<Buffer> buffer;
-  std::optional<Borrow<Word>> borrow;
+  std::unique_ptr<Buffer> buffer;
+  std::unique_ptr<Borrow<Word>> borrow;
   std::uint64_t pattern = 0;
 };
 
@@ -111,13 +111,14 @@ class Worker {
 
   Parcel make() {
     const std::size_t count = 1 + below(below(16) == 0 ? 20000 : 600);
-    Parcel parcel{below(4) == 0 ? unwrap(heap().try_make_buffer_for<Word>(count, std::chrono::milliseconds(10)))
-                                : heap().make_buffer<Word>(count),
+    Parcel parcel{own(below(4) == 0 ? unwrap(heap().try_make_buffer_for<Word>(count, std::chrono::milliseconds(10)))
+                                    : heap().make_buffer<Word>(count)),
                   {}, ++patterns_};
     const auto borrow = parcel.buffer->borrow_mut();
     write(borrow.data(), count, parcel.pattern);
     return parcel;
   }
+  static std::unique_ptr<Buffer> own(Buffer buffer) { return std::make_unique<Buffer>(std::move(buffer)); }
   template <class T>
   static T unwrap(Result<T>&& result) {
     if (!result) throw result.error();
@@ -128,7 +129,7 @@ class Worker {
     if (below(3) == 0) {
       if (below(3) == 0) {
         // The borrow goes to one thread, the buffer is dropped here.
-        Parcel borrowed{{}, parcel.buffer->borrow(), parcel.pattern};
+        Parcel borrowed{{}, std::make_unique<Borrow<Word>>(parcel.buffer->borrow()), parcel.pattern};
         parcel.buffer.reset();
         return shared_.send(std::move(borrowed));
       }
@@ -157,12 +158,14 @@ class Worker {
     if (below(2) == 0) {
       parcel.buffer.reset();  // its copy may still be in flight
     } else if (below(2) == 0) {
-      const auto again = parcel.buffer->borrow_mut();  // waits for the copy
-      write(again.data(), again.size(), ++patterns_);
+      {
+        const auto again = parcel.buffer->borrow_mut();  // waits for the copy
+        write(again.data(), again.size(), ++patterns_);
+      }
       keep({std::move(parcel.buffer), {}, patterns_});
     }
     // The stream of the allocation, so that the host function has run when the memory is freed.
-    Parcel back{memory.async_to_host(below(2) == 0 ? there : stream(), heap()), {}, parcel.pattern};
+    Parcel back{own(memory.async_to_host(below(2) == 0 ? there : stream(), heap())), {}, parcel.pattern};
     keep(std::move(back));
   }
 
@@ -199,7 +202,7 @@ class Worker {
     for (std::size_t i = 0; i != launches; ++i) executable.launch(there);
     if (below(2) == 0) parcel.buffer.reset();
     there.synchronize();
-    keep({std::move(back), {}, parcel.pattern});
+    keep({own(std::move(back)), {}, parcel.pattern});
   }
 
   void operation() {
