@@ -3,8 +3,8 @@
 // The record of one piece of pinned memory. Storage owns what is in flight: the uses of the memory, who still holds it,
 // and the link of the queue in which it waits after a drop all live here, so that dropping allocates nothing.
 //
-// Records are never given back to the system (block_pool.hpp): a stale pointer to one always points to a Block. They lie
-// outside the pinned memory, where no copy can overwrite them.
+// Records are never given back to the system (block_pool.hpp): a stale pointer to one always points to a Block. They
+// lie outside the pinned memory, where no copy can overwrite them.
 
 #include <atomic>
 #include <cstddef>
@@ -38,12 +38,12 @@ struct alignas(64) Block {
 
   // The store's own: set by it alone, under its lock.
   Store* store = nullptr;
-  void* owner = nullptr;              ///< the region, or the mimalloc chunk, that the memory comes from
+  void* owner = nullptr;  ///< the region, or the mimalloc chunk, that the memory comes from
   bool from_mimalloc = false;
   bool is_free = false;
-  Block* address_before = nullptr;    ///< the neighbours by address, free or not, in one region
+  Block* address_before = nullptr;  ///< the neighbours by address, free or not, in one region
   Block* address_after = nullptr;
-  Block* free_before = nullptr;       ///< the list of free extents of one size class
+  Block* free_before = nullptr;  ///< the list of free extents of one size class
   Block* free_after = nullptr;
 };
 

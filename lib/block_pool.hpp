@@ -1,7 +1,7 @@
 #pragma once
 
-// Where block records come from. Records are type-stable: a released one may become another block's, but never anything else,
-// so a thread that is late may still look at it.
+// Where block records come from. Records are type-stable: a released one may become another block's, but never anything
+// else, so a thread that is late may still look at it.
 
 #include "block.hpp"
 

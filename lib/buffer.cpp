@@ -66,7 +66,8 @@ Result<StreamWork> start_work(Block& block, bool writes, const StreamRef& stream
   // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
   if (work->backend().simulated() != device_of(block).backend->simulated())
     return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) +
-                                                        " is pinned for " + std::string(device_of(block).backend->name()) +
+                                                        " is pinned for " +
+                                                        std::string(device_of(block).backend->name()) +
                                                         ", the stream is of " + std::string(work->backend().name())));
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
@@ -76,7 +77,8 @@ Result<void> copy(Block& block, std::size_t bytes, const StreamRef& stream, void
                   const void* device, DeviceBlock* device_block, CopyKind kind, const char* call) noexcept {
   const bool writes = kind == CopyKind::device_to_host;
   if (device != Internals::core(stream).get() && Internals::core(stream) != nullptr)
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " + std::to_string(bytes) +
+    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " +
+                                                        std::to_string(bytes) +
                                                         " bytes is of another device than the stream"));
   auto work = start_work(block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
@@ -104,8 +106,12 @@ bool begin_write_at_once(Block* block) noexcept {
   return !any_open(block->uses, Against::everything) && block->hold.begin_write();
 }
 
-Result<void> try_begin_read(Block* block, const char* where) noexcept { return start_borrow<false, false>(block, where); }
-Result<void> try_begin_write(Block* block, const char* where) noexcept { return start_borrow<true, false>(block, where); }
+Result<void> try_begin_read(Block* block, const char* where) noexcept {
+  return start_borrow<false, false>(block, where);
+}
+Result<void> try_begin_write(Block* block, const char* where) noexcept {
+  return start_borrow<true, false>(block, where);
+}
 Result<void> begin_read(Block* block, const char* where) noexcept { return start_borrow<false, true>(block, where); }
 Result<void> begin_write(Block* block, const char* where) noexcept { return start_borrow<true, true>(block, where); }
 
@@ -123,7 +129,8 @@ void drop_handle(Block* block) noexcept {
 }
 
 Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
-                            void* destination, const void* destination_device, DeviceBlock* destination_block) noexcept {
+                            void* destination, const void* destination_device,
+                            DeviceBlock* destination_block) noexcept {
   return copy(*block, bytes, stream, destination, block->data + offset, destination_device, destination_block,
               CopyKind::host_to_device, "PinnedBuffer::async_to_device");
 }
@@ -135,7 +142,8 @@ Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t byte
               source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
 }
 
-void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream), void* context) {
+void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream),
+            void* context) {
   const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
   constexpr const char* call = "PinnedBuffer::use_on";
   unwrap(Internals::timeline(stream, call))->expose();

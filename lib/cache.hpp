@@ -1,8 +1,8 @@
 #pragma once
 
-// The free blocks that one thread keeps of one heap, by size class, and that thread's counts. Taking and putting needs no lock:
-// the owner fills its slots, and both the owner and a thread that is short of memory empty them by exchange. What an idle
-// thread keeps is therefore everybody's.
+// The free blocks that one thread keeps of one heap, by size class, and that thread's counts. The thread needs no
+// atomic read-modify-write for them (owner_lock.hpp); another that is short of memory takes what it finds: what an idle
+// thread keeps is everybody's.
 
 #include <array>
 #include <atomic>
@@ -10,11 +10,12 @@
 #include <cstdint>
 
 #include "block.hpp"
+#include "owner_lock.hpp"
 #include "size_class.hpp"
 
 namespace thole::detail {
 
-/// A count that one thread writes and others read: no read-modify-write.
+/// A count that one thread at a time writes and others read.
 class Count {
  public:
   void add(std::uint64_t amount) noexcept {
@@ -27,56 +28,71 @@ class Count {
   std::atomic<std::uint64_t> value_{0};
 };
 
-/// What one thread has done in one heap. Bytes are capacities.
+/// What one thread has done in one heap. Bytes are capacities. Written under the cache's lock.
 struct Counts {
   Count made, made_bytes, made_waste;        ///< waste: capacity beyond what was asked for
   Count let_go, let_go_bytes, let_go_waste;  ///< nobody holds it any more
   Count at_once;                             ///< of those, the ones that nothing was in flight for
   Count deferred_bytes;
-  Count recycled, recycled_bytes;            ///< deferred ones that came back
+  Count recycled, recycled_bytes;  ///< deferred ones that came back
   Count waited;
 
   void reset() noexcept;
 };
 
-/// Where the slots of each class begin in a cache; at the end, how many there are.
-inline constexpr auto first_slot = [] {
-  std::array<std::size_t, size_class::count + 1> first{};
-  for (std::size_t index = 0; index != size_class::count; ++index)
-    first[index + 1] = first[index] + size_class::kept(index);
-  return first;
-}();
-
-class Cache {
+class alignas(64) Cache {
  public:
-  /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr. The owner only.
-  Block* take(std::size_t bytes, std::size_t alignment) noexcept;
-  /// False when the class is full. The owner only.
-  bool put(Block* block) noexcept;
-  /// Moves blocks of one class to `out`, all or about half of them; any thread.
-  void empty_class(std::size_t index, bool all, BlockList& out) noexcept;
-  /// Moves everything to `out`; any thread.
-  void empty(BlockList& out) noexcept;
-  /// Bytes, at least; any thread.
+  /// Around every call below: the thread that owns the cache takes it by lock(), others, under the heap's mutex, by
+  /// lock_other().
+  OwnerLock lock;
+
+  /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr.
+  Block* take(std::size_t bytes, std::size_t alignment) noexcept {
+    const std::size_t index = size_class::index(bytes);
+    // Up to largest_exact all blocks of a class fit, and the first is nearly always aligned.
+    if (Block* const block = lists_[index].first; block != nullptr && fits(*block, bytes, alignment)) [[likely]] {
+      lists_[index].first = block->next;
+      --lists_[index].count;
+      return block;
+    }
+    return take_slowly(index, bytes, alignment);
+  }
+  /// False when the cache keeps enough of the class.
+  bool put(Block* block) noexcept {
+    List& list = lists_[size_class::index(block->capacity)];
+    if (list.count >= size_class::kept(size_class::index(block->capacity))) [[unlikely]]
+      return false;
+    block->next = list.first;
+    list.first = block;
+    ++list.count;
+    return true;
+  }
+  /// Moves about half of the class of `like` to `out`.
+  void give_half(const Block& like, BlockList& out) noexcept;
+  /// Moves everything to `out`.
+  void give_all(BlockList& out) noexcept;
+  /// Bytes that it keeps, at least.
   std::size_t bytes() const noexcept;
 
   Counts counts;
-  /// Blocks that came back for good. The heap ends when they are all back: a release after the block was put where others find
-  /// it, and before the thread looks whether the heap is closed (seq_cst, against HeapCore::close).
-  std::atomic<std::uint64_t> returned{0};
-  void add_returned() noexcept {
-    returned.exchange(returned.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
-  }
+  /// Blocks that came back for good: the heap ends when all have.
+  std::uint64_t returned = 0;
 
-  Cache* next = nullptr;   ///< all caches of the heap; set once
-  bool owned = false;      ///< by a thread; under the heap's mutex
+  Cache* next = nullptr;  ///< all caches of the heap; set once
+  bool owned = false;     ///< by a thread; under the heap's mutex
 
  private:
-  using Slot = std::atomic<Block*>;
-  Block* take_class(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
+  struct List {
+    Block* first = nullptr;
+    std::size_t count = 0;
+  };
+  static bool fits(const Block& block, std::size_t bytes, std::size_t alignment) noexcept {
+    return size_class::fits(block.capacity, bytes) &&
+           (reinterpret_cast<std::uintptr_t>(block.data) & (alignment - 1)) == 0;
+  }
+  Block* take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
 
-  std::array<std::uint8_t, size_class::count> used_{};  // slots below may hold a block; the owner's
-  std::array<Slot, first_slot[size_class::count]> slots_{};
+  std::array<List, size_class::count> lists_{};
 };
 
 }  // namespace thole::detail

@@ -10,8 +10,8 @@
 #include <thole/config.hpp>
 
 #include "device_core.hpp"
-#include "hold.hpp"
 #include "internals.hpp"
+#include "process_barrier.hpp"
 #include "simulated_backend.hpp"
 #include "timelines.hpp"
 #ifdef THOLE_WITH_CUDA
@@ -98,14 +98,11 @@ Device Device::simulated(const SimulationOptions& options) {
 }
 
 Device Device::best() {
-  if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0')
-    return device_named(name);
+  if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0') return device_named(name);
   return gpu_count() > 0 ? Device::cuda() : Device::simulated();
 }
 
-Backend Device::backend() const noexcept {
-  return core_->backend->simulated() ? Backend::simulated : Backend::cuda;
-}
+Backend Device::backend() const noexcept { return core_->backend->simulated() ? Backend::simulated : Backend::cuda; }
 
 std::string_view Device::name() const noexcept { return core_->backend->name(); }
 int Device::ordinal() const noexcept { return core_->backend->ordinal(); }

@@ -115,7 +115,8 @@ Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t coun
   constexpr const char* call = "DeviceBuffer";
   if (count > std::numeric_limits<std::size_t>::max() / element_bytes)
     return tl::unexpected(Error(Errc::too_large, "DeviceBuffer: " + std::to_string(count) + " elements of " +
-                                                     std::to_string(element_bytes) + " bytes are more than a size can say"));
+                                                     std::to_string(element_bytes) +
+                                                     " bytes are more than a size can say"));
   auto work = StreamWork::begin(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   auto* const block = new (std::nothrow) DeviceBlock;

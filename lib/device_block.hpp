@@ -13,8 +13,8 @@ namespace thole::detail {
 
 struct DeviceBlock {
   std::shared_ptr<DeviceCore> core;
-  void* data = nullptr;          // nullptr: 0 bytes
-  Timeline* made_on = nullptr;   // nullptr: made while its stream captured, on a stream of the library's
+  void* data = nullptr;         // nullptr: 0 bytes
+  Timeline* made_on = nullptr;  // nullptr: made while its stream captured, on a stream of the library's
   std::uint64_t made_on_id = 0;
   Uses uses;
   std::atomic<long> references{1};  // the handle, and one per graph node

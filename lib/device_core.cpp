@@ -7,12 +7,17 @@ namespace {
 
 Errc errc_of(StatusCode code) noexcept {
   switch (code) {
-    case StatusCode::out_of_memory: return Errc::out_of_memory;
-    case StatusCode::capture: return Errc::capturing;
+    case StatusCode::out_of_memory:
+      return Errc::out_of_memory;
+    case StatusCode::capture:
+      return Errc::capturing;
     case StatusCode::device_lost:
-    case StatusCode::unloading: return Errc::device_lost;
-    case StatusCode::not_ready: return Errc::in_flight;
-    default: return Errc::device_error;
+    case StatusCode::unloading:
+      return Errc::device_lost;
+    case StatusCode::not_ready:
+      return Errc::in_flight;
+    default:
+      return Errc::device_error;
   }
 }
 

@@ -43,8 +43,8 @@ struct DeviceCore {
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
-  /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and release:
-  /// who sees it at 0 finds them.
+  /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and
+  /// release: who sees it at 0 finds them.
   alignas(64) std::atomic<int> reclaiming{0};
   /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
   std::atomic<long> orphan_references{0};
@@ -58,8 +58,8 @@ struct DeviceCore {
   std::optional<Error> kept_;
 };
 
-/// Makes calls that CUDA forbids during somebody's capture harmless: relaxed capture mode for this thread, while it lives.
-/// CUDA: "Stream Management", cudaThreadExchangeStreamCaptureMode.
+/// Makes calls that CUDA forbids during somebody's capture harmless: relaxed capture mode for this thread, while it
+/// lives. CUDA: "Stream Management", cudaThreadExchangeStreamCaptureMode.
 class CaptureGuard {
  public:
   explicit CaptureGuard(Backend& backend) noexcept

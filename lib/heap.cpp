@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -53,6 +52,19 @@ std::vector<Position> open_positions(const HeapHandle& handle) {
   return positions;
 }
 
+/// The block is the program's.
+void open(Block& block, const std::source_location& where) noexcept {
+  block.hold.open();
+  block.made_at.store(where, std::memory_order_relaxed);
+}
+
+Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout) {
+  using Clock = std::chrono::steady_clock;
+  if (!timeout) return {};
+  const auto now = Clock::now();
+  return *timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + *timeout;
+}
+
 }  // namespace
 }  // namespace detail
 
@@ -68,35 +80,30 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
   if (options.background_reclaim) detail::watch_for(core_->arena()->device(), core_);
 }
 
-Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+detail::Allocation PinnedHeap::allocate_at_once(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                                 const std::source_location& where) const noexcept {
-  return allocate_until(count, element_bytes, alignment, where, {}, "PinnedHeap::make_buffer");
+  std::size_t bytes = 0;
+  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0) [[unlikely]]
+    return {};
+  detail::Block* const block = detail::allocate_at_once(core_->heap(), bytes, alignment);
+  if (block == nullptr) return {};
+  detail::open(*block, where);
+  return {block, block->data};
 }
 
-Result<detail::Allocation> PinnedHeap::allocate_for(std::size_t count, std::size_t element_bytes,
-                                                    std::size_t alignment, std::chrono::nanoseconds timeout,
-                                                    const std::source_location& where) const noexcept {
-  using Clock = std::chrono::steady_clock;
-  const auto now = Clock::now();
-  const auto deadline = timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + timeout;
-  return allocate_until(count, element_bytes, alignment, where, deadline, "PinnedHeap::try_make_buffer_for");
-}
-
-Result<detail::Allocation> PinnedHeap::allocate_until(
-    std::size_t count, std::size_t element_bytes, std::size_t alignment, const std::source_location& where,
-    const std::optional<std::chrono::steady_clock::time_point>& deadline, const char* call) const noexcept {
-  if (count > std::numeric_limits<std::size_t>::max() / element_bytes)
+Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+                                                std::optional<std::chrono::nanoseconds> timeout,
+                                                const std::source_location& where) const noexcept {
+  const char* const call = timeout ? "PinnedHeap::try_make_buffer_for" : "PinnedHeap::make_buffer";
+  std::size_t bytes = 0;
+  if (__builtin_mul_overflow(count, element_bytes, &bytes))
     return tl::unexpected(Error(Errc::too_large, std::string(call) + ": " + std::to_string(count) + " elements of " +
                                                      std::to_string(element_bytes) +
                                                      " bytes are more bytes than a size can say"));
-  const std::size_t bytes = count * element_bytes;
   if (bytes == 0) return detail::Allocation{};
-  detail::HeapCore& heap = core_->heap();
-  auto block = detail::allocate_block(heap, bytes, alignment, deadline, call);
+  auto block = detail::allocate_block(core_->heap(), bytes, alignment, detail::deadline_after(timeout), call);
   if (!block) return tl::unexpected(std::move(block.error()));
-  (*block)->hold.open();
-  (*block)->made_at.store(where, std::memory_order_relaxed);
-  heap.count_made(*block, bytes);
+  detail::open(**block, where);
   return detail::Allocation{*block, (*block)->data};
 }
 

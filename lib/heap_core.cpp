@@ -26,6 +26,12 @@ void free_all(BlockList& blocks) noexcept {
   }
 }
 
+void count_let_go(Counts& counts, const Block& block) noexcept {
+  counts.let_go.add(1);
+  counts.let_go_bytes.add(block.capacity);
+  counts.let_go_waste.add(block.capacity - block.asked_bytes.load(std::memory_order_relaxed));
+}
+
 }  // namespace
 
 // HeapCores that serve no heap. Never destroyed: buffers may be dropped after main.
@@ -69,25 +75,27 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
     throw;
   }
   const std::scoped_lock lock(heap->mutex_);
-  for (Cache* cache = heap->caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
-    cache->counts.reset();
-    cache->returned.store(0, std::memory_order_relaxed);
-  }
-  heap->spare_.counts.reset();
-  heap->spare_.returned.store(0, std::memory_order_relaxed);
+  heap->for_each_cache([](Cache& cache) {
+    cache.counts.reset();
+    cache.returned = 0;
+  });
   heap->peak = 0;
   heap->most_in_flight = 0;
   heap->in_flight = 0;
+  heap->device_ = arena->device().get();
   heap->arena_ = std::move(arena);
   heap->alignment_ = alignment;
   heap->finished_ = false;
-  heap->closed_.store(false, std::memory_order_seq_cst);
+  heap->closed_.store(false, std::memory_order_relaxed);
   return heap;
 }
 
 void HeapCore::close() noexcept {
-  closed_.store(true, std::memory_order_seq_cst);
+  // Relaxed: the caches' locks, taken next, order it before every put that comes later.
+  const std::weak_ptr<DeviceCore> device = arena_->device();
+  closed_.store(true, std::memory_order_relaxed);
   finish_if_all_back();
+  if (in_flight.load(std::memory_order_relaxed) != 0) watch(device);
 }
 
 void HeapCore::finish_if_all_back() noexcept {
@@ -95,16 +103,14 @@ void HeapCore::finish_if_all_back() noexcept {
   {
     const std::scoped_lock lock(mutex_);
     if (finished_) return;
-    std::uint64_t made = spare_.counts.made.get();
-    std::uint64_t returned = spare_.returned.load(std::memory_order_seq_cst);
-    for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
-      made += cache->counts.made.get();
-      returned += cache->returned.load(std::memory_order_seq_cst);
-    }
-    // First the count, then the caches: a block that is counted has been put.
+    std::uint64_t made = 0;
+    std::uint64_t returned = 0;
     BlockList blocks;
-    for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
-      cache->empty(blocks);
+    for_each_cache([&](Cache& cache) {
+      made += cache.counts.made.get();
+      returned += cache.returned;
+      cache.give_all(blocks);
+    });
     free_all(blocks);
     if (made != returned) return;
     finished_ = true;
@@ -116,6 +122,17 @@ void HeapCore::finish_if_all_back() noexcept {
 }
 
 // ---- Caches
+
+/// Under the heap's mutex.
+template <class F>
+void HeapCore::for_each_cache(F&& f) noexcept {
+  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
+    cache->lock.lock_other();
+    f(*cache);
+    cache->lock.unlock_other();
+  }
+  f(spare_);
+}
 
 Cache* HeapCore::this_thread_cache() noexcept {
   Cache* const cache = ThreadCaches::find(index_);
@@ -140,16 +157,21 @@ Cache* HeapCore::adopt_cache() noexcept {
 
 void HeapCore::leave_cache(Cache* cache) noexcept {
   BlockList blocks;
-  cache->empty(blocks);
+  cache->lock.lock();
+  cache->give_all(blocks);
+  cache->lock.unlock();
   free_all(blocks);
   const std::scoped_lock lock(mutex_);
   cache->owned = false;
 }
 
+/// Runs `f` with the thread's cache, locked; with the spare one where there is none.
 template <class F>
-void HeapCore::counting(F&& f) noexcept {
-  if (Cache* const cache = this_thread_cache(); cache != nullptr) {
+void HeapCore::in_cache(F&& f) noexcept {
+  if (Cache* const cache = this_thread_cache(); cache != nullptr) [[likely]] {
+    cache->lock.lock();
     f(*cache);
+    cache->lock.unlock();
   } else {
     const std::scoped_lock lock(mutex_);
     f(spare_);
@@ -158,51 +180,68 @@ void HeapCore::counting(F&& f) noexcept {
 
 void HeapCore::flush() noexcept {
   BlockList blocks;
-  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
-    cache->empty(blocks);
+  const std::scoped_lock lock(mutex_);
+  for_each_cache([&](Cache& cache) { cache.give_all(blocks); });
   free_all(blocks);
 }
 
 // ---- Blocks
 
-Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment) noexcept {
-  std::array<Block*, 16> blocks;
-  const std::size_t wanted = alignment > alignment_ ? 1 : size_class::batch(bytes);
-  const std::size_t got = arena_->store().allocate_batch(bytes, alignment, blocks.data(), wanted);
-  if (got == 0) return nullptr;
-  Cache* const cache = got > 1 ? this_thread_cache() : nullptr;
-  for (std::size_t i = 1; i < got; ++i)
-    if (cache == nullptr || !cache->put(blocks[i])) arena_->store().free(blocks[i]);
-  return blocks[0];
+void HeapCore::count_made(Counts& counts, Block& block, std::size_t asked_bytes) noexcept {
+  block.heap.store(this, std::memory_order_relaxed);
+  block.asked_bytes.store(asked_bytes, std::memory_order_relaxed);
+  counts.made.add(1);
+  counts.made_bytes.add(block.capacity);
+  counts.made_waste.add(block.capacity - asked_bytes);
 }
 
-void HeapCore::count_made(Block* block, std::size_t asked_bytes) noexcept {
-  block->heap.store(this, std::memory_order_relaxed);
-  block->asked_bytes.store(asked_bytes, std::memory_order_relaxed);
-  counting([&](Cache& cache) {
-    cache.counts.made.add(1);
-    cache.counts.made_bytes.add(block->capacity);
-    cache.counts.made_waste.add(block->capacity - asked_bytes);
+Block* HeapCore::take_cached(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+  Block* block = nullptr;
+  in_cache([&](Cache& cache) {
+    block = cache.take(bytes, alignment);
+    if (block != nullptr) count_made(cache.counts, *block, asked_bytes);
   });
+  return block;
+}
+
+Block* HeapCore::take_from_others(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+  Block* block = nullptr;
+  const std::scoped_lock lock(mutex_);
+  for_each_cache([&](Cache& cache) {
+    if (block != nullptr) return;
+    block = cache.take(bytes, alignment);
+    if (block != nullptr) count_made(cache.counts, *block, asked_bytes);
+  });
+  return block;
+}
+
+Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+  std::array<Block*, 16> blocks;
+  const std::size_t wanted = alignment > alignment_ ? 1 : size_class::batch(bytes);
+  std::size_t got = arena_->store().allocate_batch(bytes, alignment, blocks.data(), wanted);
+  if (got == 0) return nullptr;
+  Block* const block = blocks[0];
+  in_cache([&](Cache& cache) {
+    count_made(cache.counts, *block, asked_bytes);
+    while (got > 1 && cache.put(blocks[got - 1])) --got;
+  });
+  if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
+  return block;
 }
 
 void HeapCore::count_waited() noexcept {
-  counting([](Cache& cache) { cache.counts.waited.add(1); });
+  in_cache([](Cache& cache) { cache.counts.waited.add(1); });
 }
 
 void HeapCore::let_go(Block* block) noexcept {
+  if (!any_open(block->uses, Against::everything)) return recycle(block, false);
   std::uint64_t position = 0;
   Timeline* const timeline = first_open(block->uses, &position);
-  counting([&](Cache& cache) {
-    cache.counts.let_go.add(1);
-    cache.counts.let_go_bytes.add(block->capacity);
-    cache.counts.let_go_waste.add(block->capacity - block->asked_bytes.load(std::memory_order_relaxed));
-    if (timeline == nullptr)
-      cache.counts.at_once.add(1);
-    else
-      cache.counts.deferred_bytes.add(block->capacity);
+  if (timeline == nullptr) return recycle(block, false);
+  in_cache([&](Cache& cache) {
+    count_let_go(cache.counts, *block);
+    cache.counts.deferred_bytes.add(block->capacity);
   });
-  if (timeline == nullptr) return recycle(block);
   const auto now = in_flight.fetch_add(1, std::memory_order_relaxed) + 1;
   if (now > most_in_flight.load(std::memory_order_relaxed)) most_in_flight.store(now, std::memory_order_relaxed);
   const bool orphan = closed_.load(std::memory_order_relaxed);
@@ -221,29 +260,33 @@ void HeapCore::came_back(Block* block) noexcept {
     return;
   }
   in_flight.fetch_sub(1, std::memory_order_relaxed);
-  counting([&](Cache& cache) {
-    cache.counts.recycled.add(1);
-    cache.counts.recycled_bytes.add(block->capacity);
-  });
-  recycle(block);
+  recycle(block, true);
 }
 
-void HeapCore::recycle(Block* block) noexcept {
+void HeapCore::recycle(Block* block, bool deferred) noexcept {
   clear(block->uses);
-  if (Cache* const cache = this_thread_cache(); cache != nullptr) {
-    if (!cache->put(block)) {
-      BlockList blocks;
-      cache->empty_class(size_class::index(block->capacity), false, blocks);
-      free_all(blocks);
-      if (!cache->put(block)) block->store->free(block);
+  bool closed = false;
+  BlockList surplus;
+  in_cache([&](Cache& cache) {
+    if (deferred) {
+      cache.counts.recycled.add(1);
+      cache.counts.recycled_bytes.add(block->capacity);
+    } else {
+      count_let_go(cache.counts, *block);
+      cache.counts.at_once.add(1);
     }
-    cache->add_returned();
-  } else {
-    block->store->free(block);
-    const std::scoped_lock lock(mutex_);
-    spare_.add_returned();
-  }
-  if (closed_.load(std::memory_order_seq_cst)) finish_if_all_back();
+    if (!cache.put(block)) [[unlikely]] {
+      cache.give_half(*block, surplus);
+      surplus.push(block);
+    }
+    ++cache.returned;
+    // close() takes this lock after it has set the flag: either it finds the block, or this finds the flag.
+    closed = closed_.load(std::memory_order_relaxed);
+  });
+  if (!surplus.empty()) [[unlikely]]
+    free_all(surplus);
+  if (closed) [[unlikely]]
+    finish_if_all_back();
 }
 
 // ---- Figures
@@ -252,13 +295,11 @@ HeapFigures HeapCore::figures(bool with_cached) const noexcept {
   HeapFigures f;
   std::uint64_t made_bytes = 0, let_go = 0, let_go_bytes = 0, deferred_bytes = 0, recycled_bytes = 0;
   std::uint64_t made_waste = 0, let_go_waste = 0;
-  const auto add = [&](const Cache& cache) {
-    const Counts& c = cache.counts;
+  const auto add = [&](const Counts& c) {
     f.made += c.made.get();
     f.at_once += c.at_once.get();
     f.recycled += c.recycled.get();
     f.waited += c.waited.get();
-    if (with_cached) f.cached += cache.bytes();
     let_go += c.let_go.get();
     made_bytes += c.made_bytes.get();
     let_go_bytes += c.let_go_bytes.get();
@@ -267,20 +308,25 @@ HeapFigures HeapCore::figures(bool with_cached) const noexcept {
     made_waste += c.made_waste.get();
     let_go_waste += c.let_go_waste.get();
   };
-  add(spare_);
-  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) add(*cache);
+  add(spare_.counts);
+  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
+    add(cache->counts);
   // Threads go on while this adds up: a difference may be off by what they did meanwhile, but is never shown negative.
   const auto less = [](std::uint64_t a, std::uint64_t b) { return static_cast<std::size_t>(a > b ? a - b : 0); };
   f.deferred = less(let_go, f.at_once);
   f.in_use = less(made_bytes, let_go_bytes);
   f.in_flight = less(deferred_bytes, recycled_bytes);
   f.waste = less(made_waste, let_go_waste);
+  if (with_cached) {
+    const std::scoped_lock lock(mutex_);
+    const_cast<HeapCore*>(this)->for_each_cache([&](Cache& cache) { f.cached += cache.bytes(); });
+  }
   return f;
 }
 
-void HeapCore::note_peak(std::size_t more) noexcept {
+void HeapCore::note_peak() noexcept {
   const HeapFigures now = figures(false);
-  const std::size_t sum = now.in_use + now.in_flight + more;
+  const std::size_t sum = now.in_use + now.in_flight;
   std::size_t before = peak.load(std::memory_order_relaxed);
   while (before < sum && !peak.compare_exchange_weak(before, sum, std::memory_order_relaxed)) {
   }

@@ -2,30 +2,25 @@
 
 // Who still holds a block: its handle, graphs, and borrows; and RefCell's rule about borrows.
 //
-// A borrow costs no read-modify-write where it ends on the thread that works with the buffer, which is why the counts are
-// split: `begun_` is written by the thread that uses the buffer (one at a time: PinnedBuffer's rule), `ended_here_` by
-// the owner thread alone, and `ended_elsewhere_`, with a real atomic increment, by all others. The owner changes only while no
-// borrow is out, so nobody else is about to write `ended_here_`.
+// A borrow costs no read-modify-write where it ends on the thread that works with the buffer, which is why the counts
+// are split: `begun_` is written by the thread that uses the buffer (one at a time: PinnedBuffer's rule), `ended_here_`
+// by the owner thread alone, and `ended_elsewhere_`, with a real atomic increment, by all others. The owner changes
+// only while no borrow is out, so nobody else is about to write `ended_here_`.
 //
-// The last to let go recycles the block. Who drops the handle and who ends the last borrow may do so at the same moment on two
-// threads; each writes its own word and then reads the other's. The side that is rare (a drop under a live borrow) pays for
-// the full barrier on behalf of both: membarrier(2), which makes every running thread of the process execute one. Where the
-// kernel has no membarrier, ending a borrow pays with an atomic exchange.
+// The last to let go recycles the block. Who drops the handle and who ends the last borrow may do so at the same moment
+// on two threads; each writes its own word and then reads the other's. The side that is rare (a drop under a live
+// borrow) pays for the full barrier on behalf of both (process_barrier.hpp). Where there is none, ending a borrow pays
+// with an atomic exchange.
 
 #include <atomic>
 #include <cstdint>
 
+#include "process_barrier.hpp"
+
 namespace thole::detail {
 
-/// Asks the kernel for the barrier; later calls cost nothing. Called before the first block is made.
-void prepare_process_barrier() noexcept;
-/// Set once before any block exists; false where the kernel (or a sandbox) has no such barrier.
-extern constinit std::atomic<bool> process_barrier;
-/// Every thread of the process but this one runs a full barrier; only where process_barrier says so.
-void run_process_barrier() noexcept;
-
-/// An address of one's own is the cheapest name for a thread. A later thread may get the same one: its predecessor is gone then,
-/// so there is still one writer.
+/// An address of one's own is the cheapest name for a thread. A later thread may get the same one: its predecessor is
+/// gone then, so there is still one writer.
 [[gnu::tls_model("initial-exec")]] extern constinit thread_local char this_thread;
 
 class Hold {
@@ -39,8 +34,8 @@ class Hold {
 
   /// Lets the handle go. True: nobody holds the block any more and the caller, alone, recycles it.
   bool drop_handle() noexcept {
-    // Without graphs and borrows nobody else can touch the word any more, so that a store is enough: a late end_borrow(),
-    // which has counted itself already, finds the block held, before as after.
+    // Without graphs and borrows nobody else can touch the word any more, so that a store is enough: a late
+    // end_borrow(), which has counted itself already, finds the block held, before as after.
     if (const auto word = word_.load(std::memory_order_relaxed); (word & held) == handle && borrows() == 0) {
       word_.store((word & ~held) | claimed, std::memory_order_relaxed);
       return true;
@@ -104,11 +99,11 @@ class Hold {
   bool dropped() const noexcept { return (word_.load(std::memory_order_relaxed) & handle) == 0; }
 
  private:
-  static constexpr std::uint64_t graph = 1;                            // one per graph node, 29 bits
+  static constexpr std::uint64_t graph = 1;  // one per graph node, 29 bits
   static constexpr std::uint64_t handle = std::uint64_t{1} << 30;
-  static constexpr std::uint64_t claimed = std::uint64_t{1} << 31;     // somebody recycles it
+  static constexpr std::uint64_t claimed = std::uint64_t{1} << 31;  // somebody recycles it
   static constexpr std::uint64_t held = 0xffffffff;
-  static constexpr unsigned generation_shift = 32;                     // so that a late claim cannot hit the next handle
+  static constexpr unsigned generation_shift = 32;  // so that a late claim cannot hit the next handle
 
   void begin(bool exclusive) noexcept {
     if (owner_.load(std::memory_order_relaxed) != &this_thread && borrows() == 0)
@@ -122,7 +117,7 @@ class Hold {
   }
 
   std::atomic<std::uint64_t> word_{0};
-  std::atomic<const void*> owner_{nullptr};        // the thread that may write ended_here_
+  std::atomic<const void*> owner_{nullptr};  // the thread that may write ended_here_
   std::atomic<std::uint32_t> begun_{0};
   std::atomic<std::uint32_t> ended_here_{0};
   std::atomic<std::uint32_t> ended_elsewhere_{0};

@@ -16,7 +16,7 @@
 namespace thole::detail {
 namespace {
 
-constexpr unsigned bounded_queries = 4;
+constexpr unsigned bounded_queries = 8;
 constexpr unsigned all_queries = ~0u;
 
 /// Says to others that blocks are on their way, while it lives.

@@ -10,8 +10,8 @@
 
 namespace thole::detail {
 
-/// Everything of the device that is finished, and what graphs have let go of; returns how many blocks came back. Never waits
-/// for work.
+/// Everything of the device that is finished, and what graphs have let go of; returns how many blocks came back. Never
+/// waits for work.
 std::size_t collect(DeviceCore& device) noexcept;
 /// The blocks of one stream; a bounded number of queries.
 std::size_t collect_some(Timeline& timeline) noexcept;

@@ -77,7 +77,7 @@ Region* unpark(std::size_t bytes) noexcept {
 // serve all sizes, as fast.
 void plan_chunks(Region& region) noexcept {
   if (region.bytes < least_with_chunks) return;
-  const std::size_t share = region.bytes / (config::arena_data_in_region ? 8 : 32);
+  const std::size_t share = region.bytes / 32;
   region.chunk_bytes = std::max(share / chunk_unit, std::size_t{1}) * chunk_unit;
   region.chunk_slots =
       config::arena_data_in_region ? 1 : std::min(region.bytes / region.chunk_bytes, Region::most_chunks);

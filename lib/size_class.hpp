@@ -1,7 +1,7 @@
 #pragma once
 
-// Sizes as the caches see them: multiples of 64 bytes up to 512, then eight steps to a doubling, so that rounding wastes at
-// most an eighth. Above 64 KiB a block has whole pages and its class only says where to look for it.
+// Sizes as the caches see them: multiples of 64 bytes up to 512, then eight steps to a doubling, so that rounding
+// wastes at most an eighth. Above 64 KiB a block has whole pages and its class only says where to look for it.
 
 #include <bit>
 #include <cstddef>
@@ -36,21 +36,22 @@ constexpr std::size_t smallest(std::size_t index) noexcept {
   return (std::size_t{512} << doubling) + (index - 7) % 8 * (granule << doubling);
 }
 
-/// How many free blocks of a class one thread keeps.
+/// How many free blocks of a class one thread keeps: what a deep queue of copies gives back at once, where blocks are
+/// small.
 constexpr std::size_t kept(std::size_t index) noexcept {
-  if (index < 7 + 8 * 8) return 32;  // below 128 KiB
-  if (index < 7 + 11 * 8) return 4;  // below 1 MiB
-  return index < 7 + 17 * 8 ? 2 : 1;  // below 64 MiB
+  constexpr std::size_t small_bytes = std::size_t{16} << 20;
+  constexpr std::size_t large_bytes = std::size_t{64} << 20;
+  const std::size_t bytes = smallest(index);
+  if (bytes <= largest_exact) return small_bytes / bytes;
+  return bytes < (std::size_t{1} << 20) ? 4 : bytes < large_bytes ? 2 : 1;
 }
 
 /// How many blocks to take from the store at once when a thread has none.
-constexpr std::size_t batch(std::size_t bytes) noexcept {
-  return bytes <= page ? 16 : bytes <= largest_exact ? 4 : 1;
-}
+constexpr std::size_t batch(std::size_t bytes) noexcept { return bytes <= page ? 16 : bytes <= largest_exact ? 4 : 1; }
 
-/// Whether a cached block is not too large for a request.
+/// Whether a block of the class is large enough for a request, and not too large.
 constexpr bool fits(std::size_t capacity, std::size_t wanted) noexcept {
-  return capacity >= wanted && capacity - wanted <= wanted / 8;
+  return capacity >= wanted && (wanted <= largest_exact || capacity - wanted <= wanted / 8);
 }
 
 }  // namespace thole::detail::size_class

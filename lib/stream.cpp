@@ -14,7 +14,9 @@ namespace thole {
 namespace detail {
 namespace {
 
-Error out_of_memory(const char* call) { return Error(Errc::out_of_memory, std::string(call) + ": the system has no memory"); }
+Error out_of_memory(const char* call) {
+  return Error(Errc::out_of_memory, std::string(call) + ": the system has no memory");
+}
 
 /// Not a call that waits or asks: only whether there is something to capture into.
 Result<CaptureInfo> capture_of(DeviceCore& core, Timeline& timeline, const char* call) {
@@ -31,10 +33,10 @@ Result<Timeline*> Internals::timeline(const StreamRef& stream, const char* call)
     return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the stream has been moved from"));
   if (stream.timeline_->is_open(stream.id_)) return stream.timeline_;
   if (!stream.foreign_)
-    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": stream " + std::to_string(stream.id_) +
-                                                            " has been destroyed"));
-  // Its handle value has been seen on another stream since, and this timeline was closed. CUDA gives no handle to two living
-  // streams, so the view is stale.
+    return tl::unexpected(Error(Errc::invalid_argument,
+                                std::string(call) + ": stream " + std::to_string(stream.id_) + " has been destroyed"));
+  // Its handle value has been seen on another stream since, and this timeline was closed. CUDA gives no handle to two
+  // living streams, so the view is stale.
   return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": the view of native stream " +
                                                           std::to_string(stream.id_) +
                                                           " is stale: another stream has its handle now"));
@@ -125,8 +127,9 @@ void StreamRef::wait(const Event& event) const {
   if (ticket->timeline->done(ticket->position)) return;
   auto capture = detail::unwrap(detail::capture_of(*device_, *timeline, call));
   if (capture.state != detail::CaptureInfo::State::none)
-    throw Error(Errc::capturing, std::string(call) + ": the stream captures a graph, which cannot wait for an event "
-                                                     "recorded outside of it");
+    throw Error(Errc::capturing, std::string(call) +
+                                     ": the stream captures a graph, which cannot wait for an event "
+                                     "recorded outside of it");
   // What was copied before is finished before the wait is: its event goes in front.
   (void)timeline->cover_all();
   if (const Status status = ticket->timeline->order_before(*device_->backend, native_, ticket->position); !status.ok())

@@ -144,8 +144,8 @@ void StreamWork::enqueued(std::size_t bytes, Precision precision) noexcept {
     return;
   }
   const Status status = timeline_->record_reserved(std::exchange(reserved_, nullptr));
-  // The stream may be gone when somebody asks next, so that this is the last moment to know. If waiting fails as well the
-  // position stays open: memory is lost, not corrupted.
+  // The stream may be gone when somebody asks next, so that this is the last moment to know. If waiting fails as well
+  // the position stays open: memory is lost, not corrupted.
   if (!status.ok() && !core_->lost()) {
     const CaptureGuard guard(backend());
     if (backend().synchronize_stream(timeline_->native()).ok()) timeline_->finish(position);

@@ -1,7 +1,8 @@
 #pragma once
 
-// One piece of work in a stream, from before it is enqueued until just after: what it uses is checked and ordered first, and
-// noted afterwards. What could fail (memory for a slot, a foreign stream's event) is done before the work is enqueued.
+// One piece of work in a stream, from before it is enqueued until just after: what it uses is checked and ordered
+// first, and noted afterwards. What could fail (memory for a slot, a foreign stream's event) is done before the work is
+// enqueued.
 
 #include <array>
 #include <cstddef>
@@ -24,8 +25,8 @@ class StreamWork {
   StreamWork& operator=(StreamWork&&) = delete;
   ~StreamWork();
 
-  /// The work reads or writes the memory of the block. The stream waits for what conflicts on other streams; in a capture,
-  /// where it cannot, conflicting work must be complete (`in_flight`), and the graph keeps the block.
+  /// The work reads or writes the memory of the block. The stream waits for what conflicts on other streams; in a
+  /// capture, where it cannot, conflicting work must be complete (`in_flight`), and the graph keeps the block.
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
 
@@ -60,8 +61,8 @@ class StreamWork {
   std::size_t count_ = 0;
 };
 
-/// Blocks that a graph let go of and that nobody else holds; a graph's release may not call the device, so that they wait here
-/// for the next reclaim.
+/// Blocks that a graph let go of and that nobody else holds; a graph's release may not call the device, so that they
+/// wait here for the next reclaim.
 BlockList take_graph_released() noexcept;
 
 }  // namespace thole::detail

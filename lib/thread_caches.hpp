@@ -1,7 +1,7 @@
 #pragma once
 
-// Each thread's table of its caches, by heap, and what happens to them when the thread ends: the caches are emptied and left for
-// another thread to adopt. After that (in destructors that run even later) the thread does without.
+// Each thread's table of its caches, by heap, and what happens to them when the thread ends: the caches are emptied and
+// left for another thread to adopt. After that (in destructors that run even later) the thread does without.
 
 #include <cstdint>
 
@@ -14,7 +14,9 @@ struct HeapCore;
 
 struct ThreadCaches {
   /// The thread's cache of the heap with this index, or nullptr.
-  static Cache* find(std::uint32_t index) noexcept { return index < table_.size ? table_.entries[index].cache : nullptr; }
+  static Cache* find(std::uint32_t index) noexcept {
+    return index < table_.size ? table_.entries[index].cache : nullptr;
+  }
   /// Makes room for a cache of that heap. False when there is no memory, or when the thread is ending.
   static bool prepare(std::uint32_t index) noexcept;
   static void set(std::uint32_t index, HeapCore* heap, Cache* cache) noexcept;

@@ -323,8 +323,8 @@ void Timeline::retire(BlockList& out, std::shared_ptr<DeviceCore>& keep) noexcep
 
 void Timeline::query_tickets(BlockList& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
                              std::unique_lock<std::mutex>& lock) noexcept {
-  // The oldest first: if it is not done, nothing is. Then the newest, since often all is. Then ever larger steps from the
-  // oldest on, so that one query retires many.
+  // The oldest first: if it is not done, nothing is. Then the newest, since often all is. Then ever larger steps from
+  // the oldest on, so that one query retires many.
   enum class Ask { oldest, newest, ahead } turn = Ask::oldest;
   std::size_t ahead = 1;
   for (; queries != 0 && oldest_ != nullptr; --queries) {

@@ -2,14 +2,14 @@
 
 // One stream as thole sees it: positions, the events (tickets) that cover them, and the blocks that wait for them.
 //
-// Every use of memory in a stream gets the next position, taken after the work was enqueued. A ticket is an event with a
-// position of its own, taken before the event is recorded: so the event covers every position up to its own, whatever other
-// threads do meanwhile. Positions never go back, not even when the Timeline serves another stream later: what is complete
-// stays complete.
+// Every use of memory in a stream gets the next position, taken after the work was enqueued. A ticket is an event with
+// a position of its own, taken before the event is recorded: so the event covers every position up to its own, whatever
+// other threads do meanwhile. Positions never go back, not even when the Timeline serves another stream later: what is
+// complete stays complete.
 //
-// How far a ticket may be behind (the slack): an event is recorded after `uses_per_ticket` uses or `bytes_per_ticket` bytes of
-// blocks, at once behind a device write and on a foreign stream, before and after any work that is not a copy of thole's
-// (use_on, host functions, native()), and whenever somebody needs an answer.
+// How far a ticket may be behind (the slack): an event is recorded after `uses_per_ticket` uses or `bytes_per_ticket`
+// bytes of blocks, at once behind a device write and on a foreign stream, before and after any work that is not a copy
+// of thole's (use_on, host functions, native()), and whenever somebody needs an answer.
 //
 // The mutex of a timeline guards its lists. It is never held across a call of the backend.
 
@@ -57,8 +57,8 @@ class Timeline {
 
   /// The native handle is given to the program, which may capture with it. Release, against may_capture().
   void expose() noexcept { exposed_.store(true, std::memory_order_release); }
-  /// Whether it makes sense to ask if the stream captures: that call takes the driver's lock, and with 16 threads doubles what a
-  /// copy costs.
+  /// Whether it makes sense to ask if the stream captures: that call takes the driver's lock, and with 16 threads
+  /// doubles what a copy costs.
   bool may_capture() const noexcept { return exposed_.load(std::memory_order_acquire); }
 
   // ---- Positions
@@ -95,15 +95,16 @@ class Timeline {
   Status wait(std::uint64_t position) noexcept;
   /// The caller knows, by other means, that everything up to the position is complete.
   void finish(std::uint64_t position) noexcept;
-  /// The stream `waiter` goes on only after this timeline's position; does not block. Both streams' backends are of a kind.
+  /// The stream `waiter` goes on only after this timeline's position; does not block. Both streams' backends are of a
+  /// kind.
   Status order_before(Backend& backend, NativeStream waiter, std::uint64_t position) noexcept;
 
   // ---- Blocks that wait
 
   /// The block waits for `wait_position`. No lock, no allocation, no call.
   void push(Block* block) noexcept;
-  /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A thorough
-  /// poll covers what no ticket covers yet, and waits for another thread's poll; else that poll is enough.
+  /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A
+  /// thorough poll covers what no ticket covers yet, and waits for another thread's poll; else that poll is enough.
   void poll(BlockList& out, unsigned queries, bool thorough) noexcept;
   /// Whether blocks or tickets wait.
   bool has_work() const noexcept;
@@ -151,15 +152,15 @@ class Timeline {
   alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
   std::atomic<bool> polling_{false};
-  std::atomic<bool> waiting_{false};                    // tickets or blocks wait, for has_work()
+  std::atomic<bool> waiting_{false};  // tickets or blocks wait, for has_work()
   std::mutex mutex_;
-  Ticket* oldest_ = nullptr;   // pending tickets by position
+  Ticket* oldest_ = nullptr;  // pending tickets by position
   Ticket* newest_ = nullptr;
   Ticket* free_ = nullptr;
-  unsigned lent_ = 0;          // references of tickets
-  BlockList uncovered_;        // blocks that no pending ticket covers
+  unsigned lent_ = 0;    // references of tickets
+  BlockList uncovered_;  // blocks that no pending ticket covers
   std::uint64_t uncovered_last_ = 0;
-  std::uint64_t failed_at_ = 0;  // recorded_ when the last query said not_ready
+  std::uint64_t failed_at_ = 0;       // recorded_ when the last query said not_ready
   std::shared_ptr<DeviceCore> keep_;  // while tickets are pending, the device lives
 };
 

@@ -83,8 +83,8 @@ void Timelines::recycle_idle() noexcept {
 }
 
 void Timelines::poll(BlockList& out, unsigned queries, bool thorough) noexcept {
-  // In pieces, so that the lock is not held while a timeline asks the device. One that is recycled meanwhile has nothing to
-  // say; one that moves to an earlier place is seen by the next poll.
+  // In pieces, so that the lock is not held while a timeline asks the device. One that is recycled meanwhile has
+  // nothing to say; one that moves to an earlier place is seen by the next poll.
   std::array<Timeline*, 64> some;
   for (std::size_t from = 0;;) {
     std::size_t count = 0;

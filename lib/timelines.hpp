@@ -1,7 +1,7 @@
 #pragma once
 
-// All timelines of one device, by stream. Timeline objects are type-stable: a block may name one that has since gone to another
-// stream or device; its positions then read as complete.
+// All timelines of one device, by stream. Timeline objects are type-stable: a block may name one that has since gone to
+// another stream or device; its positions then read as complete.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,8 +21,8 @@ class Timelines {
   Timelines(const Timelines&) = delete;
   Timelines& operator=(const Timelines&) = delete;
 
-  /// The timeline of the stream with this number, made on first sight. A foreign stream with the same native handle that was
-  /// seen before is gone: its timeline is closed. Throws std::bad_alloc.
+  /// The timeline of the stream with this number, made on first sight. A foreign stream with the same native handle
+  /// that was seen before is gone: its timeline is closed. Throws std::bad_alloc.
   Timeline& of(const std::shared_ptr<DeviceCore>& device, NativeStream native, std::uint64_t id, bool foreign);
   /// A stream of thole's own ends.
   void close(Timeline& timeline) noexcept;

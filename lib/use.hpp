@@ -10,9 +10,9 @@ namespace thole::detail {
 
 class Timeline;
 
-/// One stream's uses: the positions in that stream of the last read and the last write by the device. A position that the
-/// timeline has completed no longer counts. Written by the owner of the handle only, or by who recycles the memory; atomic
-/// (relaxed) so that heap.report() may look from another thread.
+/// One stream's uses: the positions in that stream of the last read and the last write by the device. A position that
+/// the timeline has completed no longer counts. Written by the owner of the handle only, or by who recycles the memory;
+/// atomic (relaxed) so that heap.report() may look from another thread.
 struct Use {
   std::atomic<Timeline*> timeline{nullptr};
   std::atomic<std::uint64_t> read{0};

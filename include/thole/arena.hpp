@@ -35,17 +35,17 @@ struct ArenaOptions {
 
 /// A snapshot of an arena, in bytes where it does not say otherwise. Taking one costs microseconds.
 struct ArenaStats {
-  std::size_t capacity = 0;       ///< Pinned now.
-  std::size_t max_capacity = 0;   ///< What it may grow to.
-  std::size_t in_use = 0;         ///< In buffers and borrows that the program holds.
-  std::size_t in_flight = 0;      ///< Dropped, waiting for the device.
-  std::size_t cached = 0;         ///< Free, kept close to the threads that used it.
-  std::size_t largest_free = 0;   ///< The largest free piece, caches not counted.
-  std::size_t wasted = 0;         ///< Rounding and bookkeeping inside pinned memory.
-  std::size_t peak = 0;           ///< The most that was ever taken from the regions, caches included.
-  std::size_t regions = 0;        ///< Count of separate registrations.
-  std::size_t grown = 0;          ///< How often the arena grew.
-  std::size_t buffers_made = 0;   ///< Count, all heaps.
+  std::size_t capacity = 0;      ///< Pinned now.
+  std::size_t max_capacity = 0;  ///< What it may grow to.
+  std::size_t in_use = 0;        ///< In buffers and borrows that the program holds.
+  std::size_t in_flight = 0;     ///< Dropped, waiting for the device.
+  std::size_t cached = 0;        ///< Free, kept close to the threads that used it.
+  std::size_t largest_free = 0;  ///< The largest free piece, caches not counted.
+  std::size_t wasted = 0;        ///< Rounding and bookkeeping inside pinned memory.
+  std::size_t peak = 0;          ///< The most that was ever taken from the regions, caches included.
+  std::size_t regions = 0;       ///< Count of separate registrations.
+  std::size_t grown = 0;         ///< How often the arena grew.
+  std::size_t buffers_made = 0;  ///< Count, all heaps.
 };
 
 /// A stretch of pinned host memory that heaps share: a shared handle, cheap to copy, safe from any thread. The memory
@@ -53,8 +53,9 @@ struct ArenaStats {
 /// never waits: a thread of the library's own unpins it.
 class THOLE_EXPORT PinnedArena {
  public:
-  /// Pins `options.bytes` now. Blocks for about 60 ms a GiB. Throws `Error`: `invalid_argument` (0 bytes, max_bytes below
-  /// bytes, no such NUMA node), `out_of_memory` or `limit` (says which limit, and how much was wanted), `device_lost`.
+  /// Pins `options.bytes` now. Blocks for about 60 ms a GiB. Throws `Error`: `invalid_argument` (0 bytes, max_bytes
+  /// below bytes, no such NUMA node), `out_of_memory` or `limit` (says which limit, and how much was wanted),
+  /// `device_lost`.
   explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
   /// The twin that returns the error.
   static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;

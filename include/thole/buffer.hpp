@@ -31,10 +31,10 @@ struct Block;
 
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
 THOLE_EXPORT void use_on(Block* block, const StreamRef& stream, Access access,
-                         void (*run)(void* context, NativeStream stream), void* context);
+                         void (*run)(void* context, thole::NativeStream stream), void* context);
 
 // The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
-THOLE_EXPORT bool begin_read_at_once(Block* block) noexcept;   // false: something is in the way; the others say what
+THOLE_EXPORT bool begin_read_at_once(Block* block) noexcept;  // false: something is in the way; the others say what
 THOLE_EXPORT bool begin_write_at_once(Block* block) noexcept;
 THOLE_EXPORT Result<void> try_begin_read(Block* block, const char* where) noexcept;
 THOLE_EXPORT Result<void> try_begin_write(Block* block, const char* where) noexcept;
@@ -46,8 +46,8 @@ THOLE_EXPORT void drop_handle(Block* block) noexcept;
 THOLE_EXPORT Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
                                          void* destination, const void* destination_device,
                                          DeviceBlock* destination_block) noexcept;
-THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes,
-                                           const StreamRef& stream, const void* source, const void* source_device,
+THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+                                           const void* source, const void* source_device,
                                            DeviceBlock* source_block) noexcept;
 THOLE_EXPORT Error moved_from_error(const char* where);
 THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
@@ -56,19 +56,19 @@ THOLE_EXPORT Error outside_error(const char* where, std::size_t offset, std::siz
 }  // namespace detail
 
 /// Owns `size()` elements of pinned memory; move-only. `T` is trivially copyable. The CPU sees the elements through
-/// borrows; the device through copies and `use_on`. Dropping the buffer never waits: memory that the device still uses is
-/// recycled when it is done, not before.
+/// borrows; the device through copies and `use_on`. Dropping the buffer never waits: memory that the device still uses
+/// is recycled when it is done, not before.
 ///
-/// Rules, checked in every build, as with Rust's RefCell: any number of `Borrow`s or one `BorrowMut`; no device read while a
-/// `BorrowMut` lives; no device write while any borrow lives (`Errc::borrowed`). While the device reads, the CPU may read
-/// too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams, and any use after
-/// earlier writes, by the device itself: no call here but `borrow`, `borrow_mut` and `wait` ever blocks.
+/// Rules, checked in every build, as with Rust's RefCell: any number of `Borrow`s or one `BorrowMut`; no device read
+/// while a `BorrowMut` lives; no device write while any borrow lives (`Errc::borrowed`). While the device reads, the
+/// CPU may read too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams, and
+/// any use after earlier writes, by the device itself: no call here but `borrow`, `borrow_mut` and `wait` ever blocks.
 ///
-/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`. One thread at a time
-/// may use a buffer; different buffers are independent, and borrows may end on other threads.
+/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`. One thread at a
+/// time may use a buffer; different buffers are independent, and borrows may end on other threads.
 ///
-/// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone. Launches
-/// are not seen: synchronise with them before you borrow.
+/// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone.
+/// Launches are not seen: synchronise with them before you borrow.
 template <class T>
 class PinnedBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");
@@ -101,17 +101,17 @@ class PinnedBuffer {
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
   bool empty() const noexcept { return size_ == 0; }
 
-  /// Read access. Blocks until the device's last write to this buffer is done; not for reads, nor for later work in that
-  /// stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when the
-  /// write's stream captures now and the write was not covered before.
+  /// Read access. Blocks until the device's last write to this buffer is done; not for reads, nor for later work in
+  /// that stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when
+  /// the write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
     check("PinnedBuffer::borrow");
     if (block_ != nullptr && !detail::begin_read_at_once(block_))
       detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
     return Borrow<T>(block_, span());
   }
-  /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and `borrowed`
-  /// while any borrow lives.
+  /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and
+  /// `borrowed` while any borrow lives.
   BorrowMut<T> borrow_mut() {
     check("PinnedBuffer::borrow_mut");
     if (block_ != nullptr && !detail::begin_write_at_once(block_))
@@ -145,15 +145,15 @@ class PinnedBuffer {
   /// The raw elements, without any check: the door for code that has its own ordering. nullptr when empty.
   T* unsynchronized_data() const noexcept { return data_; }
 
-  /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream order.
-  /// Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
+  /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream
+  /// order. Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
   DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
   Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
     auto made = DeviceBuffer<T>::try_make(stream, size_);
     if (made && block_ != nullptr)
-      if (auto copied = detail::copy_to_device(block_, 0, size_bytes(), stream, made->span().native(), made->span().device(),
-                                               made->block_);
+      if (auto copied = detail::copy_to_device(block_, 0, size_bytes(), stream, made->span().native(),
+                                               made->span().device(), made->block_);
           !copied)
         return tl::unexpected(std::move(copied.error()));
     return made;
@@ -165,9 +165,10 @@ class PinnedBuffer {
   Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
     return try_async_to_device(stream, destination, 0, size_);
   }
-  /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the buffer
-  /// ends before them. The whole buffer counts as in use.
-  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset, std::size_t count) const {
+  /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the
+  /// buffer ends before them. The whole buffer counts as in use.
+  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
+                       std::size_t count) const {
     detail::unwrap(try_async_to_device(stream, destination, offset, count));
   }
   Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
@@ -181,8 +182,8 @@ class PinnedBuffer {
     return detail::copy_to_device(block_, offset * sizeof(T), count * sizeof(T), stream, destination.native(),
                                   destination.device(), nullptr);
   }
-  /// Fills this buffer from `offset` on with `source` (all of it); returns at once. Throws `Error`: `too_small` when the buffer
-  /// ends before the source does, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
+  /// Fills this buffer from `offset` on with `source` (all of it); returns at once. Throws `Error`: `too_small` when
+  /// the buffer ends before the source does, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
   void async_from_device(const StreamRef& stream, DeviceSpan<const T> source, std::size_t offset = 0) {
     detail::unwrap(try_async_from_device(stream, source, offset));
   }
@@ -197,16 +198,18 @@ class PinnedBuffer {
                                     source.device(), nullptr);
   }
 
-  /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the buffer, and
-  /// records the use, also when `f` throws. Returns what `f` returns. `f` neither begins nor ends a capture. Throws as
-  /// `async_to_device`, and what `f` throws.
+  /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the
+  /// buffer, and records the use, also when `f` throws. Returns what `f` returns. `f` neither begins nor ends a
+  /// capture. Throws as `async_to_device`, and what `f` throws.
   template <class F>
   std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access access, F&& f) {
     using R = std::invoke_result_t<F, T*, NativeStream>;
     check("PinnedBuffer::use_on");
     if (block_ == nullptr) return std::invoke(std::forward<F>(f), data_, stream.native());
     const auto run = [](auto& call) {
-      return [](void* context, NativeStream native) { (*static_cast<std::remove_reference_t<decltype(call)>*>(context))(native); };
+      return [](void* context, NativeStream native) {
+        (*static_cast<std::remove_reference_t<decltype(call)>*>(context))(native);
+      };
     };
     if constexpr (std::is_void_v<R>) {
       auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data_, native); };

@@ -12,10 +12,11 @@
 
 namespace thole {
 
-/// A view of a stream that other code made: PyTorch, a library, the program itself; also the legacy default stream (0 or
-/// `cudaStreamLegacy`) and `cudaStreamPerThread`. All views of one native stream share one timeline; a stream made later
-/// with the same handle value is another one (cudaStreamGetId). Every use through it records an event at once, so that thole
-/// never touches the stream after the call. Throws `Error`: `wrong_device`, `device_lost`, `invalid_argument`.
+/// A view of a stream that other code made: PyTorch, a library, the program itself; also the legacy default stream (0
+/// or `cudaStreamLegacy`) and `cudaStreamPerThread`. All views of one native stream share one timeline; a stream made
+/// later with the same handle value is another one (cudaStreamGetId). Every use through it records an event at once, so
+/// that thole never touches the stream after the call. Throws `Error`: `wrong_device`, `device_lost`,
+/// `invalid_argument`.
 inline StreamRef from_native(const Device& device, cudaStream_t stream) {
   return detail::unwrap(detail::stream_from_native(device, stream));
 }

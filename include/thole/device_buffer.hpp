@@ -43,8 +43,8 @@ class DeviceSpan {
   }
   /// From T to const T.
   template <class U>
-    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-  DeviceSpan(DeviceSpan<U> other) noexcept : DeviceSpan(other.native(), other.size(), other.device()) {}
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) DeviceSpan(DeviceSpan<U> other)
+  noexcept : DeviceSpan(other.native(), other.size(), other.device()) {}
 
   /// The device address, for kernels and raw CUDA calls.
   T* native() const noexcept { return data_; }
@@ -72,10 +72,10 @@ class DeviceSpan {
   const void* device_ = nullptr;
 };
 
-/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in stream
-/// order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on another
-/// stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a DeviceBuffer was
-/// made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
+/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in
+/// stream order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on
+/// another stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a
+/// DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
 template <class T>
 class DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -109,17 +109,15 @@ class DeviceBuffer {
   DeviceSpan<T> span() noexcept { return {data(), size_, device()}; }
   DeviceSpan<const T> span() const noexcept { return {data(), size_, device()}; }
 
-  /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is ordered
-  /// after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
+  /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is
+  /// ordered after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
   PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
   Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream, const PinnedHeap& heap) const noexcept;
 
  private:
   friend class PinnedBuffer<T>;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
-  T* data() const noexcept {
-    return block_ == nullptr ? nullptr : static_cast<T*>(detail::device_block_data(block_));
-  }
+  T* data() const noexcept { return block_ == nullptr ? nullptr : static_cast<T*>(detail::device_block_data(block_)); }
   const void* device() const noexcept { return block_ == nullptr ? nullptr : detail::device_block_device(block_); }
 
   detail::DeviceBlock* block_;  // nullptr: moved from

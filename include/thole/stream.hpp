@@ -44,11 +44,11 @@ class THOLE_EXPORT StreamRef {
   Result<void> try_synchronize() const noexcept;
   /// The point after all work enqueued so far. Throws `Error`.
   Event record() const;
-  /// Work enqueued from now on starts after the event's point; does not block. Throws `Error`: `wrong_device` (never for
-  /// two GPUs: CUDA allows that), `device_lost`.
+  /// Work enqueued from now on starts after the event's point; does not block. Throws `Error`: `wrong_device` (never
+  /// for two GPUs: CUDA allows that), `device_lost`.
   void wait(const Event& event) const;
-  /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor throw.
-  /// CUDA: "Execution Control", cudaLaunchHostFunc.
+  /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor
+  /// throw. CUDA: "Execution Control", cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
   /// Whether a graph capture is going on in this stream. Never disturbs it.
   bool capturing() const;
