@@ -34,9 +34,9 @@ Lane* Program::pick_lane(bool may_capture) {
 
 HostBuffer* Program::pick_buffer() { return pick(buffers_); }
 
-void Program::say(std::string text) {
-  trace_.push_back(std::move(text));
-  if (trace_.size() > 40) trace_.pop_front();
+void Program::say(const std::string& text) {
+  trace_.push_back(fmt::format("{:4} {}", ledger_.operations(), text));
+  if (trace_.size() > 100) trace_.pop_front();
 }
 
 std::string Program::trace() const {

@@ -263,9 +263,9 @@ void Program::use_on() {
     memory.known = memory.known && !writes;
     return;
   }
-  if (empty) return;
+  if (empty && !lane->capture) return;
   if (lane->capture) {
-    captured(*lane, {target->memory, nullptr, 0, 0, 0, false});
+    captured(*lane, {empty ? nullptr : target->memory, nullptr, 0, 0, 0, false});
     return;
   }
   ledger_.clean(memory);

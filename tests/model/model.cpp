@@ -40,13 +40,14 @@ void Ledger::look(const void* skip, std::size_t bytes) {
       return later.destination == copy.destination && later.offset < copy.offset + copy.expected->size() &&
              copy.offset < later.offset + later.expected->size();
     });
-    if (written_again) continue;
+    if (written_again || !copy.known) continue;
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
-    if (copy.to_device && arrived.size() > 1 && !device_memory_exists(data, size)) continue;
+    if (copy.to_device && !device_memory_exists(data, size)) continue;  // freed since, in the same call
     const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
     if (!wrong.empty())
-      broken(fmt::format("the copy of operation {} {} moved a wrong payload: {}", copy.operation,
-                         copy.to_device ? "to the device" : "to the host", wrong));
+      broken(fmt::format("the copy of operation {} in stream {} {} {} moved a wrong payload: {}", copy.operation,
+                         copy.stream, copy.to_device ? "to the device," : "to the host,", static_cast<const void*>(data),
+                         wrong));
   }
 }
 
@@ -125,18 +126,17 @@ void Ledger::launched(std::uint64_t stream, std::uint64_t position, const Memory
   clean(*from);
   clean(*to);
   move_content(*from, from_offset, *to, to_offset, count);
-  if (from->known) {
-    const auto begin = from->content.begin() + static_cast<std::ptrdiff_t>(from_offset);
-    copies_.push_back({operations_, stream, position, to, to_offset,
-                       std::make_shared<const Content>(begin, begin + static_cast<std::ptrdiff_t>(count)), to_device});
-  }
+  const auto begin = from->content.begin() + static_cast<std::ptrdiff_t>(from_offset);
+  copies_.push_back({operations_, stream, position, to, to_offset,
+                     std::make_shared<const Content>(begin, begin + static_cast<std::ptrdiff_t>(count)), to_device,
+                     from->known});
   note(*from, {stream, position, false, false});
   note(*to, {stream, position, true, false});
 }
 
 void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory) {
   copies_.push_back(
-      {operations_, stream, position, memory, 0, std::make_shared<const Content>(memory->content), false});
+      {operations_, stream, position, memory, 0, std::make_shared<const Content>(memory->content), false, true});
 }
 
 Content Ledger::fresh(std::size_t count) {

@@ -69,6 +69,7 @@ struct Copy {
   std::size_t offset = 0;  // words, in the destination
   std::shared_ptr<const Content> expected;
   bool to_device = false;
+  bool known = true;  // false: nobody knows what it moves
 };
 
 class Ledger {

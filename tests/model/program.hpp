@@ -126,7 +126,7 @@ class Program {
   Lane* pick_lane(bool may_capture);
   Lane* lane(std::uint64_t id);
   HostBuffer* pick_buffer();
-  void say(std::string text);
+  void say(const std::string& text);
   /// The outcome of a call: empty when it succeeded. Only the expected codes may come, and success only if `success`. A
   /// fault that was asked for may come at any time.
   template <class F>
