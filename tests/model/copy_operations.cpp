@@ -75,9 +75,11 @@ void Program::to_device_new() {
   const bool open = !empty && in_capture(*lane, memory, false);
   say(fmt::format("async_to_device({}) of {} words{}", lane->id, memory.count, lane->capture ? ", captured" : ""));
   std::optional<thole::DeviceBuffer<Word>> made;
-  const auto failed =
-      call(!borrowed && !open, {borrowed ? Errc::borrowed : lane->capture ? Errc::in_flight : Errc::out_of_memory},
-           [&] { made = from->buffer.async_to_device(*lane->ref); });
+  const auto failed = call(!borrowed && !open,
+                           {borrowed        ? Errc::borrowed
+                            : lane->capture ? Errc::in_flight
+                                            : Errc::out_of_memory},
+                           [&] { made = from->buffer.async_to_device(*lane->ref); });
   if (failed) return;
   auto target = device_memory(*made, *lane);
   device_memory_.push_back({std::move(*made), target});
@@ -102,14 +104,17 @@ void Program::to_device_span() {
   say(fmt::format("async_to_device({}, span) of {} words from {}{}", lane->id, count, offset,
                   lane->capture ? ", captured" : ""));
   const auto span = to->buffer.span().subspan(to_offset, room);
-  const auto failed = call(
-      !small && !borrowed && !open,
-      {small ? Errc::too_small : borrowed ? Errc::borrowed : lane->capture ? Errc::in_flight : Errc::too_small}, [&] {
-        if (whole)
-          from->buffer.async_to_device(*lane->ref, span);
-        else
-          from->buffer.async_to_device(*lane->ref, span, offset, count);
-      });
+  const auto failed = call(!small && !borrowed && !open,
+                           {small           ? Errc::too_small
+                            : borrowed      ? Errc::borrowed
+                            : lane->capture ? Errc::in_flight
+                                            : Errc::too_small},
+                           [&] {
+                             if (whole)
+                               from->buffer.async_to_device(*lane->ref, span);
+                             else
+                               from->buffer.async_to_device(*lane->ref, span, offset, count);
+                           });
   if (!failed && count != 0) enqueued(*lane, {from->memory, to->memory, offset, to_offset, count, true}, false);
 }
 
@@ -123,7 +128,8 @@ void Program::to_host_new() {
   const bool open = count != 0 && in_capture(*lane, *from->memory, false);
   say(fmt::format("async_to_host({}) of {} words{}", lane->id, count, lane->capture ? ", captured" : ""));
   std::optional<Buffer> made;
-  const auto failed = call(!open, {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
+  const auto failed = call(!open,
+                           {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
                             count * sizeof(Word) > heap->first ? Errc::too_large : Errc::out_of_memory},
                            [&] { made = from->buffer.async_to_host(*lane->ref, heap->heap); });
   if (failed) return;
@@ -150,11 +156,15 @@ void Program::to_host_span() {
   const bool open = count != 0 && in_capture(*lane, memory, true);
   say(fmt::format("async_from_device({}) of {} words to {}{}", lane->id, count, offset,
                   lane->capture ? ", captured" : ""));
-  const auto failed = call(
-      !small && !borrowed && !open,
-      {small ? Errc::too_small : borrowed ? Errc::borrowed : lane->capture ? Errc::in_flight : Errc::too_small}, [&] {
-        to->buffer.async_from_device(*lane->ref, std::as_const(from->buffer).span().subspan(from_offset, count), offset);
-      });
+  const auto failed = call(!small && !borrowed && !open,
+                           {small           ? Errc::too_small
+                            : borrowed      ? Errc::borrowed
+                            : lane->capture ? Errc::in_flight
+                                            : Errc::too_small},
+                           [&] {
+                             to->buffer.async_from_device(
+                                 *lane->ref, std::as_const(from->buffer).span().subspan(from_offset, count), offset);
+                           });
   if (!failed && count != 0) enqueued(*lane, {from->memory, to->memory, from_offset, offset, count, false}, false);
 }
 
@@ -197,8 +207,7 @@ void Program::wrong_calls() {
   say("wrong calls");
   const std::size_t count = buffer->memory->count;
   if (memory->memory->device != lane->device && count != 0 && memory->memory->count >= count)
-    (void)call(false, {Errc::wrong_device},
-               [&] { buffer->buffer.async_to_device(*lane->ref, memory->buffer.span()); });
+    (void)call(false, {Errc::wrong_device}, [&] { buffer->buffer.async_to_device(*lane->ref, memory->buffer.span()); });
   (void)call(false, {Errc::invalid_argument},
              [&] { buffer->buffer.async_to_device(*lane->ref, memory->buffer.span(), count + 1, 0); });
   (void)call(false, {Errc::invalid_argument},
@@ -281,8 +290,8 @@ void Program::host_function() {
   if (lane == nullptr) return;
   say(fmt::format("launch_host_function({})", lane->id));
   // Right behind a copy: the device's memory must hold what was copied.
-  const bool looks = target != nullptr && !lane->capture && target->memory->made_on == lane->id && target->memory->known &&
-                     order(*lane, *target->memory, false, true);
+  const bool looks = target != nullptr && !lane->capture && target->memory->made_on == lane->id &&
+                     target->memory->known && order(*lane, *target->memory, false, true);
   Kernel& kernel = lane->capture ? graph_kernel_ : *kernels_.emplace_back(std::make_unique<Kernel>());
   if (looks) kernel.content = std::make_shared<const Content>(target->memory->content);
   const auto before = model::enqueued(lane->id);

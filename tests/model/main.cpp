@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <exception>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "program.hpp"
 #include "threads.hpp"
@@ -19,8 +19,9 @@ int main(int argc, char** argv) {
   app.add_option("--seed", seed, "The first program's seed")->capture_default_str();
   app.add_option("--seeds", seeds, "How many programs, each with the next seed")->capture_default_str();
   app.add_option("--operations", operations, "Of each program")->capture_default_str();
-  app.add_option("--threads", threads, "0: one thread and stepped devices, so that a seed says all; else so many threads "
-                                       "on a device that runs by itself")
+  app.add_option("--threads", threads,
+                 "0: one thread and stepped devices, so that a seed says all; else so many threads "
+                 "on a device that runs by itself")
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
@@ -43,7 +44,8 @@ int main(int argc, char** argv) {
     try {
       done += program.run();
     } catch (const std::exception& error) {
-      fmt::print(stderr, "{}The last of these broke a rule: {}\nTo repeat: {}\n", program.trace(), error.what(), repeat());
+      fmt::print(stderr, "{}The last of these broke a rule: {}\nTo repeat: {}\n", program.trace(), error.what(),
+                 repeat());
       std::fflush(nullptr);
       std::_Exit(1);  // what is half done is not to be taken down in good order
     }

@@ -36,18 +36,19 @@ void Ledger::look(const void* skip, std::size_t bytes) {
     const Word* const data = copy.destination->data + copy.offset;
     const std::size_t size = copy.expected->size() * sizeof(Word);
     // Where several completed at once, only the last word of each is to be seen.
-    const bool written_again = std::any_of(arrived.begin() + static_cast<std::ptrdiff_t>(i) + 1, arrived.end(), [&](const Copy& later) {
-      return later.destination == copy.destination && later.offset < copy.offset + copy.expected->size() &&
-             copy.offset < later.offset + later.expected->size();
-    });
+    const bool written_again =
+        std::any_of(arrived.begin() + static_cast<std::ptrdiff_t>(i) + 1, arrived.end(), [&](const Copy& later) {
+          return later.destination == copy.destination && later.offset < copy.offset + copy.expected->size() &&
+                 copy.offset < later.offset + later.expected->size();
+        });
     if (written_again || !copy.known) continue;
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
     if (copy.to_device && !device_memory_exists(data, size)) continue;  // freed since, in the same call
     const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
     if (!wrong.empty())
       broken(fmt::format("the copy of operation {} in stream {} {} {} moved a wrong payload: {}", copy.operation,
-                         copy.stream, copy.to_device ? "to the device," : "to the host,", static_cast<const void*>(data),
-                         wrong));
+                         copy.stream, copy.to_device ? "to the device," : "to the host,",
+                         static_cast<const void*>(data), wrong));
   }
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
-// The plain model: which memory is in flight, what it holds in program order, and so which copies must move what, and what
-// may not be handed out again yet. It knows nothing of events, tickets or queues of blocks.
+// The plain model: which memory is in flight, what it holds in program order, and so which copies must move what, and
+// what may not be handed out again yet. It knows nothing of events, tickets or queues of blocks.
 
 #include <cstddef>
 #include <cstdint>

@@ -47,7 +47,8 @@ void Program::make_heap() {
   const std::size_t alignment = alignments[below(6)];
   const std::size_t most = std::max(arena->arena.capacity(), arena->arena.stats().max_capacity);
   heaps_.push_back({arena->number, arena->options.bytes, most, alignment,
-                    thole::PinnedHeap(arena->arena, {.alignment = alignment, .background_reclaim = traits_.background && chance(2)})});
+                    thole::PinnedHeap(arena->arena, {.alignment = alignment,
+                                                     .background_reclaim = traits_.background && chance(2)})});
 }
 
 void Program::drop_arena() {
@@ -59,7 +60,8 @@ void Program::drop_arena() {
 }
 
 bool Program::arena_idle(std::uint64_t number) const {
-  return std::ranges::none_of(ledger_.pinned(), [&](const MemoryPtr& memory) { return memory->arena == number && ledger_.needed(*memory); });
+  return std::ranges::none_of(
+      ledger_.pinned(), [&](const MemoryPtr& memory) { return memory->arena == number && ledger_.needed(*memory); });
 }
 
 void Program::drop_heap() {
@@ -86,7 +88,8 @@ void Program::make_lane() {
       judge(thole::Error(Errc::device_error, "create_stream"), true, {});
       return;
     }
-    (void)call(true, {}, [&] { lane.ref = thole::detail::unwrap(thole::detail::stream_from_native(on, lane.foreign)); });
+    (void)call(true, {},
+               [&] { lane.ref = thole::detail::unwrap(thole::detail::stream_from_native(on, lane.foreign)); });
     (void)backend(on).stream_id(lane.foreign, &id);
   } else {
     say("a stream");
@@ -187,8 +190,15 @@ void Program::collect() {
   if (heap == nullptr) return;
   say("collect");
   (void)heap->heap.collect();
+  if (second_) (void)second_->collect();
   ledger_.look();
   ledger_.forget();
+}
+
+void Program::collect_all() {
+  if (second_) (void)second_->collect();
+  for (const Heap& heap : heaps_) (void)heap.heap.collect();
+  ledger_.look();
 }
 
 void Program::drain() {
@@ -197,6 +207,7 @@ void Program::drain() {
   say("drain");
   if (call(true, {}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
+  if (second_) collect_all();
   if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans)
     broken(fmt::format("{} bytes in flight after drain", heap->heap.stats().in_flight));
 }
@@ -216,12 +227,14 @@ void Program::stats() {
   auto arena = heap->heap.arena();
   std::size_t alive = 0;
   for (const MemoryPtr& memory : ledger_.pinned())
-    if (memory->arena == heap->arena && (memory->handle || memory->readers != 0 || memory->writer)) alive += memory->bytes();
+    if (memory->arena == heap->arena && (memory->handle || memory->readers != 0 || memory->writer))
+      alive += memory->bytes();
   const auto figures = arena.stats();
   if (figures.in_use < alive) broken(fmt::format("{} bytes in use, but buffers hold {}", figures.in_use, alive));
   if (figures.in_use + figures.in_flight > figures.capacity) broken("more memory is in use than there is");
   const auto of_heap = heap->heap.stats();
-  if (of_heap.recycled > of_heap.deferred || of_heap.peak < of_heap.in_use) broken("a heap's figures contradict each other");
+  if (of_heap.recycled > of_heap.deferred || of_heap.peak < of_heap.in_use)
+    broken("a heap's figures contradict each other");
   if (chance(4)) {
     std::ostringstream picture;
     arena.draw_svg(picture);
@@ -236,12 +249,11 @@ void Program::stats() {
 void Program::fault() {
   if (!traits_.faults || fault_) return;
   using thole::SimulatedCall;
-  constexpr SimulatedCall calls[] = {SimulatedCall::register_host, SimulatedCall::allocate_host,
-                                     SimulatedCall::allocate_device, SimulatedCall::create_stream,
-                                     SimulatedCall::create_event, SimulatedCall::record_event,
-                                     SimulatedCall::query_event, SimulatedCall::wait_event,
-                                     SimulatedCall::copy, SimulatedCall::host_function,
-                                     SimulatedCall::retain_in_graph};
+  constexpr SimulatedCall calls[] = {
+      SimulatedCall::register_host, SimulatedCall::allocate_host,  SimulatedCall::allocate_device,
+      SimulatedCall::create_stream, SimulatedCall::create_event,   SimulatedCall::record_event,
+      SimulatedCall::query_event,   SimulatedCall::wait_event,     SimulatedCall::copy,
+      SimulatedCall::host_function, SimulatedCall::retain_in_graph};
   const auto which = calls[below(std::size(calls))];
   // Behind a use on a foreign stream thole waits where it cannot record; nobody would step the device.
   if (traits_.foreign && which == SimulatedCall::record_event) return;

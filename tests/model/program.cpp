@@ -20,11 +20,12 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   traits_.large = chance(8);
   for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
     devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
-  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
-                             traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
-                             traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
-                             traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
-                             traits_.large ? " large" : "");
+  traits_text_ =
+      fmt::format("seed {}:{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "", traits_.lost ? " lost" : "",
+                  traits_.foreign ? " foreign" : "", traits_.automatic ? " automatic" : "",
+                  traits_.orphans ? " orphans" : "", traits_.background ? " background" : "",
+                  traits_.two_devices ? " two-devices" : "", traits_.large ? " large" : "");
+  if (traits_.two_devices) second_.emplace(thole::PinnedArena(devices_[1], {.bytes = 4096}));
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();
@@ -113,14 +114,29 @@ void Program::lose_device() {
       from.pop_back();
     };
     switch (below(8)) {
-      case 0: drop_one(buffers_); break;
-      case 1: drop_one(kept_); break;
-      case 2: drop_one(device_memory_); break;
-      case 3: drop_one(lanes_); break;
-      case 4: drop_one(heaps_); break;
-      case 5: drop_one(arenas_); break;
-      case 6: drop_one(graphs_); break;
-      default: drop_one(events_);
+      case 0:
+        drop_one(buffers_);
+        break;
+      case 1:
+        drop_one(kept_);
+        break;
+      case 2:
+        drop_one(device_memory_);
+        break;
+      case 3:
+        drop_one(lanes_);
+        break;
+      case 4:
+        drop_one(heaps_);
+        break;
+      case 5:
+        drop_one(arenas_);
+        break;
+      case 6:
+        drop_one(graphs_);
+        break;
+      default:
+        drop_one(events_);
     }
   }
   (void)devices_[0].take_error();
@@ -154,7 +170,7 @@ void Program::finish() {
 void Program::all_back() {
   if (heaps_.empty()) make_heap();
   say("everything must be back");
-  for (const Heap& heap : heaps_) (void)heap.heap.collect();
+  collect_all();
   const bool exact = !traits_.background && !traits_.orphans;
   for (const Heap& heap : heaps_) {
     if (!exact) call(true, {}, [&] { heap.heap.drain(); });
@@ -167,13 +183,15 @@ void Program::all_back() {
     const auto heap = std::ranges::find(heaps_, arena.number, &Heap::arena);
     if (heap == heaps_.end()) continue;
     const auto all = heap->heap.try_make_buffer<std::byte>(arena.options.bytes);
-    if (!all) broken(fmt::format("arena {} cannot give all of its {} bytes: {}", arena.number, arena.options.bytes, all.error().what()));
+    if (!all)
+      broken(fmt::format("arena {} cannot give all of its {} bytes: {}", arena.number, arena.options.bytes,
+                         all.error().what()));
   }
   while (!device_memory_.empty()) device_memory_.pop_back();
   (void)run_dry();
   while (!lanes_.empty()) drop_lane(lanes_.back());
   for (int i = 0; i != 2; ++i) {
-    (void)heaps_.front().heap.collect();
+    collect_all();
     (void)run_dry();
   }
   for (thole::Device& device : devices_) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// One random program on stepped simulated devices, checked against the model after every call. The seed decides everything:
-// the calls, the order in which the devices complete, and the faults.
+// One random program on stepped simulated devices, checked against the model after every call. The seed decides
+// everything: the calls, the order in which the devices complete, and the faults.
 
 #include <cstddef>
 #include <cstdint>
@@ -98,8 +98,8 @@ struct Traits {
   bool faults = false;
   bool lost = false;
   bool foreign = false;
-  bool automatic = false;   // streams are held and released
-  bool orphans = false;     // heaps go before their buffers' copies are done: a thread of the library's own helps
+  bool automatic = false;  // streams are held and released
+  bool orphans = false;    // heaps go before their buffers' copies are done: a thread of the library's own helps
   bool background = false;
   bool two_devices = false;
   bool large = false;
@@ -138,8 +138,8 @@ class Program {
   /// Runs everything that can; false when something is left.
   bool run_dry();
   bool settle_all();
-  /// Orders the stream after the memory's conflicting uses that thole cannot know of; after all of them, if thole will not
-  /// know of what follows. False: it cannot be done.
+  /// Orders the stream after the memory's conflicting uses that thole cannot know of; after all of them, if thole will
+  /// not know of what follows. False: it cannot be done.
   bool order(Lane& lane, const Memory& memory, bool writes, bool all = false);
   bool after(Lane& lane, std::uint64_t stream);
   bool busy_for_host(const Memory& memory, bool writes) const;
@@ -196,6 +196,7 @@ class Program {
   bool arena_idle(std::uint64_t number) const;
   void event();
   void collect();
+  void collect_all();
   void drain();
   void synchronize();
   void stats();
@@ -215,6 +216,7 @@ class Program {
   std::vector<thole::Device> devices_;
   std::vector<Arena> arenas_;
   std::vector<Heap> heaps_;
+  std::optional<thole::PinnedHeap> second_;  // of the second device: collects what waits for that one's streams
   std::vector<Lane> lanes_;
   std::vector<HostBuffer> buffers_;
   std::vector<DeviceMemory> device_memory_;

@@ -42,7 +42,8 @@ bool Queues::empty(std::uint64_t id) const {
 
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source) {
   return newest(stream, [&](const Operation& operation) {
-    return operation.kind == Operation::Kind::copy && operation.destination == destination && operation.source == source;
+    return operation.kind == Operation::Kind::copy && operation.destination == destination &&
+           operation.source == source;
   });
 }
 

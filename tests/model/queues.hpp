@@ -1,7 +1,7 @@
 #pragma once
 
-// What the simulated device has enqueued and what it has completed, read from its own tables: the truth that the model is
-// held against. thole is not asked.
+// What the simulated device has enqueued and what it has completed, read from its own tables: the truth that the model
+// is held against. thole is not asked.
 
 #include <cstddef>
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace model {
 class Queues {
  public:
   void look();
-  /// Whether the stream has completed its `position`-th operation. A stream that is gone has completed all of its own, unless
-  /// the device was lost before.
+  /// Whether the stream has completed its `position`-th operation. A stream that is gone has completed all of its own,
+  /// unless the device was lost before.
   bool done(std::uint64_t stream, std::uint64_t position) const {
     const auto found = completed_.find(stream);
     return found == completed_.end() || found->second >= position;

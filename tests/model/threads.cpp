@@ -113,7 +113,8 @@ class Worker {
     const std::size_t count = 1 + below(below(16) == 0 ? 20000 : 600);
     Parcel parcel{own(below(4) == 0 ? unwrap(heap().try_make_buffer_for<Word>(count, std::chrono::milliseconds(10)))
                                     : heap().make_buffer<Word>(count)),
-                  {}, ++patterns_};
+                  {},
+                  ++patterns_};
     const auto borrow = parcel.buffer->borrow_mut();
     write(borrow.data(), count, parcel.pattern);
     return parcel;
@@ -214,7 +215,8 @@ class Worker {
     if (which < 36) return graph();
     if (which < 37) return static_cast<void>(shared_.heap.collect());
     switch (below(12)) {
-      case 0: return static_cast<void>(shared_.arena.trim());
+      case 0:
+        return static_cast<void>(shared_.arena.trim());
       case 1: {
         const auto& memory = shared_.heap;
         if (memory.stats().buffers_made == 0 || memory.report().text() == "?") broken("no figures");
@@ -226,7 +228,8 @@ class Worker {
         (void)buffer.async_to_device(stream());
         return;
       }
-      case 3: return shared_.heap.drain();
+      case 3:
+        return shared_.heap.drain();
       case 4: {
         std::swap(streams_[0], streams_[1]);
         streams_[0] = Stream(shared_.device);
@@ -237,7 +240,8 @@ class Worker {
         stream().wait(event);
         return event.synchronize();
       }
-      default: return stream().synchronize();
+      default:
+        return stream().synchronize();
     }
   }
 
@@ -256,7 +260,8 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   {
     std::vector<std::jthread> workers;
     for (std::size_t i = 0; i != threads; ++i)
-      workers.emplace_back([&shared, seed, i, operations, threads] { Worker(shared, seed, i + 1).run(operations / threads); });
+      workers.emplace_back(
+          [&shared, seed, i, operations, threads] { Worker(shared, seed, i + 1).run(operations / threads); });
   }
   shared.parcels.clear();
   if (!shared.wrong.empty()) broken(shared.wrong.front());
@@ -265,7 +270,8 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   const auto stats = shared.heap.stats();
   if (stats.in_use != 0 || stats.in_flight != 0)
     broken(fmt::format("{} bytes in use and {} in flight when everything is gone", stats.in_use, stats.in_flight));
-  if (!shared.heap.try_make_buffer<std::byte>(std::size_t{4} << 20)) broken("the arena does not give all of its memory again");
+  if (!shared.heap.try_make_buffer<std::byte>(std::size_t{4} << 20))
+    broken("the arena does not give all of its memory again");
   return operations;
 }
 
