@@ -121,6 +121,7 @@ void Program::drop_lane(Lane& lane) {
     broken("a foreign stream could not be destroyed");
   if (gone.own) {
     gone.own.reset();
+    if (fault_ && fault_fired()) uses_lost_ = true;
     (void)call(false, {Errc::invalid_argument}, [&] { (void)gone.ref->native(); });
   }
   ledger_.look();
@@ -208,7 +209,7 @@ void Program::drain() {
   if (call(true, {}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
   if (second_) collect_all();
-  if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans)
+  if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans && !uses_lost_)
     broken(fmt::format("{} bytes in flight after drain", heap->heap.stats().in_flight));
 }
 

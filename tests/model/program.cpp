@@ -144,6 +144,7 @@ void Program::lose_device() {
 
 void Program::finish() {
   say("finish");
+  if (fault_fired()) fault_seen_ = true;
   if (fault_) devices_[0].simulation().fail_call(fault_->call, 0);
   fault_.reset();
   for (Lane& lane : lanes_) {
@@ -171,7 +172,7 @@ void Program::all_back() {
   if (heaps_.empty()) make_heap();
   say("everything must be back");
   collect_all();
-  const bool exact = !traits_.background && !traits_.orphans;
+  const bool exact = !traits_.background && !traits_.orphans && !uses_lost_;
   for (const Heap& heap : heaps_) {
     if (!exact) call(true, {}, [&] { heap.heap.drain(); });
     const auto stats = heap.heap.stats();
@@ -181,7 +182,7 @@ void Program::all_back() {
   }
   for (const Arena& arena : arenas_) {
     const auto heap = std::ranges::find(heaps_, arena.number, &Heap::arena);
-    if (heap == heaps_.end()) continue;
+    if (heap == heaps_.end() || uses_lost_) continue;
     const auto all = heap->heap.try_make_buffer<std::byte>(arena.options.bytes);
     if (!all)
       broken(fmt::format("arena {} cannot give all of its {} bytes: {}", arena.number, arena.options.bytes,

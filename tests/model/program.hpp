@@ -234,6 +234,7 @@ class Program {
     std::size_t at;
   };
   std::optional<Fault> fault_;
+  bool uses_lost_ = false;   // a stream went whose last event failed: what it used never comes back
   bool fault_seen_ = false;  // from then on a stream may have uses without an event
   std::deque<std::string> trace_;
 };
