@@ -113,6 +113,8 @@ void Program::drop_lane(Lane& lane) {
   if (lane.capture) {
     lane.capture->life->graph = false;
     capture_dropped_ = true;
+    // Where an event failed before the capture, none can follow any more.
+    if (traits_.faults) uses_lost_ = true;
   }
   if (&lane != &lanes_.back()) std::swap(lane, lanes_.back());
   Lane gone = std::move(lanes_.back());
