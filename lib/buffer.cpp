@@ -7,6 +7,7 @@
 #include "heap_core.hpp"
 #include "internals.hpp"
 #include "stream_work.hpp"
+#include "timelines.hpp"
 #include "uses.hpp"
 
 namespace thole::detail {
@@ -69,6 +70,9 @@ Result<StreamWork> start_work(Block& block, bool writes, const StreamRef& stream
                                                         " is pinned for " +
                                                         std::string(device_of(block).backend->name()) +
                                                         ", the stream is of " + std::string(work->backend().name())));
+  if (const auto& core = Internals::core(stream);
+      &device_of(block) != core.get() && !core->serves_others.load(std::memory_order_relaxed))
+    serve_others(core);
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
 }

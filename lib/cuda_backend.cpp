@@ -37,6 +37,7 @@ StatusCode code_of(cudaError_t error) noexcept {
     case cudaErrorStreamCaptureIsolation:
     case cudaErrorStreamCaptureImplicit:
     case cudaErrorStreamCaptureWrongThread:
+    case cudaErrorIllegalState:  // what ending a capture says after another thread has tried to
     case cudaErrorCapturedEvent:
       return StatusCode::capture;
     case cudaErrorECCUncorrectable:

@@ -1,13 +1,7 @@
 #include "device_block.hpp"
 
-#include <limits>
 #include <mutex>
-#include <new>
 
-#include <thole/device_buffer.hpp>
-
-#include "internals.hpp"
-#include "stream_work.hpp"
 #include "uses.hpp"
 
 namespace thole::detail {
@@ -45,15 +39,6 @@ Status on_own_stream(DeviceCore& core, bool finish, F&& f) noexcept {
   return status;
 }
 
-void destroy(DeviceBlock* block) noexcept {
-  for (UseChunk* chunk = block->uses.more.load(std::memory_order_relaxed); chunk != nullptr;) {
-    UseChunk* const following = chunk->next.load(std::memory_order_relaxed);
-    delete chunk;
-    chunk = following;
-  }
-  delete block;
-}
-
 /// Frees in the order of the stream that it was made on, after its uses on others.
 bool free_in_order(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on;
@@ -72,14 +57,27 @@ bool free_in_order(DeviceBlock* block) noexcept {
 
 /// A stream that is gone has work behind the last use that thole saw: the program's own, up to the end of the stream.
 bool all_done(DeviceBlock* block) noexcept {
-  const Timeline* const timeline = block->made_on;
-  if (timeline != nullptr && !timeline->is_open(block->made_on_id) && !timeline->done(timeline->issued()) &&
-      timeline->id() == 0)
-    return false;
+  Timeline* const timeline = block->made_on;
+  if (timeline != nullptr && timeline->id() == 0 && !timeline->query(timeline->issued()).ok()) return false;
   return query(block->uses, Against::everything).ok();
 }
 
 }  // namespace
+
+void destroy(DeviceBlock* block) noexcept {
+  for (UseChunk* chunk = block->uses.more.load(std::memory_order_relaxed); chunk != nullptr;) {
+    UseChunk* const following = chunk->next.load(std::memory_order_relaxed);
+    delete chunk;
+    chunk = following;
+  }
+  delete block;
+}
+
+Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept {
+  return on_own_stream(*block.core, true, [&](NativeStream stream) {
+    return block.core->backend->allocate_device(bytes, stream, &block.data);
+  });
+}
 
 void release_device_block_from_graph(void* object) {
   auto* const block = static_cast<DeviceBlock*>(object);
@@ -111,57 +109,13 @@ void free_waiting_device_blocks() noexcept {
   }
 }
 
-Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count, std::size_t element_bytes) noexcept {
-  constexpr const char* call = "DeviceBuffer";
-  if (count > std::numeric_limits<std::size_t>::max() / element_bytes)
-    return tl::unexpected(Error(Errc::too_large, "DeviceBuffer: " + std::to_string(count) + " elements of " +
-                                                     std::to_string(element_bytes) +
-                                                     " bytes are more than a size can say"));
-  auto work = StreamWork::begin(stream, call);
-  if (!work) return tl::unexpected(std::move(work.error()));
-  auto* const block = new (std::nothrow) DeviceBlock;
-  if (block == nullptr) return tl::unexpected(work->error({StatusCode::out_of_memory}, "making a record"));
-  block->core = Internals::core(stream);
-  const std::size_t bytes = count * element_bytes;
-  if (bytes == 0) return block;
-  const auto failed = [&](Status status) {
-    destroy(block);
-    return tl::unexpected(work->error(status, "allocating device memory", std::to_string(bytes) + " bytes"));
-  };
-  if (work->capturing()) {
-    // Memory that a graph uses must be there before the graph first runs, whatever stream that will be on.
-    const Status made = on_own_stream(work->core(), true, [&](NativeStream own) {
-      return work->backend().allocate_device(bytes, own, &block->data);
-    });
-    if (!made.ok()) return failed(made);
-    return block;
-  }
-  if (auto used = work->use(*block, true); !used) {
-    destroy(block);
-    return tl::unexpected(std::move(used.error()));
-  }
-  Status status;
-  {
-    const CaptureGuard guard(work->backend());
-    status = work->backend().allocate_device(bytes, work->timeline().native(), &block->data);
-  }
-  if (!status.ok()) return failed(status);
-  work->enqueued(0, StreamWork::Precision::coalesced);
-  block->made_on = &work->timeline();
-  block->made_on_id = block->made_on->id();
-  return block;
-}
-
-void* device_block_data(const DeviceBlock* block) noexcept { return block->data; }
-const void* device_block_device(const DeviceBlock* block) noexcept { return block->core.get(); }
-const void* device_key(const Device& device) noexcept { return Internals::core(device).get(); }
-
-void drop_device_block(DeviceBlock* block) noexcept {
-  if (block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+void free_device_block(DeviceBlock* block) noexcept {
   if (block->data == nullptr || block->core->lost() || free_in_order(block))
     destroy(block);
   else
     wait_to_be_freed(block);
 }
+
+bool device_blocks_wait() noexcept { return waiting().first.load(std::memory_order_acquire) != nullptr; }
 
 }  // namespace thole::detail

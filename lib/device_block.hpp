@@ -21,9 +21,18 @@ struct DeviceBlock {
   DeviceBlock* next = nullptr;      // in the list of those that wait to be freed
 };
 
+/// Frees the memory and the record once nothing uses it any more: now, in the order of its stream, or later.
+void free_device_block(DeviceBlock* block) noexcept;
+/// A record whose memory is gone, or was never there.
+void destroy(DeviceBlock* block) noexcept;
+/// Allocates for a graph that is being captured: the memory is there on return.
+Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept;
+
 /// For retain_in_graph: may not call the device, so that the memory is freed by the next reclaim.
 void release_device_block_from_graph(void* block);
 /// Frees device memory that had to wait and need not any more. Called wherever blocks are reclaimed.
 void free_waiting_device_blocks() noexcept;
+/// Whether any has to wait.
+bool device_blocks_wait() noexcept;
 
 }  // namespace thole::detail

@@ -46,6 +46,8 @@ struct DeviceCore {
   /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and
   /// release: who sees it at 0 finds them.
   alignas(64) std::atomic<int> reclaiming{0};
+  /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
+  std::atomic<bool> serves_others{false};
   /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
   std::atomic<long> orphan_references{0};
 

@@ -107,9 +107,11 @@ class Watcher {
     }
   }
 
+  static bool has_work(DeviceCore& device) noexcept { return device.timelines->has_work() || device_blocks_wait(); }
+
   static bool look_at(const Watched& watched) noexcept {
     const auto device = watched.device.lock();
-    if (device == nullptr || !device->timelines->has_work()) return false;
+    if (device == nullptr || !has_work(*device)) return false;
     if (watched.until == Until::orphan_drained &&
         device.use_count() - 1 > device->orphan_references.load(std::memory_order_relaxed))
       return false;  // the program still has it, and collects when it wants memory
@@ -119,7 +121,7 @@ class Watcher {
   static bool ended(const Watched& watched) noexcept {
     const auto device = watched.device.lock();
     if (device == nullptr || device->lost()) return true;
-    return watched.until == Until::heap_gone ? watched.heap.expired() : !device->timelines->has_work();
+    return watched.until == Until::heap_gone ? watched.heap.expired() : !has_work(*device);
   }
 
   std::mutex mutex_;
@@ -135,6 +137,11 @@ std::size_t collect(DeviceCore& device) noexcept {
   let_go_of_graphs();
   BlockList blocks;
   device.timelines->poll(blocks, all_queries, true);
+  try {
+    for (const auto& other : devices_that_serve_others(device)) other->timelines->poll(blocks, all_queries, true);
+  } catch (const std::bad_alloc&) {
+    // What other devices have finished is found the next time.
+  }
   const std::size_t count = hand_over(blocks);
   free_waiting_device_blocks();
   return count;

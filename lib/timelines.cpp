@@ -38,7 +38,40 @@ void give_idle(Timeline* timeline) noexcept {
   idle.first = timeline;
 }
 
+struct Serving {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<DeviceCore>> devices;
+  std::atomic<bool> any{false};
+};
+
+Serving& serving() noexcept {
+  static auto* const made = new Serving;
+  return *made;
+}
+
 }  // namespace
+
+void serve_others(const std::shared_ptr<DeviceCore>& device) noexcept try {
+  Serving& list = serving();
+  const std::scoped_lock lock(list.mutex);
+  if (device->serves_others.load(std::memory_order_relaxed)) return;
+  std::erase_if(list.devices, [](const auto& other) { return other.expired(); });
+  list.devices.push_back(device);
+  device->serves_others.store(true, std::memory_order_relaxed);
+  list.any.store(true, std::memory_order_relaxed);
+} catch (const std::bad_alloc&) {
+  // Not noted: the blocks come back when that device is asked for another reason.
+}
+
+std::vector<std::shared_ptr<DeviceCore>> devices_that_serve_others(const DeviceCore& but) {
+  Serving& list = serving();
+  std::vector<std::shared_ptr<DeviceCore>> devices;
+  if (!list.any.load(std::memory_order_relaxed)) return devices;
+  const std::scoped_lock lock(list.mutex);
+  for (const auto& weak : list.devices)
+    if (auto device = weak.lock(); device != nullptr && device.get() != &but) devices.push_back(std::move(device));
+  return devices;
+}
 
 Timelines::~Timelines() {
   for (Timeline* const timeline : all_) {

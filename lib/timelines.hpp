@@ -14,6 +14,11 @@
 
 namespace thole::detail {
 
+/// Notes that blocks of other devices' arenas are used on this device.
+void serve_others(const std::shared_ptr<DeviceCore>& device) noexcept;
+/// The devices of which that was said, but `but`; those that live.
+std::vector<std::shared_ptr<DeviceCore>> devices_that_serve_others(const DeviceCore& but);
+
 class Timelines {
  public:
   explicit Timelines(Backend& backend) noexcept : backend_(backend) {}
