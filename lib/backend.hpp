@@ -81,7 +81,7 @@ class Backend {
   /// Undoes allocate_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
   virtual Status free_host(void* data) noexcept = 0;
 
-  // ---- Device memory, in stream order
+  // ---- Device memory, in stream order. Both unsafe in capture, whatever the stream.
   virtual Status allocate_device(std::size_t bytes, NativeStream stream, void** data) noexcept = 0;
   virtual Status free_device(void* data, NativeStream stream) noexcept = 0;
 
@@ -90,7 +90,7 @@ class Backend {
   virtual Status create_stream(NativeStream* stream) noexcept = 0;
   /// Returns at once; work in the stream still completes. Events recorded in it stay valid.
   virtual Status destroy_stream(NativeStream stream) noexcept = 0;
-  /// Blocks until all work in the stream is done. Not allowed while it captures.
+  /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the stream.
   virtual Status synchronize_stream(NativeStream stream) noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
   virtual Status stream_id(NativeStream stream, std::uint64_t* id) noexcept = 0;

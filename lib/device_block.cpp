@@ -19,6 +19,7 @@ Waiting& waiting() noexcept {
 }
 
 void wait_to_be_freed(DeviceBlock* block) noexcept {
+  block->core->orphan_references.fetch_add(1, std::memory_order_relaxed);
   Waiting& list = waiting();
   const std::scoped_lock lock(list.mutex);
   block->next = list.first.load(std::memory_order_relaxed);
@@ -94,6 +95,7 @@ void free_waiting_device_blocks() noexcept {
   }
   while (block != nullptr) {
     DeviceBlock* const following = block->next;
+    block->core->orphan_references.fetch_sub(1, std::memory_order_relaxed);
     if (block->core->lost()) {
       destroy(block);  // the memory went with the device
     } else if (all_done(block)) {

@@ -54,8 +54,8 @@ void drop_device_block(DeviceBlock* block) noexcept {
   if (block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   const std::weak_ptr<DeviceCore> device = block->core;
   free_device_block(block);
-  // Nobody else may come for it.
-  if (device_blocks_wait()) watch(device);
+  // If this was the program's last reference to the device, nobody else comes for it.
+  if (device_blocks_wait()) watch_orphan(device);
 }
 
 }  // namespace thole::detail

@@ -48,7 +48,8 @@ struct DeviceCore {
   alignas(64) std::atomic<int> reclaiming{0};
   /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
   std::atomic<bool> serves_others{false};
-  /// How many references to this object only keep it alive until its streams have run dry; see Timeline::keep_.
+  /// How many references to this object only keep it alive until its streams have run dry: Timeline::keep_,
+  /// and device memory that waits to be freed.
   std::atomic<long> orphan_references{0};
 
  private:

@@ -111,6 +111,7 @@ Status SimulatedBackend::synchronize_stream(NativeStream handle) noexcept {
       invalidate(*stream->capture);
       return refuse(Refusal::capture_unsupported);
     }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     // An allocation is the driver's bookkeeping: a caller who waits for nothing else needs nobody to step it.
     const auto allocates = [](const Operation& operation) { return operation.kind == Operation::Kind::allocate; };
     if (stream->mode == Stream::Mode::stepped && std::ranges::all_of(stream->queue, allocates)) {

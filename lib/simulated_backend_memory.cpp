@@ -118,6 +118,7 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, NativeStream handle,
       invalidate(*stream->capture);
       return refuse(Refusal::capture_unsupported);
     }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     simulated::Device& device = *stream->device;
     if (bytes == 0) return refuse(Refusal::invalid_value);
     // What this stream frees before is free again when this memory is first used.
@@ -147,6 +148,7 @@ Status SimulatedBackend::free_device(void* data, NativeStream handle) noexcept {
       invalidate(*stream->capture);
       return refuse(Refusal::capture_unsupported);
     }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     Range* range = machine().device_memory.at(data);
     if (range == nullptr || range->free_enqueued) return refuse(Refusal::not_device_memory);
     range->free_enqueued = true;

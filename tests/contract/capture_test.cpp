@@ -73,21 +73,26 @@ CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread
   const Pages pages(Pages::page);
   const Pages pinned(Pages::page);
   const TestEvent event(backend);
+  const TestStream beside(backend);
+  const OnDevice device(backend, Pages::page, beside);
   void* from_driver = nullptr;
   void* data = nullptr;
   CONTRACT_OK(backend, register_host(pinned.data(), Pages::page));
   CONTRACT_OK(backend, allocate_host(Pages::page, &from_driver));
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
-    for (int which = 0; which < 6; ++which) {
+    for (int which = 0; which < 9; ++which) {
       CAPTURE(which);
-      if (which >= 4 && !backend.simulated()) continue;  // CUDA does not say: the simulated device takes the worst
+      if (which >= 7 && !backend.simulated()) continue;  // CUDA does not say: the simulated device takes the worst
       Capturing capturing(backend, mode);
       if (which == 0) CONTRACT_CODE(backend, query_event(event), capture);
       if (which == 1) CONTRACT_CODE(backend, register_host(pages.data(), Pages::page), capture);
       if (which == 2) CONTRACT_CODE(backend, allocate_host(Pages::page, &data), capture);
       if (which == 3) CONTRACT_CODE(backend, synchronize_event(event), capture);
-      if (which == 4) CONTRACT_CODE(backend, unregister_host(pinned.data()), capture);
-      if (which == 5) CONTRACT_CODE(backend, free_host(from_driver), capture);
+      if (which == 4) CONTRACT_CODE(backend, synchronize_stream(beside), capture);
+      if (which == 5) CONTRACT_CODE(backend, allocate_device(Pages::page, beside, &data), capture);
+      if (which == 6) CONTRACT_CODE(backend, free_device(device.data(), beside), capture);
+      if (which == 7) CONTRACT_CODE(backend, unregister_host(pinned.data()), capture);
+      if (which == 8) CONTRACT_CODE(backend, free_host(from_driver), capture);
       CHECK(capturing.stream.capture().state == CaptureInfo::State::invalidated);
       CHECK(!capturing.end());
     }
@@ -124,6 +129,7 @@ CONTRACT_CASE("a capture in relaxed mode forbids nothing, to its thread or anoth
 CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no capture breaks") {
   const Pages pages(Pages::page);
   const TestEvent event(backend);
+  const TestStream beside(backend);
   const auto calls = [&] {
     const CaptureMode before = backend.exchange_capture_mode(CaptureMode::relaxed);
     void* data = nullptr;
@@ -133,6 +139,9 @@ CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no captu
     if (status.ok()) status = backend.unregister_host(pages.data());
     if (status.ok()) status = backend.allocate_host(Pages::page, &data);
     if (status.ok()) status = backend.free_host(data);
+    if (status.ok()) status = backend.allocate_device(Pages::page, beside, &data);
+    if (status.ok()) status = backend.free_device(data, beside);
+    if (status.ok()) status = backend.synchronize_stream(beside);
     backend.exchange_capture_mode(before);
     return status;
   };
@@ -155,12 +164,14 @@ CONTRACT_CASE("exchanging the capture mode gives the one before, thread by threa
 
 CONTRACT_CASE("ordinary work on other streams goes on beside a capture and does not break it") {
   const Pinned host(backend, bytes);
+  const TestStream first(backend);
+  const OnDevice device(backend, bytes, first);
+  CONTRACT_OK(backend, synchronize_stream(first));
   Capturing capturing(backend, CaptureMode::global);
   {
     const TestStream stream(backend);
     const TestStream second(backend);
     const TestEvent event(backend);
-    const OnDevice device(backend, bytes, stream);
     Count count;
     CONTRACT_OK(backend, copy(device.data(), host.data(), bytes, CopyKind::host_to_device, stream));
     CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
