@@ -193,13 +193,11 @@ void Program::collect() {
   if (heap == nullptr) return;
   say("collect");
   (void)heap->heap.collect();
-  if (second_) (void)second_->collect();
   ledger_.look();
   ledger_.forget();
 }
 
 void Program::collect_all() {
-  if (second_) (void)second_->collect();
   for (const Heap& heap : heaps_) (void)heap.heap.collect();
   ledger_.look();
 }
@@ -210,7 +208,6 @@ void Program::drain() {
   say("drain");
   if (call(true, {}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
-  if (second_) collect_all();
   if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans && !uses_lost_)
     broken(fmt::format("{} bytes in flight after drain", heap->heap.stats().in_flight));
 }

@@ -216,7 +216,6 @@ class Program {
   std::vector<thole::Device> devices_;
   std::vector<Arena> arenas_;
   std::vector<Heap> heaps_;
-  std::optional<thole::PinnedHeap> second_;  // of the second device: collects what waits for that one's streams
   std::vector<Lane> lanes_;
   std::vector<HostBuffer> buffers_;
   std::vector<DeviceMemory> device_memory_;
