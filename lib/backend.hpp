@@ -27,13 +27,13 @@ using NativeGraphExec = void*;  ///< cudaGraphExec_t
 
 enum class StatusCode {
   ok,
-  not_ready,        ///< query_event: the work is still to be done.
-  out_of_memory,    ///< Host or device memory, or the limit on pinned memory.
-  invalid,          ///< An argument that the device refuses, such as a copy across two registrations.
-  capture,          ///< Not allowed on a capturing stream, or the capture was invalidated.
-  device_lost,      ///< A sticky error; nothing will run again.
-  unloading,        ///< The runtime is going away: the process is exiting.
-  failed,           ///< Anything else; describe() says what.
+  not_ready,      ///< query_event: the work is still to be done.
+  out_of_memory,  ///< Host or device memory, or the limit on pinned memory.
+  invalid,        ///< An argument that the device refuses, such as a copy across two registrations.
+  capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
+  device_lost,    ///< A sticky error; nothing will run again.
+  unloading,      ///< The runtime is going away: the process is exiting.
+  failed,         ///< Anything else; describe() says what.
 };
 
 /// The outcome of one call; `native` is the backend's own number for it (a cudaError_t), for describe().
@@ -90,7 +90,8 @@ class Backend {
   virtual Status create_stream(NativeStream* stream) noexcept = 0;
   /// Returns at once; work in the stream still completes. Events recorded in it stay valid.
   virtual Status destroy_stream(NativeStream stream) noexcept = 0;
-  /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the stream.
+  /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the
+  /// stream.
   virtual Status synchronize_stream(NativeStream stream) noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
   virtual Status stream_id(NativeStream stream, std::uint64_t* id) noexcept = 0;

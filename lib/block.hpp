@@ -11,22 +11,19 @@
 #include <cstdint>
 #include <source_location>
 
-#include "hold.hpp"
-#include "use.hpp"
+#include <thole/detail/block_head.hpp>
 
 namespace thole::detail {
 
 class Store;
 struct HeapCore;
 
-struct alignas(64) Block {
+struct alignas(64) Block : BlockHead {
   // What every call touches.
   std::byte* data = nullptr;
   std::size_t capacity = 0;              ///< bytes that the memory can hold; at least what was asked for
   std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
   Block* next = nullptr;                 ///< link of the one list in which the block is
-  Hold hold;
-  Uses uses;
 
   // Where it waits after a drop: the stream's position that frees it.
   std::uint64_t wait_position = 0;

@@ -13,6 +13,9 @@
 namespace thole::detail {
 namespace {
 
+/// Every head is that of a Block.
+Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
+
 std::string bytes_of(const Block& block) {
   return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
 }
@@ -43,18 +46,20 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
 }
 
 template <bool Writes, bool Waits>
-Result<void> start_borrow(Block* block, const char* call) noexcept {
+Result<void> start_borrow(Block& block, const char* call) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
-  Hold& hold = block->hold;
-  if (any_open(block->uses, against)) [[unlikely]] {
+  Hold& hold = block.hold;
+  if (any_open(block.uses, against)) [[unlikely]] {
     // RefCell's rule before any waiting.
     if (Writes ? hold.borrows() != 0 : hold.written_by_host())
-      return tl::unexpected(borrowed_error(*block, call, Writes));
-    if (const Status status = Waits ? wait(block->uses, against) : query(block->uses, against); !status.ok())
-      return tl::unexpected(unfinished_error(*block, status, call, Waits));
+      return tl::unexpected(borrowed_error(block, call, Writes));
+    if (const Status status = Waits ? wait(block.uses, against) : query(block.uses, against); !status.ok())
+      return tl::unexpected(unfinished_error(block, status, call, Waits));
   }
+  // The next borrow then need not look at all.
+  if (!any_open(block.uses, Against::everything)) clear(block.uses);
   if (!(Writes ? hold.begin_write() : hold.begin_read())) [[unlikely]]
-    return tl::unexpected(borrowed_error(*block, call, Writes));
+    return tl::unexpected(borrowed_error(block, call, Writes));
   return {};
 }
 
@@ -96,69 +101,57 @@ Result<void> copy(Block& block, std::size_t bytes, const StreamRef& stream, void
 
 }  // namespace
 
-void end_read(Block* block) noexcept {
-  if (block->hold.end_borrow()) [[unlikely]]
-    block->heap.load(std::memory_order_relaxed)->let_go(block);
+void let_go(BlockHead* block) noexcept { of(block).heap.load(std::memory_order_relaxed)->let_go(&of(block)); }
+
+Result<void> try_begin_read(BlockHead* block, const char* where) noexcept {
+  return start_borrow<false, false>(of(block), where);
+}
+Result<void> try_begin_write(BlockHead* block, const char* where) noexcept {
+  return start_borrow<true, false>(of(block), where);
+}
+Result<void> begin_read(BlockHead* block, const char* where) noexcept {
+  return start_borrow<false, true>(of(block), where);
+}
+Result<void> begin_write(BlockHead* block, const char* where) noexcept {
+  return start_borrow<true, true>(of(block), where);
 }
 
-void end_write(Block* block) noexcept { end_read(block); }
-
-bool begin_read_at_once(Block* block) noexcept {
-  return !any_open(block->uses, Against::writes) && block->hold.begin_read();
-}
-bool begin_write_at_once(Block* block) noexcept {
-  return !any_open(block->uses, Against::everything) && block->hold.begin_write();
-}
-
-Result<void> try_begin_read(Block* block, const char* where) noexcept {
-  return start_borrow<false, false>(block, where);
-}
-Result<void> try_begin_write(Block* block, const char* where) noexcept {
-  return start_borrow<true, false>(block, where);
-}
-Result<void> begin_read(Block* block, const char* where) noexcept { return start_borrow<false, true>(block, where); }
-Result<void> begin_write(Block* block, const char* where) noexcept { return start_borrow<true, true>(block, where); }
-
-Result<void> wait_for_uses(Block* block, const char* where) noexcept {
-  if (device_of(*block).lost()) return tl::unexpected(device_of(*block).lost_error(where));
+Result<void> wait_for_uses(BlockHead* block, const char* where) noexcept {
+  if (device_of(of(block)).lost()) return tl::unexpected(device_of(of(block)).lost_error(where));
   if (const Status status = wait(block->uses, Against::everything); !status.ok())
-    return tl::unexpected(unfinished_error(*block, status, where, true));
+    return tl::unexpected(unfinished_error(of(block), status, where, true));
   return {};
 }
 
-bool has_open_uses(const Block* block) noexcept { return !query(block->uses, Against::everything).ok(); }
+bool has_open_uses(const BlockHead* block) noexcept { return !query(block->uses, Against::everything).ok(); }
 
-void drop_handle(Block* block) noexcept {
-  if (block->hold.drop_handle()) block->heap.load(std::memory_order_relaxed)->let_go(block);
-}
-
-Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
                             void* destination, const void* destination_device,
                             DeviceBlock* destination_block) noexcept {
-  return copy(*block, bytes, stream, destination, block->data + offset, destination_device, destination_block,
+  return copy(of(block), bytes, stream, destination, of(block).data + offset, destination_device, destination_block,
               CopyKind::host_to_device, "PinnedBuffer::async_to_device");
 }
 
-Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
+Result<void> copy_from_device(BlockHead* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
                               const void* source, const void* source_device, DeviceBlock* source_block) noexcept {
-  return copy(*block, bytes, stream, block->data + offset, source, source_device, source_block,
+  return copy(of(block), bytes, stream, of(block).data + offset, source, source_device, source_block,
               CopyKind::device_to_host,
               source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
 }
 
-void use_on(Block* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream),
+void use_on(BlockHead* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream),
             void* context) {
   const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
   constexpr const char* call = "PinnedBuffer::use_on";
   unwrap(Internals::timeline(stream, call))->expose();
-  auto work = unwrap(start_work(*block, writes, stream, call));
+  auto work = unwrap(start_work(of(block), writes, stream, call));
   // The work may be long: what was copied before does not wait for it.
   if (!work.capturing()) (void)work.timeline().cover_all();
   struct Enqueued {
     StreamWork& work;
     std::size_t bytes;
     ~Enqueued() { work.enqueued(bytes, StreamWork::Precision::at_once); }
-  } const enqueued{work, block->capacity};
+  } const enqueued{work, of(block).capacity};
   run(context, static_cast<thole::NativeStream>(work.timeline().native()));
 }
 

@@ -9,9 +9,9 @@
 
 #include <thole/config.hpp>
 
+#include <thole/detail/process_barrier.hpp>
 #include "device_core.hpp"
 #include "internals.hpp"
-#include "process_barrier.hpp"
 #include "simulated_backend.hpp"
 #include "timelines.hpp"
 #ifdef THOLE_WITH_CUDA

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <memory>
 
+#include <thole/detail/use.hpp>
 #include "timeline.hpp"
-#include "use.hpp"
 
 namespace thole::detail {
 

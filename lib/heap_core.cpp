@@ -234,7 +234,8 @@ void HeapCore::count_waited() noexcept {
 }
 
 void HeapCore::let_go(Block* block) noexcept {
-  if (!any_open(block->uses, Against::everything)) return recycle(block, false);
+  if (block->untouched()) [[likely]]
+    return recycle(block, false);
   std::uint64_t position = 0;
   Timeline* const timeline = first_open(block->uses, &position);
   if (timeline == nullptr) return recycle(block, false);
@@ -264,7 +265,7 @@ void HeapCore::came_back(Block* block) noexcept {
 }
 
 void HeapCore::recycle(Block* block, bool deferred) noexcept {
-  clear(block->uses);
+  if (!block->untouched()) clear(block->uses);
   bool closed = false;
   BlockList surplus;
   in_cache([&](Cache& cache) {

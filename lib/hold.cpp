@@ -1,4 +1,4 @@
-#include "hold.hpp"
+#include <thole/detail/hold.hpp>
 
 namespace thole::detail {
 

@@ -6,7 +6,7 @@
 #include <atomic>
 #include <thread>
 
-#include "process_barrier.hpp"
+#include <thole/detail/process_barrier.hpp>
 
 namespace thole::detail {
 

@@ -1,4 +1,4 @@
-#include "process_barrier.hpp"
+#include <thole/detail/process_barrier.hpp>
 
 #include <linux/membarrier.h>
 #include <sys/syscall.h>

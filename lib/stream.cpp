@@ -213,12 +213,14 @@ Stream& Stream::operator=(Stream&& other) noexcept {
 Stream::~Stream() {
   if (device_ == nullptr) return;
   if (!device_->lost()) {
-    // The last event: whoever waits for anything in this stream waits for it. A driver may refuse one call and take the next.
+    // The last event: whoever waits for anything in this stream waits for it. A driver may refuse one call and take the
+    // next.
     Status status = timeline_->record();
     if (!status.ok()) status = timeline_->record();
     if (!status.ok()) {
       device_->keep_error(status, "~Stream", "recording its last event");
-      // Without an event the memory in use could never come back: rather keep the stream, so that one can be recorded later.
+      // Without an event the memory in use could never come back: rather keep the stream, so that one can be recorded
+      // later.
       if (!device_->lost() && !timeline_->cover_all().ok()) return;
     }
   }

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include <thole/detail/use.hpp>
 #include "timeline.hpp"
-#include "use.hpp"
 
 namespace thole::detail {
 
@@ -32,10 +32,7 @@ bool for_each_open(const Uses& uses, Against against, F&& f) {
 }
 
 /// Whether any is open, as far as is known without asking the device.
-[[gnu::always_inline]] inline bool any_open(const Uses& uses, Against against) noexcept {
-  if (uses.first.timeline.load(std::memory_order_relaxed) == nullptr &&
-      uses.more.load(std::memory_order_relaxed) == nullptr)
-    return false;  // most blocks, most of the time
+inline bool any_open(const Uses& uses, Against against) noexcept {
   return !for_each_open(uses, against, [](Timeline&, std::uint64_t) { return false; });
 }
 

@@ -6,6 +6,7 @@
 
 #include <gsl/span>
 
+#include <thole/detail/block_head.hpp>
 #include <thole/export.hpp>
 
 namespace thole {
@@ -15,14 +16,18 @@ class PinnedBuffer;
 
 namespace detail {
 
-struct Block;
+/// Nobody holds the block any more: recycles the memory, or queues it behind what the device still does with it.
+THOLE_EXPORT void let_go(BlockHead* block) noexcept;
 
 /// Ends a borrow. Never throws or blocks; recycles the memory if the borrow was the last to hold it.
-THOLE_EXPORT void end_read(Block* block) noexcept;
-THOLE_EXPORT void end_write(Block* block) noexcept;
+inline void end_read(BlockHead* block) noexcept {
+  if (block->hold.end_borrow()) [[unlikely]]
+    let_go(block);
+}
+inline void end_write(BlockHead* block) noexcept { end_read(block); }
 
 /// What `Borrow` and `BorrowMut` share: a contiguous range over memory that a borrow keeps alive.
-template <class T, void (*End)(Block*) noexcept>
+template <class T, void (*End)(BlockHead*) noexcept>
 class BasicBorrow {
  public:
   using element_type = T;
@@ -60,9 +65,9 @@ class BasicBorrow {
  private:
   template <class U>
   friend class thole::PinnedBuffer;
-  BasicBorrow(Block* block, gsl::span<T> span) noexcept : block_(block), span_(span) {}
+  BasicBorrow(BlockHead* block, gsl::span<T> span) noexcept : block_(block), span_(span) {}
 
-  Block* block_;  // nullptr: moved from, or a borrow of nothing
+  BlockHead* block_;  // nullptr: moved from, or a borrow of nothing
   gsl::span<T> span_;
 };
 

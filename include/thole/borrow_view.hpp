@@ -35,7 +35,7 @@ class BorrowView : public ViewBase {
   std::shared_ptr<Borrow> borrow_;
 };
 
-template <class T, void (*End)(Block*) noexcept, class Function>
+template <class T, void (*End)(BlockHead*) noexcept, class Function>
 auto operator|(BasicBorrow<T, End>&& borrow, ranges::views::view_closure<Function> closure) {
   return BorrowView<BasicBorrow<T, End>, ranges::view_base>(std::move(borrow)) | std::move(closure);
 }

@@ -27,27 +27,26 @@ constexpr Access operator|(Access a, Access b) noexcept {
 
 namespace detail {
 
-struct Block;
-
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
-THOLE_EXPORT void use_on(Block* block, const StreamRef& stream, Access access,
+THOLE_EXPORT void use_on(BlockHead* block, const StreamRef& stream, Access access,
                          void (*run)(void* context, thole::NativeStream stream), void* context);
 
 // The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
-THOLE_EXPORT bool begin_read_at_once(Block* block) noexcept;  // false: something is in the way; the others say what
-THOLE_EXPORT bool begin_write_at_once(Block* block) noexcept;
-THOLE_EXPORT Result<void> try_begin_read(Block* block, const char* where) noexcept;
-THOLE_EXPORT Result<void> try_begin_write(Block* block, const char* where) noexcept;
-THOLE_EXPORT Result<void> begin_read(Block* block, const char* where) noexcept;   // waits for device writes
-THOLE_EXPORT Result<void> begin_write(Block* block, const char* where) noexcept;  // waits for all uses
-THOLE_EXPORT Result<void> wait_for_uses(Block* block, const char* where) noexcept;
-THOLE_EXPORT bool has_open_uses(const Block* block) noexcept;
-THOLE_EXPORT void drop_handle(Block* block) noexcept;
-THOLE_EXPORT Result<void> copy_to_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
-                                         void* destination, const void* destination_device,
+THOLE_EXPORT Result<void> try_begin_read(BlockHead* block, const char* where) noexcept;
+THOLE_EXPORT Result<void> try_begin_write(BlockHead* block, const char* where) noexcept;
+THOLE_EXPORT Result<void> begin_read(BlockHead* block, const char* where) noexcept;   // waits for device writes
+THOLE_EXPORT Result<void> begin_write(BlockHead* block, const char* where) noexcept;  // waits for all uses
+THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, const char* where) noexcept;
+THOLE_EXPORT bool has_open_uses(const BlockHead* block) noexcept;
+inline void drop_handle(BlockHead* block) noexcept {
+  if (block->hold.drop_handle()) [[likely]]
+    let_go(block);
+}
+THOLE_EXPORT Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes,
+                                         const StreamRef& stream, void* destination, const void* destination_device,
                                          DeviceBlock* destination_block) noexcept;
-THOLE_EXPORT Result<void> copy_from_device(Block* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
-                                           const void* source, const void* source_device,
+THOLE_EXPORT Result<void> copy_from_device(BlockHead* block, std::size_t offset, std::size_t bytes,
+                                           const StreamRef& stream, const void* source, const void* source_device,
                                            DeviceBlock* source_block) noexcept;
 THOLE_EXPORT Error moved_from_error(const char* where);
 THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
@@ -106,7 +105,7 @@ class PinnedBuffer {
   /// the write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
     check("PinnedBuffer::borrow");
-    if (block_ != nullptr && !detail::begin_read_at_once(block_))
+    if (block_ != nullptr && !(block_->untouched() && block_->hold.begin_read()))
       detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
     return Borrow<T>(block_, span());
   }
@@ -114,7 +113,7 @@ class PinnedBuffer {
   /// `borrowed` while any borrow lives.
   BorrowMut<T> borrow_mut() {
     check("PinnedBuffer::borrow_mut");
-    if (block_ != nullptr && !detail::begin_write_at_once(block_))
+    if (block_ != nullptr && !(block_->untouched() && block_->hold.begin_write()))
       detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
     return BorrowMut<T>(block_, span());
   }
@@ -231,7 +230,7 @@ class PinnedBuffer {
   friend class PinnedHeap;
   template <class U>
   friend class DeviceBuffer;
-  PinnedBuffer(detail::Block* block, T* data, std::size_t size) noexcept
+  PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
       : block_(block), data_(data), size_(size), valid_(true) {}
 
   gsl::span<T> span() const noexcept { return {data_, size_}; }
@@ -239,7 +238,7 @@ class PinnedBuffer {
     if (!valid_) throw detail::moved_from_error(where);
   }
 
-  detail::Block* block_;  // nullptr: empty or moved from
+  detail::BlockHead* block_;  // nullptr: empty or moved from
   T* data_;
   std::size_t size_;
   bool valid_;

@@ -22,8 +22,8 @@ enum class Backend { cuda, simulated };
 /// Streams, arenas and buffers keep their device alive.
 class THOLE_EXPORT Device {
  public:
-  /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built without
-  /// CUDA. Initialises CUDA's primary context on the first call, which may take a second.
+  /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built
+  /// without CUDA. Initialises CUDA's primary context on the first call, which may take a second.
   static Device cuda(int ordinal = 0);
   static Result<Device> try_cuda(int ordinal = 0) noexcept;
 
@@ -31,8 +31,8 @@ class THOLE_EXPORT Device {
   static Device simulated(const SimulationOptions& options = {});
 
   /// For samples, tests and trying things: obeys the environment variable THOLE_DEVICE (`cuda`, `cuda:N`, `simulated`),
-  /// else a GPU if one answers, else a simulated device. A program that needs a GPU calls `cuda()`, so that it never runs
-  /// on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
+  /// else a GPU if one answers, else a simulated device. A program that needs a GPU calls `cuda()`, so that it never
+  /// runs on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
   static Device best();
 
   Backend backend() const noexcept;

@@ -20,7 +20,6 @@ class PinnedBuffer;
 namespace detail {
 
 struct DeviceBlock;
-struct Block;
 
 THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count,
                                                     std::size_t element_bytes) noexcept;

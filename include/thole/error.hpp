@@ -12,28 +12,26 @@ namespace thole {
 
 /// What went wrong. The text of the `Error` that carries it names the object, the call and the numbers.
 enum class Errc {
-  invalid_argument = 1,   ///< A count, option or name that cannot be meant.
-  out_of_memory,          ///< No pinned or device memory is left for the request.
-  limit,                  ///< The system would not map or pin the memory (RLIMIT_MEMLOCK, a container's limit).
-  too_large,              ///< More than the arena could ever hold, or `n * sizeof(T)` overflows.
-  too_small,              ///< A destination that holds fewer elements than the source.
-  borrowed,               ///< A live `Borrow` or `BorrowMut` forbids the call.
-  in_flight,              ///< A `try_` call would have had to wait for the device.
-  timed_out,              ///< The time that the caller gave has passed.
-  moved_from,             ///< The handle has been moved from and owns nothing.
-  wrong_device,           ///< Objects of two devices met in one call.
-  no_device,              ///< There is no such device.
-  capturing,              ///< The answer cannot be had until a graph capture has ended.
-  device_lost,            ///< The device has failed for good; nothing more runs on it.
-  device_error,           ///< The device refused one call; its own words are in the text.
+  invalid_argument = 1,  ///< A count, option or name that cannot be meant.
+  out_of_memory,         ///< No pinned or device memory is left for the request.
+  limit,                 ///< The system would not map or pin the memory (RLIMIT_MEMLOCK, a container's limit).
+  too_large,             ///< More than the arena could ever hold, or `n * sizeof(T)` overflows.
+  too_small,             ///< A destination that holds fewer elements than the source.
+  borrowed,              ///< A live `Borrow` or `BorrowMut` forbids the call.
+  in_flight,             ///< A `try_` call would have had to wait for the device.
+  timed_out,             ///< The time that the caller gave has passed.
+  moved_from,            ///< The handle has been moved from and owns nothing.
+  wrong_device,          ///< Objects of two devices met in one call.
+  no_device,             ///< There is no such device.
+  capturing,             ///< The answer cannot be had until a graph capture has ended.
+  device_lost,           ///< The device has failed for good; nothing more runs on it.
+  device_error,          ///< The device refused one call; its own words are in the text.
 };
 
 /// The category of `Errc`, named "thole".
 THOLE_EXPORT const std::error_category& error_category() noexcept;
 
-inline std::error_code make_error_code(Errc code) noexcept {
-  return {static_cast<int>(code), error_category()};
-}
+inline std::error_code make_error_code(Errc code) noexcept { return {static_cast<int>(code), error_category()}; }
 
 /// Every failure that thole reports. `what()` names the object, the call, the numbers and, where the device
 /// was involved, CUDA's own name and text for the failure.

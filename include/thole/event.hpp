@@ -21,7 +21,8 @@ class THOLE_EXPORT Event {
   ~Event();
 
   Device device() const;
-  /// Whether all work before the point is done. Never waits and never disturbs a capture. Throws `Error` on a lost device.
+  /// Whether all work before the point is done. Never waits and never disturbs a capture. Throws `Error` on a lost
+  /// device.
   bool ready() const;
   /// Blocks until it is. Throws `Error`: `device_lost`, `moved_from`.
   void synchronize() const;

@@ -20,7 +20,7 @@ namespace thole {
 namespace detail {
 class HeapHandle;
 struct Allocation {
-  Block* block = nullptr;  // nullptr: 0 bytes
+  BlockHead* block = nullptr;  // nullptr: 0 bytes
   void* data = nullptr;
 };
 }  // namespace detail

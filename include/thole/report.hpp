@@ -13,11 +13,11 @@ namespace thole {
 
 /// One block of pinned memory that a stream still uses.
 struct InFlightBlock {
-  std::uint64_t stream_id = 0;        ///< As cudaStreamGetId says.
-  std::size_t bytes = 0;              ///< Of pinned memory that it holds.
-  std::chrono::nanoseconds age{0};    ///< Since the oldest use that is still open was enqueued.
-  std::source_location made_at;       ///< Where the buffer was made.
-  bool dropped = false;               ///< The program has let go of it.
+  std::uint64_t stream_id = 0;      ///< As cudaStreamGetId says.
+  std::size_t bytes = 0;            ///< Of pinned memory that it holds.
+  std::chrono::nanoseconds age{0};  ///< Since the oldest use that is still open was enqueued.
+  std::source_location made_at;     ///< Where the buffer was made.
+  bool dropped = false;             ///< The program has let go of it.
 };
 
 /// All that one stream holds.

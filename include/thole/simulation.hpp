@@ -106,8 +106,8 @@ class THOLE_EXPORT Simulation {
   std::size_t pending(const StreamRef& stream) const;
   /// Operations enqueued on the device and not complete.
   std::size_t pending() const;
-  /// Threads that wait in the device at this moment (`Stream::synchronize`, `borrow()`): a test that lets another thread
-  /// wait can spin until this says 1 and then step.
+  /// Threads that wait in the device at this moment (`Stream::synchronize`, `borrow()`): a test that lets another
+  /// thread wait can spin until this says 1 and then step.
   std::size_t blocked_callers() const;
   /// The device's clock: the sum, on the busiest stream, of what its operations took.
   std::chrono::nanoseconds now() const;

@@ -6,13 +6,15 @@
 
 #include <atomic>
 
+#include <thole/export.hpp>
+
 namespace thole::detail {
 
 /// Asks the kernel for the barrier; later calls cost nothing. Called before the first block is made.
 void prepare_process_barrier() noexcept;
 /// Set once, before any block exists; false where the kernel or a sandbox has no such barrier, and all have to use
 /// their own.
-extern constinit std::atomic<bool> process_barrier;
+THOLE_EXPORT extern constinit std::atomic<bool> process_barrier;
 /// The barrier; only where process_barrier says so.
 void run_process_barrier() noexcept;
 

@@ -15,15 +15,16 @@
 #include <atomic>
 #include <cstdint>
 
-#include "process_barrier.hpp"
+#include <thole/detail/process_barrier.hpp>
+#include <thole/export.hpp>
 
 namespace thole::detail {
 
 /// An address of one's own is the cheapest name for a thread. A later thread may get the same one: its predecessor is
 /// gone then, so there is still one writer.
-[[gnu::tls_model("initial-exec")]] extern constinit thread_local char this_thread;
+[[gnu::tls_model("initial-exec")]] THOLE_EXPORT extern constinit thread_local char this_thread;
 
-class Hold {
+class THOLE_EXPORT Hold {
  public:
   /// A new handle holds the block; nobody else does.
   void open() noexcept {
