@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "allocate.hpp"
@@ -125,6 +126,8 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }
   detail::collect(device);
+  // Another thread may have taken finished blocks and not put them back yet. Not for ever: busy threads take new ones.
+  for (int i = 0; i != 1000 && device.reclaiming.load(std::memory_order_acquire) != 0; ++i) std::this_thread::yield();
   return {};
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));
