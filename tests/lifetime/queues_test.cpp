@@ -102,9 +102,9 @@ TEST_CASE("a stuck stream delays its own blocks only, and memory in use stays fl
   for (int round = 0; round != 50; ++round) {
     for (std::size_t i = 0; i != others.size(); ++i)
       rig.heap.make_buffer<std::byte>(64 * KiB).async_to_device(others[i], targets[i].span());
-    rig.heap.collect();  // puts an event behind each copy
+    const auto early = rig.heap.collect();  // puts an event behind each copy; a GPU may be done with some
     for (const auto& stream : others) rig.finish(stream);
-    CHECK(rig.heap.collect() == 4);
+    CHECK(early + rig.heap.collect() == 4);
     REQUIRE(rig.heap.stats().in_flight == held);
   }
   CHECK(rig.arena.stats().peak < 4 * MiB);

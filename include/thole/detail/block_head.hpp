@@ -12,11 +12,9 @@ struct BlockHead {
   Hold hold;
   Uses uses;
 
-  /// Nothing has been in flight since the memory was made: what a borrow finds nearly always.
-  bool untouched() const noexcept {
-    return uses.first.timeline.load(std::memory_order_relaxed) == nullptr &&
-           uses.more.load(std::memory_order_relaxed) == nullptr;
-  }
+  /// No use is noted, so that nothing is in flight: what a borrow finds nearly always. The first slot is taken first, and
+  /// forgotten only with all others.
+  bool untouched() const noexcept { return uses.first.timeline.load(std::memory_order_relaxed) == nullptr; }
 };
 
 }  // namespace thole::detail

@@ -56,28 +56,29 @@ class THOLE_EXPORT Hold {
 
   /// RefCell's rule. False: a BorrowMut lives (for read), or any borrow does (for write).
   bool begin_read() noexcept {
-    if (borrows() != 0 && exclusive_.load(std::memory_order_relaxed)) return false;
-    begin(false);
+    const auto begun = begun_.load(std::memory_order_relaxed);
+    if (const bool none = borrows(begun) == 0; none)
+      own();
+    else if ((begun & exclusive) != 0)
+      return false;
+    begun_.store((begun & ~exclusive) + one, std::memory_order_relaxed);
     return true;
   }
   bool begin_write() noexcept {
-    if (borrows() != 0) return false;
-    begin(true);
+    const auto begun = begun_.load(std::memory_order_relaxed);
+    if (borrows(begun) != 0) return false;
+    own();
+    begun_.store((begun | exclusive) + one, std::memory_order_relaxed);
     return true;
   }
   /// Returns as drop_handle() does.
   bool end_borrow() noexcept {
-    if (owner_.load(std::memory_order_relaxed) == &this_thread) {
+    if (owner_.load(std::memory_order_relaxed) == &this_thread) [[likely]] {
       // Release: pairs with borrows().
-      const auto ended = ended_here_.load(std::memory_order_relaxed) + 1;
-      if (process_barrier.load(std::memory_order_relaxed)) [[likely]] {
-        ended_here_.store(ended, std::memory_order_release);
-        std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is settle()'s membarrier
-      } else {
-        ended_here_.exchange(ended, std::memory_order_seq_cst);
-      }
+      ended_here_.store(ended_here_.load(std::memory_order_relaxed) + one, std::memory_order_release);
+      std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is settle()'s process barrier
     } else {
-      ended_elsewhere_.fetch_add(1, std::memory_order_seq_cst);
+      ended_elsewhere_.fetch_add(one, std::memory_order_seq_cst);
     }
     // seq_cst: after the count, against drop_handle() and drop_graph().
     const auto word = word_.load(std::memory_order_seq_cst);
@@ -85,12 +86,11 @@ class THOLE_EXPORT Hold {
   }
 
   /// Live borrows, and whether the one is exclusive; for the owner of the handle.
-  std::uint32_t borrows() const noexcept {
-    // Acquire: pairs with the ends' releases, so that what a borrow on another thread wrote is seen.
-    return begun_.load(std::memory_order_relaxed) - ended_here_.load(std::memory_order_acquire) -
-           ended_elsewhere_.load(std::memory_order_acquire);
+  std::uint32_t borrows() const noexcept { return borrows(begun_.load(std::memory_order_relaxed)); }
+  bool written_by_host() const noexcept {
+    const auto begun = begun_.load(std::memory_order_relaxed);
+    return (begun & exclusive) != 0 && borrows(begun) != 0;
   }
-  bool written_by_host() const noexcept { return borrows() != 0 && exclusive_.load(std::memory_order_relaxed); }
   /// For reports: nobody holds the block; for pictures, not for decisions.
   bool nobody() const noexcept {
     const auto word = word_.load(std::memory_order_relaxed) & held;
@@ -106,11 +106,17 @@ class THOLE_EXPORT Hold {
   static constexpr std::uint64_t held = 0xffffffff;
   static constexpr unsigned generation_shift = 32;  // so that a late claim cannot hit the next handle
 
-  void begin(bool exclusive) noexcept {
-    if (owner_.load(std::memory_order_relaxed) != &this_thread && borrows() == 0)
-      owner_.store(&this_thread, std::memory_order_relaxed);
-    if (exclusive_.load(std::memory_order_relaxed) != exclusive) exclusive_.store(exclusive, std::memory_order_relaxed);
-    begun_.store(begun_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  std::uint32_t borrows(std::uint32_t begun) const noexcept {
+    // Acquire: pairs with the ends' releases, so that what a borrow on another thread wrote is seen.
+    return ((begun & ~exclusive) - ended_here_.load(std::memory_order_acquire) -
+            ended_elsewhere_.load(std::memory_order_acquire)) /
+           one;
+  }
+  /// No borrow is out: from now on this thread ends borrows cheaply; nobody does where the process has no barrier.
+  void own() noexcept {
+    if (owner_.load(std::memory_order_relaxed) == &this_thread) [[likely]]
+      return;
+    if (process_barrier.load(std::memory_order_relaxed)) owner_.store(&this_thread, std::memory_order_relaxed);
   }
   bool settle(std::uint64_t word) noexcept;
   bool claim(std::uint64_t word) noexcept {
@@ -119,10 +125,12 @@ class THOLE_EXPORT Hold {
 
   std::atomic<std::uint64_t> word_{0};
   std::atomic<const void*> owner_{nullptr};  // the thread that may write ended_here_
+  // Counts in steps of `one`; begun_ says in its lowest bit whether the last that began is a BorrowMut.
+  static constexpr std::uint32_t exclusive = 1;
+  static constexpr std::uint32_t one = 2;
   std::atomic<std::uint32_t> begun_{0};
   std::atomic<std::uint32_t> ended_here_{0};
   std::atomic<std::uint32_t> ended_elsewhere_{0};
-  std::atomic<bool> exclusive_{false};
 };
 
 }  // namespace thole::detail
