@@ -69,11 +69,14 @@ void check_sizes(const Options& options) {
        {std::uint64_t{options.chunk}, std::uint64_t{options.window}, std::uint64_t{options.arena}, options.compare})
     if (value == 0 || value > most)
       throw std::runtime_error("--chunk, --window, --arena and --compare take numbers from 1 to 1E");
-  if (options.window <= options.arena / 2 / options.chunk) return;
-  throw std::runtime_error(
-      fmt::format("a window of {} chunks of {} needs two pinned buffers for each, more than the arena's {}: "
-                  "choose a smaller --window or --chunk, or a larger --arena",
-                  options.window, human_bytes(options.chunk), human_bytes(options.arena)));
+  // Each piece has two buffers; the histogram is small. As double: the product of the largest numbers fits.
+  const double needed = 2 * static_cast<double>(options.window) * static_cast<double>(options.chunk) + 64 * 1024;
+  if (needed > static_cast<double>(options.arena))
+    throw std::runtime_error(fmt::format(
+        "a window of {} times {}, there and back, needs {} of pinned memory, and the arena has {}: choose a "
+        "smaller --window or --chunk, or a larger --arena",
+        options.window, human_bytes(static_cast<double>(options.chunk)), human_bytes(needed),
+        human_bytes(static_cast<double>(options.arena))));
 }
 
 /// Does the first bytes of the job again each way. They are read once before, so that no way has to wait for the disk.

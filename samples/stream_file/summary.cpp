@@ -33,9 +33,8 @@ double ratio(const Pass& ours, const Pass& other) {
 
 }  // namespace
 
-std::string human_bytes(std::size_t bytes) {
-  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
+std::string human_bytes(double value) {
+  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   std::size_t unit = 0;
   for (; value >= 1024 && unit + 1 < units.size(); ++unit) value /= 1024;
   return fmt::format("{:.4g} {}", value, units[unit]);
@@ -49,12 +48,13 @@ std::string as_table(const Summary& s) {
   };
   row("device", s.device == s.backend ? s.device : fmt::format("{} ({})", s.device, s.backend));
   row("bytes", fmt::format("{}, in {} of {}, {} at a time", grouped(s.pass.bytes), counted(s.pass.chunks, "chunk"),
-                           human_bytes(s.shape.chunk), s.shape.window));
+                           human_bytes(static_cast<double>(s.shape.chunk)), s.shape.window));
   row("xxh128", s.pass.checksum_back);
   row("histogram", s.histogram);
   row("GB/s", speed(s.pass));
   row("copies", grouped(s.pass.copies));
-  row("arena", fmt::format("{}, pinned once in {:.1f} ms", human_bytes(s.pinned_bytes), s.pinning_seconds * 1e3));
+  row("arena", fmt::format("{}, pinned once in {:.1f} ms", human_bytes(static_cast<double>(s.pinned_bytes)),
+                           s.pinning_seconds * 1e3));
   row("peak pinned bytes", fmt::format("{} in buffers", grouped(s.heap.peak)));
   row("buffers made", grouped(s.heap.buffers_made));
   row("frees deferred", grouped(s.heap.deferred));
@@ -68,8 +68,9 @@ std::string as_table(const Summary& s) {
   const Pass& ours = s.ways.front().pass;
   fmt::format_to(
       std::back_inserter(text), "  {:<44}{:>6}   thole is\n",
-      fmt::format("the same job, {}",
-                  ours.bytes == s.pass.bytes ? "all bytes" : fmt::format("the first {}", human_bytes(ours.bytes))),
+      fmt::format("the same job, {}", ours.bytes == s.pass.bytes
+                                          ? "all bytes"
+                                          : fmt::format("the first {}", human_bytes(static_cast<double>(ours.bytes)))),
       "GB/s");
   for (const auto& [name, pass] : s.ways)
     fmt::format_to(std::back_inserter(text), "  {:<44}{:>6}{}\n", name, speed(pass),

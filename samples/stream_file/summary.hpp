@@ -32,7 +32,7 @@ struct Summary {
 };
 
 /// 4 MiB, 1.5 GiB and so on.
-std::string human_bytes(std::size_t bytes);
+std::string human_bytes(double bytes);
 std::string as_table(const Summary& summary);
 std::string as_json(const Summary& summary);
 

@@ -80,12 +80,12 @@ TEST_CASE("when mimalloc's chunks are full, small blocks come from what else is 
   for (int i = 0; i < 248; ++i) large.push_back(store->allocate(1 * MiB, 64));
   Blocks small = fill(*store, 1024);
   CHECK(std::none_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
-  CHECK(small.size() == 8 * 1024);
+  CHECK(small.size() == (8 * MiB - store->stats().wasted) / 1024);
   CHECK(sound(*store, small, 64));
   free_all(*store, large);
-  Blocks more = fill(*store, 1024);
-  CHECK(std::any_of(more.begin(), more.end(), [](const Block* block) { return block->from_mimalloc; }));
-  small.insert(small.end(), more.begin(), more.end());
+  free_all(*store, small);
+  small = fill(*store, 1024);
+  CHECK(std::any_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
   CHECK(sound(*store, small, 64));
   free_all(*store, small);
   CHECK(store->stats().largest_free + store->stats().wasted == 256 * MiB);

@@ -101,7 +101,7 @@ Trace data_loader(std::size_t batches, std::uint64_t seed) {
   return trace;
 }
 
-/// Requests come in batches of 1 to 16, with images, tokens or sound; each needs its input, something to work with and
+/// Requests come in batches of 1 to 8, with images, tokens or sound; each needs its input, something to work with and
 /// its output, takes its time, and is gone as a whole; the server's own buffers stay for ever.
 Trace inference(std::size_t requests, std::uint64_t seed) {
   constexpr std::size_t shapes[]{4 * 3 * 224 * 224, 3 * 640 * 640, 4 * 4096, 2 * 1024 * 80, 8 * 512};
@@ -116,7 +116,7 @@ Trace inference(std::size_t requests, std::uint64_t seed) {
         for (const std::size_t id : open[i].second) trace.give(id);
         open.erase(open.begin() + static_cast<std::ptrdiff_t>(i));
       }
-    const std::size_t batch = random() % 3 != 0 ? 1 + random() % 4 : 1 + random() % 16;
+    const std::size_t batch = random() % 3 != 0 ? 1 + random() % 4 : 1 + random() % 8;
     const std::size_t shape = shapes[random() % std::size(shapes)];
     open.push_back({static_cast<double>(now) + takes(random),
                     {trace.take(batch * shape), trace.take(batch * 4 * 1000), trace.take(batch * 64)}});

@@ -114,9 +114,9 @@ TEST_CASE("where addresses are limited, a region that does not fit is refused an
 
 TEST_CASE("a driver that refuses to register leaves nothing mapped, and the next arena works") {
   Machine machine;
-  finish_unpinning();  // else pinning is tried again, with what the arenas of other tests have given back
   for (const auto& [pin, call] : {std::pair{PinMethod::register_pages, SimulatedCall::register_host},
                                   std::pair{PinMethod::host_alloc, SimulatedCall::allocate_host}}) {
+    finish_unpinning();  // else pinning is tried again, with what earlier arenas have given back
     machine.controls.fail_call(call, 1);
     const Error error = refusal(machine, {1 * MiB, 0, pin, -1});
     CHECK(error.errc() == Errc::limit);
