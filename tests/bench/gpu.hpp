@@ -1,0 +1,42 @@
+#pragma once
+
+// A stream that is kept busy: by a kernel on a GPU, by the controls on a simulated device.
+
+#include <chrono>
+#include <stdexcept>
+#include <thole/thole.hpp>
+
+#include "spin_kernel.hpp"
+
+namespace bench {
+
+#ifdef THOLE_BENCH_HAS_KERNEL
+inline constexpr bool has_kernel = true;
+#else
+inline constexpr bool has_kernel = false;
+#endif
+
+inline bool can_stall(const thole::Device& device) {
+  return device.backend() == thole::Backend::simulated || has_kernel;
+}
+
+inline void stall(const thole::StreamRef& stream, [[maybe_unused]] unsigned milliseconds) {
+  auto device = stream.device();
+  if (device.backend() == thole::Backend::simulated) return device.simulation().hold(stream);
+#ifdef THOLE_BENCH_HAS_KERNEL
+  if (!launch_spin(stream.native(), milliseconds)) throw std::runtime_error("the kernel could not be launched");
+#endif
+}
+
+/// Ends a simulated stall, and waits for either.
+inline void end_stall(const thole::StreamRef& stream) {
+  auto device = stream.device();
+  if (device.backend() == thole::Backend::simulated) device.simulation().release(stream);
+  stream.synchronize();
+}
+
+/// Figures (d) of lifetime: what one stalled stream does to the others.
+class Figures;
+void stalled_stream(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
+
+}  // namespace bench
