@@ -36,7 +36,8 @@ Report make_report(const Store& store, const HeapCore& heap) {
     stream.oldest = std::max(stream.oldest, block.age);
   }
   for (const auto& entry : streams) report.streams.push_back(entry.second);
-  std::ranges::stable_sort(report.streams, std::greater{}, &InFlightStream::bytes);
+  std::ranges::sort(report.streams, std::greater{},
+                    [](const InFlightStream& stream) { return std::pair(stream.bytes, stream.stream_id); });
   return report;
 }
 

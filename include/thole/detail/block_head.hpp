@@ -12,8 +12,8 @@ struct BlockHead {
   Hold hold;
   Uses uses;
 
-  /// No use is noted, so that nothing is in flight: what a borrow finds nearly always. The first slot is taken first, and
-  /// forgotten only with all others.
+  /// No use is noted, so that nothing is in flight: what a borrow finds nearly always. The first slot is taken first,
+  /// and forgotten only with all others.
   bool untouched() const noexcept { return uses.first.timeline.load(std::memory_order_relaxed) == nullptr; }
 };
 

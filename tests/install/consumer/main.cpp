@@ -1,5 +1,5 @@
-// A program that uses thole and looks at what that changed in its process: malloc, free and operator new must be where they
-// would be without it, whatever mimalloc the distribution ships.
+// A program that uses thole and looks at what that changed in its process: malloc, free and operator new must be where
+// they would be without it, whatever mimalloc the distribution ships.
 
 #include <dlfcn.h>
 

@@ -1,1 +1,1 @@
-# include <mimalloc.h>
+#include <mimalloc.h>
