@@ -44,7 +44,7 @@ std::string as_table(const Summary& s) {
   std::string text =
       fmt::format("{}: all of it came back as it was read, and the device's histogram is the CPU's\n\n", s.path);
   const auto row = [&text](const char* name, const std::string& value) {
-    fmt::format_to(std::back_inserter(text), "  {:<20}{}\n", name, value);
+    text += fmt::format("  {:<20}{}\n", name, value);
   };
   row("device", s.device == s.backend ? s.device : fmt::format("{} ({})", s.device, s.backend));
   row("bytes", fmt::format("{}, in {} of {}, {} at a time", grouped(s.pass.bytes), counted(s.pass.chunks, "chunk"),
@@ -62,19 +62,19 @@ std::string as_table(const Summary& s) {
 
   text += '\n';
   if (s.ways.empty()) {
-    fmt::format_to(std::back_inserter(text), "  not compared with the naive way: {}\n", s.no_comparison);
+    text += fmt::format("  not compared with the naive way: {}\n", s.no_comparison);
     return text;
   }
   const Pass& ours = s.ways.front().pass;
-  fmt::format_to(
-      std::back_inserter(text), "  {:<44}{:>6}   thole is\n",
+  text += fmt::format(
+      "  {:<44}{:>6}   thole is\n",
       fmt::format("the same job, {}", ours.bytes == s.pass.bytes
                                           ? "all bytes"
                                           : fmt::format("the first {}", human_bytes(static_cast<double>(ours.bytes)))),
       "GB/s");
   for (const auto& [name, pass] : s.ways)
-    fmt::format_to(std::back_inserter(text), "  {:<44}{:>6}{}\n", name, speed(pass),
-                   &pass == &ours ? "" : fmt::format("   {:.2f} x as fast", ratio(ours, pass)));
+    text += fmt::format("  {:<44}{:>6}{}\n", name, speed(pass),
+                        &pass == &ours ? "" : fmt::format("   {:.2f} x as fast", ratio(ours, pass)));
   return text;
 }
 
