@@ -63,7 +63,7 @@ void least_arena(Figures& figures, const thole::Device& device, const char* name
 
 // Bytes taken over bytes alive, each at its peak within the quarter.
 void creeping(Figures& figures, const thole::Device& device, const Trace& trace) {
-  const thole::PinnedArena arena(device, {.bytes = trace.peak / 4 * 5});
+  const thole::PinnedArena arena(device, {.bytes = trace.peak / 2 * 3});
   const thole::PinnedHeap heap(arena);
   std::vector<std::optional<Buffer>> buffers(trace.sizes.size());
   std::size_t alive = 0, most_alive[4]{}, most_taken[4]{}, refused = 0, mapped_by_first = 0;
@@ -96,7 +96,7 @@ void creeping(Figures& figures, const thole::Device& device, const Trace& trace)
   figures.at_most("peak of the last quarter of two million random buffers over that of the first", ratio(3) / ratio(0),
                   1.02, "x",
                   fmt::format("{:.3f} and {:.3f} x the bytes alive; arena's peak {:.0f} then {:.0f} MiB; {} refused in "
-                              "an arena of 1.25 x",
+                              "an arena of 1.5 x",
                               ratio(0), ratio(3), static_cast<double>(mapped_by_first) / MiB,
                               static_cast<double>(arena.stats().peak) / MiB, refused));
 }
