@@ -180,10 +180,10 @@ int main(int argc, char** argv) try {
   const bool gpu = device.backend() == thole::Backend::cuda;
   const thole::PinnedArena arena(device, {.bytes = gpu ? 2 * GiB : 512 * MiB});
   const thole::PinnedHeap heap(arena);
-  borrow(figures, device, heap);
-  drop_in_flight(figures, device, heap);
-  make_copy_drop(figures, device, heap);
-  stalled_stream(figures, device, heap);
+  figures.measure("borrow", [&] { borrow(figures, device, heap); });
+  figures.measure("drop in flight", [&] { drop_in_flight(figures, device, heap); });
+  figures.measure("make, copy, drop", [&] { make_copy_drop(figures, device, heap); });
+  figures.measure("stalled stream", [&] { stalled_stream(figures, device, heap); });
   return figures.finish();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_lifetime: %s\n", error.what());

@@ -175,13 +175,13 @@ int main(int argc, char** argv) try {
   {
     const thole::PinnedArena arena(device, {.bytes = GiB});
     const thole::PinnedHeap heap(arena);
-    beside_mimalloc(figures, heap);
-    threads(figures, heap);
-    every_size(figures, heap);
-    beside_cuda(figures, device, heap);
+    figures.measure("make + drop beside mimalloc", [&] { beside_mimalloc(figures, heap); });
+    figures.measure("threads", [&] { threads(figures, heap); });
+    figures.measure("every size", [&] { every_size(figures, heap); });
+    figures.measure("beside CUDA", [&] { beside_cuda(figures, device, heap); });
   }
-  hand_out(figures, device);
-  traces(figures, device);
+  figures.measure("how much can be handed out", [&] { hand_out(figures, device); });
+  figures.measure("traces", [&] { traces(figures, device); });
   return figures.finish();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_memory: %s\n", error.what());

@@ -4,7 +4,10 @@
 #include <fmt/core.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <fstream>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -47,18 +50,35 @@ double per_operation(int threads, std::chrono::milliseconds window,
   constexpr int batch = 16;  // operations between two looks at the flag
   std::atomic<bool> stop{false};
   std::atomic<std::size_t> operations{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
   std::barrier ready(threads + 1), done(threads);
   std::vector<std::thread> running;
   for (int i = 0; i < threads; ++i)
     running.emplace_back([&, i] {
-      const auto operation = worker(i);
-      for (int k = 0; k < 64; ++k) operation();
-      ready.arrive_and_wait();
+      // A thread that fails still comes to the barriers: the others wait there for it.
+      const auto guarded = [&](auto&& work) {
+        try {
+          work();
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          failure = std::current_exception();
+          stop.store(true, std::memory_order_relaxed);
+        }
+      };
+      std::function<void()> operation;
       std::size_t count = 0;
-      while (!stop.load(std::memory_order_relaxed)) {
-        for (int k = 0; k < batch; ++k) operation();
-        count += batch;
-      }
+      guarded([&] {
+        operation = worker(i);
+        for (int k = 0; k < 64; ++k) operation();
+      });
+      ready.arrive_and_wait();
+      guarded([&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+          for (int k = 0; k < batch; ++k) operation();
+          count += batch;
+        }
+      });
       operations += count;
       done.arrive_and_wait();  // nobody tears anything down while others are still counted
     });
@@ -68,6 +88,7 @@ double per_operation(int threads, std::chrono::milliseconds window,
   stop.store(true, std::memory_order_relaxed);
   const double took = nanoseconds() - began;
   for (auto& thread : running) thread.join();
+  if (failure != nullptr) std::rethrow_exception(failure);
   return took * threads / static_cast<double>(std::max<std::size_t>(operations.load(), 1));
 }
 
@@ -106,6 +127,14 @@ void Figures::note(const std::string& what, double figure, const std::string& un
 
 void Figures::skip(const std::string& what, const std::string& why) { add({what, "", "-", why, "skipped", 0}); }
 
+void Figures::measure(const std::string& what, const std::function<void()>& section) {
+  try {
+    section();
+  } catch (const std::exception& error) {
+    add({what, "", "-", error.what(), "FAILED", 0});
+  }
+}
+
 std::map<std::string, double> Figures::run_registered() {
   Medians reporter;
   benchmark::RunSpecifiedBenchmarks(&reporter);
@@ -116,7 +145,8 @@ int Figures::finish() const {
   fmt::print("\n");
   auto document = nlohmann::json::array();
   for (const Line& line : lines_) {
-    const std::string figure = line.outcome == "skipped" ? "-" : fmt::format("{:.4g} {}", line.figure, line.unit);
+    const std::string figure =
+        line.outcome == "skipped" || line.outcome == "FAILED" ? "-" : fmt::format("{:.4g} {}", line.figure, line.unit);
     fmt::print("claim: {} | {} | {} | {} | {}\n", line.what, figure, line.target, line.peer, line.outcome);
     document.push_back({{"bench", name_},
                         {"claim", line.what},
@@ -127,11 +157,13 @@ int Figures::finish() const {
                         {"outcome", line.outcome}});
   }
   std::fflush(stdout);
-  if (json_.empty()) return 0;
+  const bool failed =
+      std::any_of(lines_.begin(), lines_.end(), [](const Line& line) { return line.outcome == "FAILED"; });
+  if (json_.empty()) return failed ? 1 : 0;
   std::ofstream file(json_);
   file << document.dump(2) << '\n';
   file.close();
-  if (file) return 0;
+  if (file) return failed ? 1 : 0;
   std::fprintf(stderr, "cannot write %s\n", json_.c_str());
   return 1;
 }

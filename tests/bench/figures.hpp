@@ -34,7 +34,7 @@ Pair by_turns(const std::function<double()>& peer, const std::function<double()>
 
 /// Nanoseconds that one operation takes on its thread, in `threads` threads that run together for the whole of
 /// `window`. `worker(i)` sets thread i up and returns the operation; the clock starts when all are set up, since
-/// threads that start one after the other do not get in each other's way. What a worker throws ends the program.
+/// threads that start one after the other do not get in each other's way. Throws what a worker throws.
 double per_operation(int threads, std::chrono::milliseconds window,
                      const std::function<std::function<void()>(int thread)>& worker);
 
@@ -50,9 +50,12 @@ class Figures {
   /// A figure without a target.
   void note(const std::string& what, double figure, const std::string& unit, const std::string& peer);
   void skip(const std::string& what, const std::string& why);
+  /// Runs a part; what it throws becomes a line, and the other parts still run.
+  void measure(const std::string& what, const std::function<void()>& section);
   /// Runs what was registered with Google Benchmark, and returns the median nanoseconds by name.
   std::map<std::string, double> run_registered();
-  /// Prints the lines and writes the file. The exit status: a missed target is none of it.
+  /// Prints the lines and writes the file. The exit status: 0 unless a part failed; a missed
+  /// target is no failure.
   int finish() const;
 
  private:
