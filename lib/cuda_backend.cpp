@@ -14,7 +14,9 @@ namespace {
 /// What a cudaError_t means to the layers above. CUDA: "CUDA Runtime API", Data types, cudaError: the sticky ones say
 /// that the process must be ended to use CUDA again.
 StatusCode code_of(cudaError_t error) noexcept {
-  switch (error) {
+  // Two of them by number: CUDA 12's first runtimes have no name for them, while their driver may report them.
+  constexpr int contained = 226, tensor_memory_leak = 721;
+  switch (static_cast<int>(error)) {
     case cudaSuccess:
       return StatusCode::ok;
     case cudaErrorNotReady:
@@ -42,7 +44,7 @@ StatusCode code_of(cudaError_t error) noexcept {
       return StatusCode::capture;
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
-    case cudaErrorContained:
+    case contained:
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchTimeout:
     case cudaErrorContextIsDestroyed:
@@ -53,7 +55,7 @@ StatusCode code_of(cudaError_t error) noexcept {
     case cudaErrorInvalidAddressSpace:
     case cudaErrorInvalidPc:
     case cudaErrorLaunchFailure:
-    case cudaErrorTensorMemoryLeak:
+    case tensor_memory_leak:
     case cudaErrorMpsClientTerminated:
     case cudaErrorExternalDevice:
       return StatusCode::device_lost;
