@@ -295,9 +295,11 @@ class CudaBackend final : public Backend {
   }
 
   Status begin_capture(NativeStream stream, CaptureMode mode) noexcept override {
+    const CurrentDevice current(ordinal_, is_default(stream));
     return status_of(cudaStreamBeginCapture(stream_of(stream), native_mode(mode)));
   }
   Status end_capture(NativeStream stream, NativeGraph* graph) noexcept override {
+    const CurrentDevice current(ordinal_, is_default(stream));
     cudaGraph_t made = nullptr;
     const Status status = status_of(cudaStreamEndCapture(stream_of(stream), &made));
     if (status.ok()) *graph = made;
@@ -310,6 +312,7 @@ class CudaBackend final : public Backend {
     return status;
   }
   Status launch_graph(NativeGraphExec exec, NativeStream stream) noexcept override {
+    const CurrentDevice current(ordinal_, is_default(stream));
     return status_of(cudaGraphLaunch(exec_of(exec), stream_of(stream)));
   }
   Status destroy_graph(NativeGraph graph) noexcept override { return status_of(cudaGraphDestroy(graph_of(graph))); }
