@@ -5,6 +5,7 @@
 
 #include <thole/event.hpp>
 
+#include "host_functions.hpp"
 #include "internals.hpp"
 #include "reclaim.hpp"
 #include "stream_work.hpp"
@@ -139,10 +140,10 @@ void StreamRef::wait(const Event& event) const {
 void StreamRef::launch_host_function(std::function<void()> function) const {
   constexpr const char* call = "Stream::launch_host_function";
   auto work = detail::unwrap(detail::StreamWork::begin(*this, call));
-  auto owned = std::make_unique<std::function<void()>>(std::move(function));
   Status status;
   if (work.capturing()) {
     // A graph may run it many times: the graph owns it.
+    auto owned = std::make_unique<std::function<void()>>(std::move(function));
     status = work.backend().retain_in_graph(work.graph(), owned.get(),
                                             [](void* f) { delete static_cast<std::function<void()>*>(f); });
     if (status.ok())
@@ -150,14 +151,9 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
           native_, [](void* f) { (*static_cast<std::function<void()>*>(f))(); }, owned.release());
   } else {
     (void)work.timeline().cover_all();
-    status = work.backend().launch_host_function(
-        native_,
-        [](void* f) {
-          const std::unique_ptr<std::function<void()>> once(static_cast<std::function<void()>*>(f));
-          (*once)();
-        },
-        owned.get());
-    if (status.ok()) (void)owned.release();
+    void* const kept = detail::keep_host_function(std::move(function));
+    status = work.backend().launch_host_function(native_, detail::run_host_function, kept);
+    if (!status.ok()) detail::drop_host_function(kept);
   }
   if (!status.ok()) throw work.error(status, "enqueueing a host function");
 }

@@ -148,7 +148,8 @@ void StreamWork::enqueued(std::size_t bytes, Precision precision) noexcept {
   // the position stays open: memory is lost, not corrupted.
   if (!status.ok() && !core_->lost()) {
     const CaptureGuard guard(backend());
-    if (backend().synchronize_stream(timeline_->native()).ok()) timeline_->finish(position);
+    const auto last = timeline_->issued();
+    if (backend().synchronize_stream(timeline_->native()).ok()) timeline_->finish(last);
   }
 }
 

@@ -77,7 +77,8 @@ Timelines::~Timelines() {
   for (Timeline* const timeline : all_) {
     timeline->close();
     timeline->destroy_events(backend_);
-    if (timeline->idle()) give_idle(timeline);
+    timeline->finish(timeline->issued());  // nothing is pending, or it would keep the device
+    give_idle(timeline);
   }
 }
 

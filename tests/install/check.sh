@@ -41,7 +41,7 @@ cmake)
   needs cmake
   install_thole
   # shellcheck disable=SC2086
-  CXX=${compiler##* } cmake -S consumer -B out -DCMAKE_PREFIX_PATH="$root" -DCMAKE_BUILD_TYPE=Debug >log 2>&1 ||
+  CXX=${compiler##* } cmake -G Ninja -S consumer -B out -DCMAKE_PREFIX_PATH="$root" -DCMAKE_BUILD_TYPE=Debug >log 2>&1 ||
     { cat log; exit 1; }
   cmake --build out >log 2>&1 || { cat log; exit 1; }
   out/consumer

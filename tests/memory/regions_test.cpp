@@ -9,6 +9,7 @@
 
 #include "fixture.hpp"
 #include "limits.hpp"
+#include "support/sanitized.hpp"
 
 using namespace memory_test;
 
@@ -96,6 +97,7 @@ TEST_CASE("the room that the system has is known, and its limit has a name") {
   CHECK(bytes_text(GiB) == "1073741824 bytes (1 GiB)");
 }
 
+#if !THOLE_TEST_SANITIZED  // which maps memory itself, and dies of the limit
 TEST_CASE("where addresses are limited, a region that does not fit is refused and the rest goes on") {
   const Machine machine;
   rlimit before{};
@@ -111,6 +113,7 @@ TEST_CASE("where addresses are limited, a region that does not fit is refused an
   const OpenStore store(machine, 1 * MiB);
   CHECK(machine.controls.pinned_bytes() == 1 * MiB);
 }
+#endif
 
 TEST_CASE("a driver that refuses to register leaves nothing mapped, and the next arena works") {
   Machine machine;

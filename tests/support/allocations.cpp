@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "sanitized.hpp"
+
 namespace {
 constinit thread_local std::size_t count = 0;
 
@@ -20,16 +22,7 @@ std::size_t allocations() noexcept { return count; }
 }  // namespace support
 
 // A sanitizer has operators of its own, and the plain builds count: there the count stays 0.
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define THOLE_TEST_SANITIZED
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define THOLE_TEST_SANITIZED
-#endif
-
-#ifndef THOLE_TEST_SANITIZED
+#if !THOLE_TEST_SANITIZED
 void* operator new(std::size_t bytes) { return counted(bytes); }
 void* operator new[](std::size_t bytes) { return counted(bytes); }
 void operator delete(void* data) noexcept { std::free(data); }

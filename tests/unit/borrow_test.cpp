@@ -1,0 +1,86 @@
+// <thole/borrow.hpp>, <thole/borrow_view.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <concepts>
+#include <gsl/span>
+#include <numeric>
+#include <range/v3/algorithm/copy.hpp>
+#include <range/v3/numeric/accumulate.hpp>
+#include <range/v3/view/chunk.hpp>
+#include <range/v3/view/transform.hpp>
+#include <ranges>
+#include <type_traits>
+#include <vector>
+
+#include "support/rig.hpp"
+
+using namespace support;
+
+static_assert(std::ranges::contiguous_range<Borrow<int>> && std::ranges::sized_range<Borrow<int>>);
+static_assert(std::ranges::contiguous_range<BorrowMut<int>> && std::ranges::sized_range<BorrowMut<int>>);
+static_assert(std::same_as<std::ranges::range_reference_t<Borrow<int>>, const int&>);
+static_assert(std::same_as<std::ranges::range_reference_t<BorrowMut<int>>, int&>);
+static_assert(!std::is_copy_constructible_v<Borrow<int>> && !std::is_copy_constructible_v<BorrowMut<int>>);
+static_assert(std::is_nothrow_move_constructible_v<Borrow<int>> && std::is_nothrow_move_assignable_v<Borrow<int>>);
+
+TEST_CASE("a borrow is a gsl::span while it lives") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<int>(4, 1);
+  {
+    const auto writer = buffer.borrow_mut();
+    const gsl::span<int> span = writer.span();
+    CHECK(span.size() == 4);
+    span[2] = 7;
+    writer[3] = 9;
+  }
+  const auto reader = buffer.borrow();
+  const gsl::span<const int> span = reader.span();
+  CHECK(span.data() == buffer.unsynchronized_data());
+  CHECK(std::accumulate(reader.begin(), reader.end(), 0) == 18);
+  CHECK(reader[2] == 7);
+  CHECK_FALSE(reader.empty());
+}
+
+TEST_CASE("a temporary borrow goes through range-v3's views and lives as long as what the pipe made") {
+  const Rig rig;
+  const auto buffer = rig.heap.make_buffer_from(std::vector<int>{1, 2, 3, 4, 5});
+  std::vector<int> sums;
+  for (auto&& chunk : buffer.borrow() | ranges::views::chunk(2)) sums.push_back(ranges::accumulate(chunk, 0));
+  CHECK(sums == std::vector<int>{3, 7, 5});
+  {
+    auto view = buffer.borrow() | ranges::views::chunk(2) |
+                ranges::views::transform([](auto&& chunk) { return ranges::accumulate(chunk, 0); });
+    CHECK(ranges::accumulate(view, 0) == 15);
+    auto& written = const_cast<PinnedBuffer<int>&>(buffer);
+    errc_text([&] { (void)written.borrow_mut(); }, Errc::borrowed);
+  }
+  CHECK(const_cast<PinnedBuffer<int>&>(buffer).try_borrow_mut().has_value());
+}
+
+TEST_CASE("std's algorithms and views take a borrow") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<int>(5);
+  ranges::copy(std::vector<int>{5, 3, 1, 4, 2}, buffer.borrow_mut().begin());
+  std::ranges::sort(buffer.borrow_mut());
+  CHECK(std::ranges::is_sorted(buffer.borrow()));
+  const auto borrow = buffer.borrow();
+  int even = 0;
+  for (const int value : borrow | std::views::filter([](int n) { return n % 2 == 0; })) even += value;
+  CHECK(even == 6);
+}
+
+TEST_CASE("a borrow that was moved from borrows nothing, and the borrow ends once") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<int>(3, 1);
+  {
+    auto first = buffer.borrow();
+    auto second = std::move(first);
+    CHECK(second.size() == 3);
+    first = std::move(second);
+    CHECK(first.size() == 3);
+    errc_text([&] { (void)buffer.borrow_mut(); }, Errc::borrowed);
+  }
+  CHECK(buffer.borrow_mut().size() == 3);
+}

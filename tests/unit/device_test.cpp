@@ -1,0 +1,81 @@
+// <thole/device.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <thole/config.hpp>
+#include <thole/device.hpp>
+
+#include "support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+/// Sets THOLE_DEVICE while it lives.
+class DeviceVariable {
+ public:
+  explicit DeviceVariable(const char* value) {
+    if (const char* const before = std::getenv("THOLE_DEVICE")) before_ = before;
+    setenv("THOLE_DEVICE", value, 1);
+  }
+  ~DeviceVariable() {
+    if (before_)
+      setenv("THOLE_DEVICE", before_->c_str(), 1);
+    else
+      unsetenv("THOLE_DEVICE");
+  }
+  DeviceVariable(const DeviceVariable&) = delete;
+  DeviceVariable& operator=(const DeviceVariable&) = delete;
+
+ private:
+  std::optional<std::string> before_;
+};
+
+}  // namespace
+
+TEST_CASE("THOLE_DEVICE=simulated makes best() a simulated device") {
+  const DeviceVariable variable("simulated");
+  CHECK(Device::best().backend() == thole::Backend::simulated);
+  CHECK(Device::best().name() == "simulated");
+}
+
+TEST_CASE("any other THOLE_DEVICE is an error that quotes it") {
+  for (const char* const value : {"nonsense", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "CUDA", "simulated "}) {
+    const DeviceVariable variable(value);
+    const auto text = errc_text([] { (void)Device::best(); }, Errc::invalid_argument);
+    CHECK(has(text, std::string("\"") + value + "\""));
+    CHECK(has(text, "THOLE_DEVICE"));
+  }
+}
+
+TEST_CASE("a GPU that does not exist is no_device, and the text says which was asked for") {
+  for (const int ordinal : {-1, 1000}) {
+    CHECK(has(errc_text([&] { (void)Device::cuda(ordinal); }, Errc::no_device), std::to_string(ordinal)));
+    CHECK(has(errc_text_of(Device::try_cuda(ordinal), Errc::no_device), std::to_string(ordinal)));
+  }
+  const DeviceVariable variable("cuda:1000");
+  CHECK(has(errc_text([] { (void)Device::best(); }, Errc::no_device), "1000"));
+}
+
+TEST_CASE("each simulated device is another one; copies of a handle are the same") {
+  const Device a = Device::simulated();
+  const Device b = Device::simulated();
+  const Device again = a;
+  CHECK(a == again);
+  CHECK_FALSE(a == b);
+  CHECK(a.ordinal() == 0);
+  CHECK_FALSE(a.lost());
+}
+
+TEST_CASE("a GPU has no simulation's controls") {
+  if (Device gpu = Device::best(); gpu.backend() == thole::Backend::cuda)
+    CHECK(has(errc_text([&] { (void)gpu.simulation(); }, Errc::invalid_argument), std::string(gpu.name())));
+}
+
+TEST_CASE("there is no error to take where no destructor met one") {
+  Device device = Device::simulated();
+  CHECK_FALSE(device.take_error().has_value());
+}
