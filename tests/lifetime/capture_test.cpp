@@ -1,0 +1,412 @@
+// Rule 7: graph capture. Uses become nodes, memory lives as long as the graph does, and nothing that thole does
+// anywhere invalidates somebody's capture.
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <sstream>
+#include <vector>
+
+#include "../support/rig.hpp"
+#include "region.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+constexpr SimulatedCaptureMode all_modes[] = {SimulatedCaptureMode::global, SimulatedCaptureMode::thread_local_,
+                                              SimulatedCaptureMode::relaxed};
+
+/// Device memory for the copies, made before any capture.
+DeviceBuffer<std::byte> memory(const Rig& rig, const StreamRef& stream, std::size_t size = bytes) {
+  DeviceBuffer<std::byte> made(stream, size);
+  rig.settle(stream);
+  return made;
+}
+
+/// Runs f while `stream` captures, and gives the graph; fails where f invalidated the capture.
+template <class F>
+SimulatedGraph captured(const Rig& rig, const StreamRef& stream, F&& f,
+                        SimulatedCaptureMode mode = SimulatedCaptureMode::global) {
+  rig.sim().begin_capture(stream, mode);
+  REQUIRE(stream.capturing());
+  f();
+  CHECK(stream.capturing());
+  auto graph = rig.sim().end_capture(stream);
+  CHECK(!stream.capturing());
+  return graph;
+}
+
+/// A graph that copies a buffer of its own, which the program has let go of.
+SimulatedGraph copy_of_its_own(const Rig& rig, const StreamRef& stream, DeviceBuffer<std::byte>& target, int value) {
+  return captured(rig, stream, [&] {
+    rig.heap.make_buffer<std::byte>(bytes, std::byte(value)).async_to_device(stream, target.span());
+  });
+}
+
+/// Everything in thole that calls the device, on streams of its own; blocks nowhere, since it finishes them itself.
+void everything_else(const Rig& rig, const StreamRef& busy) {
+  Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  std::vector<PinnedBuffer<std::byte>> grown;
+  const auto before = rig.arena.capacity();
+  while (rig.arena.capacity() == before) {
+    grown.push_back(rig.heap.make_buffer<std::byte>(256 * KiB));
+    grown.back().async_to_device(stream, target.span(), 0, bytes);
+  }
+  { const auto in_flight = grown.front().async_to_device(stream); }
+  grown.clear();
+  auto own = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+  own.async_to_device(busy, target.span());
+  own.async_to_device(stream, target.span());
+  CHECK(own.busy());
+  errc_text_of(own.try_borrow_mut(), Errc::in_flight);
+  own.use_on(stream, Access::device_writes, [](std::byte*, NativeStream) {});
+  auto back = target.async_to_host(stream, rig.heap);
+  stream.launch_host_function([] {});
+  const auto event = stream.record();
+  busy.wait(event);
+  CHECK(!event.ready());
+  (void)rig.heap.collect();
+  (void)rig.heap.stats();
+  (void)rig.heap.report();
+  (void)rig.arena.stats();
+  (void)rig.heap.try_make_buffer<std::byte>(64 * MiB);
+  (void)rig.heap.try_make_buffer_for<std::byte>(2 * MiB, std::chrono::nanoseconds(0));
+  {
+    const PinnedHeap other(PinnedArena(rig.device, {.bytes = 64 * KiB}));
+    other.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+  }
+  while (rig.sim().step(stream) + rig.sim().step(busy) != 0) {
+  }
+  CHECK(event.ready());
+  event.synchronize();
+  stream.synchronize();
+  back.wait();
+  CHECK(all_are(back, 1));
+  (void)own.borrow_mut();
+  rig.heap.drain();
+  (void)PinnedArena(rig.arena).trim();
+  std::ostringstream svg;
+  rig.arena.draw_svg(svg);
+}
+
+}  // namespace
+
+TEST_CASE("a copy in a capture happens at each launch and not before, with what the memory holds then") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+  auto graph = captured(rig, stream, [&] { buffer.async_to_device(stream, target.span()); });
+  CHECK(rig.sim().pending() == 0);
+  CHECK(!buffer.busy());
+  auto exec = graph.instantiate();
+  for (int value = 2; value != 6; ++value) {
+    fill(buffer, value);
+    exec.launch(stream);
+    rig.sim().run_all();
+    CHECK(device_holds(rig, stream, target, value));
+  }
+}
+
+TEST_CASE("a copy to the host in a capture fills the buffer at each launch") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  auto source = rig.heap.make_buffer<std::byte>(bytes);
+  std::optional<PinnedBuffer<std::byte>> back;
+  auto graph = captured(rig, stream, [&] { back = target.async_to_host(stream, rig.heap); });
+  auto exec = graph.instantiate();
+  for (int value = 1; value != 4; ++value) {
+    fill(source, value);
+    source.async_to_device(stream, target.span());
+    exec.launch(stream);
+    rig.sim().run_all();
+    CHECK(all_are(*back, value));
+  }
+}
+
+TEST_CASE("the memory of a captured copy lives until the graph and all its executables are gone, in every order") {
+  std::array<int, 3> order{0, 1, 2};
+  do {
+    const Rig rig;
+    const Stream stream(rig.device);
+    auto target = memory(rig, stream);
+    std::optional<SimulatedGraph> graph(copy_of_its_own(rig, stream, target, 7));
+    std::optional<SimulatedGraph::Executable> one(graph->instantiate()), two(graph->instantiate());
+    for (const int which : order) {
+      CHECK(!rig.all_free());
+      for (auto* exec : {&one, &two})
+        if (*exec) {
+          rig.heap.make_buffer<std::byte>(bytes, std::byte{1}).async_to_device(stream, target.span());
+          (*exec)->launch(stream);
+          rig.sim().run_all();
+          CHECK(device_holds(rig, stream, target, 7));
+        }
+      if (which == 0) graph.reset();
+      if (which == 1) one.reset();
+      if (which == 2) two.reset();
+    }
+    CHECK(rig.all_free());
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST_CASE("the device memory of a captured copy lives until the graph and all its executables are gone") {
+  std::array<int, 3> order{0, 1, 2};
+  do {
+    const Rig rig;
+    const Stream stream(rig.device);
+    const auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+    const auto bytes_are = [&](std::size_t wanted) {
+      (void)rig.heap.collect();
+      rig.sim().run_all();
+      CHECK(rig.sim().device_bytes() == wanted);
+    };
+    std::optional<SimulatedGraph> graph(captured(rig, stream, [&] { (void)buffer.async_to_device(stream); }));
+    std::optional<SimulatedGraph::Executable> one(graph->instantiate()), two(graph->instantiate());
+    for (const int which : order) {
+      bytes_are(bytes);
+      if (which == 0) graph.reset();
+      if (which == 1) one.reset();
+      if (which == 2) two.reset();
+    }
+    bytes_are(0);
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST_CASE("an executable that is destroyed while its launch is in flight lets go of the memory after it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  {
+    auto graph = copy_of_its_own(rig, stream, target, 3);
+    graph.instantiate().launch(stream);
+  }
+  CHECK(!rig.all_free());
+  rig.sim().run_all();
+  CHECK(device_holds(rig, stream, target, 3));
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a handle that is still held keeps the memory after the graph is gone") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  std::optional<PinnedBuffer<std::byte>> buffer(rig.heap.make_buffer<std::byte>(bytes));
+  (void)captured(rig, stream, [&] { buffer->async_to_device(stream, target.span()); });
+  (void)rig.heap.collect();
+  CHECK(!rig.all_free());
+  fill(*buffer, 4);
+  CHECK(all_are(*buffer, 4));
+  buffer.reset();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a capture that comes to nothing lets go of its memory") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  rig.sim().begin_capture(stream);
+  rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+  CHECK(!rig.backend().synchronize_stream(stream.native()).ok());  // the program's own mistake
+  errc_text([&] { rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span()); }, Errc::capturing);
+  errc_text([&] { (void)rig.sim().end_capture(stream); }, Errc::capturing);
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("where the graph would not keep the memory, the copy is refused and nothing is lost") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  rig.sim().begin_capture(stream);
+  rig.sim().fail_call(SimulatedCall::retain_in_graph, 1);
+  CHECK_THROWS_AS(rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span()), Error);
+  rig.sim().fail_call(SimulatedCall::retain_in_graph, 0);
+  CHECK(rig.all_free());
+  (void)rig.sim().end_capture(stream);
+}
+
+TEST_CASE("nothing that thole does on the same thread or on another invalidates a capture of any mode") {
+  for (const auto mode : all_modes)
+    for (const bool same_thread : {true, false}) {
+      const Rig rig(stepped(), {.bytes = MiB, .max_bytes = 8 * MiB});
+      const Stream stream(rig.device), busy(rig.device);
+      auto target = memory(rig, stream);
+      auto graph = captured(
+          rig, stream,
+          [&] {
+            rig.heap.make_buffer<std::byte>(bytes, std::byte{5}).async_to_device(stream, target.span());
+            if (same_thread) {
+              everything_else(rig, busy);
+            } else {
+              std::thread([&] { everything_else(rig, busy); }).join();
+            }
+          },
+          mode);
+      auto exec = graph.instantiate();
+      exec.launch(stream);
+      rig.sim().run_all();
+      CHECK(device_holds(rig, stream, target, 5));
+      CHECK(!Device(rig.device).take_error().has_value());
+    }
+}
+
+TEST_CASE("letting go of everything during somebody's capture does not invalidate it") {
+  for (const auto mode : all_modes) {
+    const auto device = stepped();
+    const Stream stream(device);
+    auto rig = std::make_unique<Rig>(device);
+    auto borrowed = std::make_optional(rig->heap.make_buffer<std::byte>(bytes));
+    auto borrow = std::make_optional(borrowed->borrow());
+    device.simulation().begin_capture(stream, mode);
+    borrowed.reset();
+    rig.reset();
+    borrow.reset();
+    detail::finish_unpinning();
+    CHECK(device.simulation().pinned_bytes() == 0);
+    (void)device.simulation().end_capture(stream);
+  }
+}
+
+TEST_CASE("a captured copy of memory whose write is in flight is refused, and the capture goes on") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto target = memory(rig, stream);
+  for (const StreamRef& writer : {StreamRef(stream), StreamRef(other)}) {
+    auto written = rig.heap.make_buffer<std::byte>(bytes);
+    written.async_from_device(writer, target.span());
+    (void)captured(rig, stream, [&] {
+      const auto text = errc_text([&] { written.async_to_device(stream, target.span()); }, Errc::in_flight);
+      CHECK(has(text, "async_to_device"));
+      CHECK(has(text, "captured"));
+      CHECK(has(errc_text([&] { written.async_from_device(stream, target.span()); }, Errc::in_flight),
+                "async_from_device"));
+    });
+    rig.sim().run_all();
+  }
+}
+
+TEST_CASE("a captured copy that reads memory which another stream reads is fine; one that writes it is refused") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto target = memory(rig, stream), second = memory(rig, other);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  buffer.async_to_device(other, second.span());
+  (void)captured(rig, stream, [&] {
+    buffer.async_to_device(stream, target.span());
+    errc_text([&] { buffer.async_from_device(stream, target.span()); }, Errc::in_flight);
+  });
+}
+
+TEST_CASE("a use before the capture that no event covers cannot be waited for during it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  void* const native = stream.native();  // whoever captures has asked for it
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  buffer.async_to_device(stream, target.span());
+  REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::global).ok());
+  CHECK(buffer.borrow().size() == bytes);  // the device only reads
+  CHECK(has(errc_text([&] { (void)buffer.borrow_mut(); }, Errc::capturing), "borrow_mut"));
+  CHECK(has(errc_text([&] { buffer.wait(); }, Errc::capturing), "wait"));
+  CHECK(has(errc_text([&] { rig.heap.drain(); }, Errc::capturing), "drain"));
+  errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+  CHECK(buffer.busy());
+  { const auto dropped = std::move(buffer); }
+  CHECK(rig.heap.collect() == 0);
+  void* graph = nullptr;
+  REQUIRE(rig.backend().end_capture(native, &graph).ok());
+  REQUIRE(rig.backend().destroy_graph(graph).ok());
+  CHECK(!rig.all_free());
+  rig.sim().run_all();
+  rig.heap.drain();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a use before the capture that an event covers can be waited for during it") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto target = memory(rig, stream);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  buffer.async_to_device(stream, target.span());
+  (void)captured(rig, stream, [&] {
+    errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+    rig.sim().run_all();
+    CHECK(buffer.try_borrow_mut().has_value());
+    fill(buffer, 1);
+  });
+}
+
+TEST_CASE("calls on a capturing stream that a graph cannot hold say so, and the capture survives them") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  const auto done = other.record();
+  rig.sim().run_all();
+  CHECK(done.ready());
+  other.launch_host_function([] {});
+  const auto event = other.record();
+  (void)captured(rig, stream, [&] {
+    CHECK(has(errc_text([&] { stream.synchronize(); }, Errc::capturing), "synchronize"));
+    errc_text_of(stream.try_synchronize(), Errc::capturing);
+    CHECK(has(errc_text([&] { (void)stream.record(); }, Errc::capturing), "record"));
+    CHECK(has(errc_text([&] { stream.wait(event); }, Errc::capturing), "wait"));
+    stream.wait(done);  // nothing is left to wait for
+    CHECK(!event.ready());
+    rig.sim().run_all();
+    CHECK(event.ready());
+  });
+  stream.synchronize();
+}
+
+TEST_CASE("the rules of borrowing hold in a capture") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = memory(rig, stream);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  (void)captured(rig, stream, [&] {
+    {
+      const auto borrow = buffer.borrow_mut();
+      errc_text([&] { buffer.async_to_device(stream, target.span()); }, Errc::borrowed);
+    }
+    const auto borrow = buffer.borrow();
+    errc_text([&] { buffer.async_from_device(stream, target.span()); }, Errc::borrowed);
+    buffer.async_to_device(stream, target.span());
+  });
+}
+
+TEST_CASE("a host function in a captured graph runs at each launch") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  int runs = 0;
+  {
+    auto graph = captured(rig, stream, [&] { stream.launch_host_function([&] { ++runs; }); });
+    CHECK(runs == 0);
+    auto exec = graph.instantiate();
+    for (const StreamRef& on : {StreamRef(stream), StreamRef(other), StreamRef(stream)}) exec.launch(on);
+    rig.sim().run_all();
+    CHECK(runs == 3);
+    exec.launch(other);
+  }
+  rig.sim().run_all();
+  CHECK(runs == 4);
+}
+
+TEST_CASE("what use_on enqueues in a capture keeps the memory until the graph is gone") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto graph = std::make_optional(captured(rig, stream, [&] {
+    rig.heap.make_buffer<std::byte>(bytes).use_on(
+        stream, Access::device_writes, [&](std::byte* data, NativeStream native) {
+          const auto write = [](void* to) { std::memset(to, 1, bytes); };
+          REQUIRE(rig.backend().launch_host_function(native, write, data).ok());
+        });
+  }));
+  graph->instantiate().launch(stream);
+  rig.sim().run_all();
+  CHECK(!rig.all_free());
+  graph.reset();
+  CHECK(rig.all_free());
+}
