@@ -1,7 +1,7 @@
 #pragma once
 
-// Functions on their way through a stream. A device that is lost never runs them: then they stay here, rather than be freed
-// under a driver that may still start one.
+// Functions on their way through a stream. A device that is lost never runs them: then they stay here, rather than be
+// freed under a driver that may still start one.
 
 #include <functional>
 
