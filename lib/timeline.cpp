@@ -90,8 +90,17 @@ Status Timeline::record_into(Ticket* ticket) noexcept {
   if (const Status status = check_no_capture(); !status.ok()) return status;
   bytes_since_ticket_.store(0, std::memory_order_relaxed);
   ticket->position = issue();
-  const Status status = device()->note(device()->backend->record_event(ticket->event, native_));
-  return status.ok() ? check_no_capture() : status;
+  Status status = device()->note(device()->backend->record_event(ticket->event, native_));
+  if (status.ok()) status = check_no_capture();
+  if (!status.ok()) pass_over(ticket->position);
+  return status;
+}
+
+void Timeline::pass_over(std::uint64_t position) noexcept {
+  const std::scoped_lock lock(mutex_);
+  const auto recorded = recorded_.load(std::memory_order_relaxed);
+  if (recorded < position && (recorded == position - 1 || done(position - 1)))
+    recorded_.store(position, std::memory_order_release);
 }
 
 Status Timeline::record_reserved(Ticket* ticket) noexcept {

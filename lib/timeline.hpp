@@ -122,6 +122,8 @@ class Timeline {
   Status take_ticket(Ticket** ticket) noexcept;
   Status record_into(Ticket* ticket) noexcept;
   Status check_no_capture() noexcept;
+  /// No event has the position after all, and no use: it needs no cover where all before it have theirs.
+  void pass_over(std::uint64_t position) noexcept;
   void insert(Ticket* ticket) noexcept;
   Ticket* first_covering(std::uint64_t position) noexcept;
   void unpin(Ticket* ticket) noexcept;

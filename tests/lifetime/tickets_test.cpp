@@ -208,6 +208,16 @@ TEST_CASE("a failed event is no harm: the next one covers the copy") {
   CHECK(!rig.device.lost());
 }
 
+TEST_CASE("a failed event behind which no copy was enqueued leaves nothing to cover") {
+  const Rig rig;
+  const Lane lane(rig);
+  rig.sim().fail_call(SimulatedCall::record_event, 1);
+  (void)errc_text([&] { (void)lane.stream.record(); }, Errc::device_error);
+  const auto records = rig.calls(SimulatedCall::record_event);
+  (void)lane.stream.native();
+  CHECK(rig.calls(SimulatedCall::record_event) == records);
+}
+
 TEST_CASE("an event that cannot be made is no harm either") {
   const Rig rig;
   const Stream stream(rig.device);
