@@ -18,31 +18,28 @@ Block* Cache::take_slowly(std::size_t index, std::size_t bytes, std::size_t alig
     for (std::size_t i = 0; i != tried && *link != nullptr; ++i, link = &(*link)->next) {
       Block* const block = *link;
       if (!fits(*block, bytes, alignment)) continue;
-      *link = block->next;
-      --lists_[index].count;
-      return block;
+      return take_out(lists_[index], link);
     }
   }
   return nullptr;
 }
 
-void Cache::give_half(const Block& like, BlockList& out) noexcept {
-  List& list = lists_[size_class::index(like.capacity)];
+void Cache::make_room(const Block& block, BlockList& out) noexcept {
+  const std::size_t own = size_class::index(block.capacity);
+  const std::size_t last_exact = size_class::index(size_class::largest_exact);
+  if (block.capacity > size_class::largest_exact)
+    for (std::size_t index = last_exact + 1; index != size_class::count; ++index)
+      while (lists_[index].first != nullptr) out.push(take_out(lists_[index], &lists_[index].first));
+  if (own > last_exact) return;
+  List& list = lists_[own];
   for (std::size_t count = (list.count + 1) / 2; count != 0; --count) {
-    Block* const block = list.first;
-    list.first = block->next;
-    --list.count;
-    out.push(block);
+    out.push(take_out(list, &list.first));
   }
 }
 
 void Cache::give_all(BlockList& out) noexcept {
   for (List& list : lists_) {
-    while (Block* const block = list.first) {
-      list.first = block->next;
-      out.push(block);
-    }
-    list.count = 0;
+    while (list.first != nullptr) out.push(take_out(list, &list.first));
   }
 }
 

@@ -51,24 +51,28 @@ class alignas(64) Cache {
     const std::size_t index = size_class::index(bytes);
     // Up to largest_exact all blocks of a class fit, and the first is nearly always aligned.
     if (Block* const block = lists_[index].first; block != nullptr && fits(*block, bytes, alignment)) [[likely]] {
-      lists_[index].first = block->next;
-      --lists_[index].count;
+      take_out(lists_[index], &lists_[index].first);
       return block;
     }
     return take_slowly(index, bytes, alignment);
   }
-  /// False when the cache keeps enough of the class.
-  bool put(Block* block) noexcept {
+  /// False when the cache keeps enough of the class, or `large_limit` bytes of large blocks of all classes together:
+  /// each is a hole that cannot join its neighbours.
+  bool put(Block* block, std::size_t large_limit) noexcept {
     List& list = lists_[size_class::index(block->capacity)];
     if (list.count >= size_class::kept(size_class::index(block->capacity))) [[unlikely]]
       return false;
+    if (block->capacity > size_class::largest_exact) {
+      if (large_bytes_ + block->capacity > large_limit) return false;
+      large_bytes_ += block->capacity;
+    }
     block->next = list.first;
     list.first = block;
     ++list.count;
     return true;
   }
-  /// Moves about half of the class of `like` to `out`.
-  void give_half(const Block& like, BlockList& out) noexcept;
+  /// Moves blocks to `out` so that there is room for this one: half of its class, or all large ones.
+  void make_room(const Block& block, BlockList& out) noexcept;
   /// Moves everything to `out`.
   void give_all(BlockList& out) noexcept;
   /// Bytes that it keeps, at least.
@@ -90,8 +94,16 @@ class alignas(64) Cache {
     return size_class::fits(block.capacity, bytes) &&
            (reinterpret_cast<std::uintptr_t>(block.data) & (alignment - 1)) == 0;
   }
+  Block* take_out(List& list, Block** link) noexcept {
+    Block* const block = *link;
+    *link = block->next;
+    --list.count;
+    if (block->capacity > size_class::largest_exact) large_bytes_ -= block->capacity;
+    return block;
+  }
   Block* take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
 
+  std::size_t large_bytes_ = 0;
   std::array<List, size_class::count> lists_{};
 };
 

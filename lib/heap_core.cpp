@@ -223,7 +223,7 @@ Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment, std::
   Block* const block = blocks[0];
   in_cache([&](Cache& cache) {
     count_made(cache.counts, *block, asked_bytes);
-    while (got > 1 && cache.put(blocks[got - 1])) --got;
+    while (got > 1 && cache.put(blocks[got - 1], 0)) --got;
   });
   if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
   return block;
@@ -276,9 +276,10 @@ void HeapCore::recycle(Block* block, bool deferred) noexcept {
       count_let_go(cache.counts, *block);
       cache.counts.at_once.add(1);
     }
-    if (!cache.put(block)) [[unlikely]] {
-      cache.give_half(*block, surplus);
-      surplus.push(block);
+    const std::size_t limit = block->capacity > size_class::largest_exact ? large_limit() : 0;
+    if (!cache.put(block, limit)) [[unlikely]] {
+      cache.make_room(*block, surplus);
+      if (!cache.put(block, limit)) surplus.push(block);
     }
     ++cache.returned;
     // close() takes this lock after it has set the flag: either it finds the block, or this finds the flag.

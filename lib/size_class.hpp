@@ -51,7 +51,7 @@ constexpr std::size_t batch(std::size_t bytes) noexcept { return bytes <= page ?
 
 /// Whether a block of the class is large enough for a request, and not too large.
 constexpr bool fits(std::size_t capacity, std::size_t wanted) noexcept {
-  return capacity >= wanted && (wanted <= largest_exact || capacity - wanted <= wanted / 8);
+  return capacity >= wanted && (wanted <= largest_exact || capacity - wanted <= wanted / 64);
 }
 
 }  // namespace thole::detail::size_class
