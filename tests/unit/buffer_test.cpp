@@ -128,7 +128,7 @@ TEST_CASE("use_on returns what the function returns: nothing, a value, a referen
 TEST_CASE("what was written comes back from the device") {
   const Rig rig(under_test());
   const Stream stream(rig.device);
-  for (const std::size_t count : {std::size_t{1}, std::size_t{3}, std::size_t{1000}, std::size_t{100000}}) {
+  for (const auto count : std::initializer_list<std::size_t>{1, 3, 1000, 100000}) {
     auto buffer = rig.heap.make_buffer<char>(count);
     {
       const auto borrow = buffer.borrow_mut();

@@ -28,7 +28,7 @@ TEST_CASE("every buffer starts at a multiple of the heap's alignment, also when 
     const PinnedHeap heap(arena, {.alignment = alignment});
     for (int round = 0; round != 3; ++round) {
       std::vector<PinnedBuffer<std::byte>> buffers;
-      for (const std::size_t bytes : {1, 63, 100, 1000, 5000, 70000}) {
+      for (const auto bytes : std::initializer_list<std::size_t>{1, 63, 100, 1000, 5000, 70000}) {
         buffers.push_back(heap.make_buffer<std::byte>(bytes));
         CHECK(reinterpret_cast<std::uintptr_t>(buffers.back().unsynchronized_data()) % alignment == 0);
       }
