@@ -40,8 +40,7 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
     return Error(Errc::capturing, std::string(call) + ": the buffer of " + bytes_of(block) +
                                       " was used in a stream that captures a graph now; whether that use is done can "
                                       "be asked when the capture has ended");
-  if (status.code == StatusCode::device_lost || status.code == StatusCode::unloading)
-    return device_of(block).lost_error(call);
+  if (DeviceCore* const lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
 

@@ -122,7 +122,7 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
     if (status.code == StatusCode::capture)
       return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a stream that uses a buffer of the heap "
                                                                        "captures a graph now"));
-    if (status.code == StatusCode::device_lost) return tl::unexpected(device.lost_error(call));
+    if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }
   detail::collect(device);

@@ -133,8 +133,10 @@ void StreamRef::wait(const Event& event) const {
                                      "recorded outside of it");
   // What was copied before is finished before the wait is: its event goes in front.
   (void)timeline->cover_all();
-  if (const Status status = ticket->timeline->order_before(*device_->backend, native_, ticket->position); !status.ok())
-    throw device_->error(status, call, "waiting for an event");
+  const Status status = ticket->timeline->order_before(*device_->backend, native_, ticket->position);
+  if (status.ok()) return;
+  if (auto* const other = ticket->timeline->device(); other->lost()) throw other->lost_error(call);
+  throw device_->error(status, call, "waiting for an event");
 }
 
 void StreamRef::launch_host_function(std::function<void()> function) const {

@@ -77,11 +77,17 @@ Error StreamWork::error(Status status, std::string_view what, std::string_view n
   return core_->error(status, call_, what, numbers);
 }
 
+/// A use may be another device's, whose loss is not this one's.
+Error StreamWork::order_error(const Uses& uses, Status status, std::string_view what) noexcept {
+  DeviceCore* const lost = lost_device(uses);
+  return lost != nullptr ? lost->lost_error(call_) : error(status, what);
+}
+
 Result<void> StreamWork::order(Uses& uses, bool writes) noexcept {
   const Against against = writes ? Against::everything : Against::writes;
   if (!capturing()) {
     if (const Status status = order_after(uses, against, *timeline_); !status.ok())
-      return tl::unexpected(error(status, "waiting for another stream's use of the memory"));
+      return tl::unexpected(order_error(uses, status, "waiting for another stream's use of the memory"));
     return {};
   }
   const Status status = query(uses, against);
@@ -90,7 +96,7 @@ Result<void> StreamWork::order(Uses& uses, bool writes) noexcept {
     return tl::unexpected(Error(Errc::in_flight, std::string(call_) +
                                                      ": the memory is in flight, and a graph that is being captured "
                                                      "cannot wait for work outside of it; wait() before the capture"));
-  return tl::unexpected(error(status, "asking for the memory's earlier uses"));
+  return tl::unexpected(order_error(uses, status, "asking for the memory's earlier uses"));
 }
 
 Result<void> StreamWork::use(Block& block, bool writes) noexcept {

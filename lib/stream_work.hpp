@@ -45,6 +45,7 @@ class StreamWork {
  private:
   StreamWork() = default;
   Result<void> order(Uses& uses, bool writes) noexcept;
+  Error order_error(const Uses& uses, Status status, std::string_view what) noexcept;
 
   struct Noted {
     Use* slot = nullptr;

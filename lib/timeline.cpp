@@ -263,6 +263,7 @@ void Timeline::finish(std::uint64_t position) noexcept {
 
 Status Timeline::order_before(Backend& backend, NativeStream waiter, std::uint64_t position) noexcept {
   if (done(position)) return {};
+  if (device()->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
   if (const Status status = cover(position); !status.ok()) return status;
   std::unique_lock lock(mutex_);
   Ticket* const ticket = first_covering(position);

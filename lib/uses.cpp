@@ -19,6 +19,15 @@ void take(Use& use, Timeline& timeline) noexcept {
 
 }  // namespace
 
+DeviceCore* lost_device(const Uses& uses) noexcept {
+  DeviceCore* found = nullptr;
+  for_each_open(uses, Against::everything, [&](Timeline& timeline, std::uint64_t) {
+    if (timeline.device()->lost()) found = timeline.device();
+    return found == nullptr;
+  });
+  return found;
+}
+
 Use* slot_for(Uses& uses, Timeline& timeline) noexcept {
   if (uses.first.timeline.load(std::memory_order_relaxed) == &timeline) return &uses.first;
   Use* vacant = complete(uses.first) ? &uses.first : nullptr;

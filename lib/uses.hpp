@@ -47,6 +47,8 @@ inline Timeline* first_open(const Uses& uses, std::uint64_t* position) noexcept 
   return found;
 }
 
+/// The first device of an open use that is lost, or nullptr: who must be named where a wait or an order fails.
+DeviceCore* lost_device(const Uses& uses) noexcept;
 /// The slot for this stream's uses: its own, one that is complete, or a new one. nullptr: the system has no memory.
 Use* slot_for(Uses& uses, Timeline& timeline) noexcept;
 /// Nothing is open: forgets the streams.
