@@ -51,7 +51,9 @@ Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
   if (gpus->cores[index] == nullptr) {
     auto backend = detail::make_cuda_backend(ordinal);
     if (!backend) return tl::unexpected(std::move(backend.error()));
-    gpus->cores[index] = make_core(std::move(*backend));
+    auto core = make_core(std::move(*backend));
+    core->immortal = true;
+    gpus->cores[index] = std::move(core);
   }
   return gpus->cores[index];
 }

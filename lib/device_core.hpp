@@ -48,6 +48,8 @@ struct DeviceCore {
   alignas(64) std::atomic<int> reclaiming{0};
   /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
   std::atomic<bool> serves_others{false};
+  /// A GPU's, which is never destroyed; set by who makes it. Else see watch_orphan().
+  bool immortal = false;
   /// How many references to this object only keep it alive until its streams have run dry: Timeline::keep_,
   /// and device memory that waits to be freed.
   std::atomic<long> orphan_references{0};

@@ -174,6 +174,7 @@ void watch(const std::weak_ptr<DeviceCore>& device) noexcept {
 }
 
 void watch_orphan(const std::weak_ptr<DeviceCore>& device) noexcept {
+  if (const auto alive = device.lock(); alive == nullptr || alive->immortal) return;
   Watcher::get().add({device, {}, Watcher::Watched::Until::orphan_drained});
 }
 

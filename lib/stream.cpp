@@ -76,6 +76,11 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
 using detail::Internals;
 using detail::Status;
 
+StreamRef::~StreamRef() {
+  // A stream of thole's own has ~Stream. Nobody else comes for a foreign one when the program's last handles go.
+  if (foreign_ && device_ != nullptr && timeline_->has_work()) detail::watch_orphan(device_);
+}
+
 Device StreamRef::device() const {
   if (device_ == nullptr) throw Error(Errc::moved_from, "StreamRef::device: the stream has been moved from");
   return Internals::device(device_);

@@ -37,6 +37,13 @@ using NativeStream = ::CUstream_st*;
 /// Safe from any thread; `<thole/cuda.hpp>` makes views of a `cudaStream_t`.
 class THOLE_EXPORT StreamRef {
  public:
+  StreamRef(const StreamRef&) = default;
+  StreamRef& operator=(const StreamRef&) = default;
+  StreamRef(StreamRef&&) noexcept = default;
+  StreamRef& operator=(StreamRef&&) noexcept = default;
+  /// Never blocks; what is in flight goes on.
+  ~StreamRef();
+
   Device device() const;
   /// Blocks until everything enqueued so far is done, then recycles what that frees. Throws `Error`: `device_lost`,
   /// `capturing` while the stream captures. CUDA: "Stream Management", cudaStreamSynchronize.

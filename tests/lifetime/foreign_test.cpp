@@ -189,6 +189,20 @@ TEST_CASE("a native handle that is none is refused") {
   CHECK(has(text, "from_native"));
 }
 
+TEST_CASE("a device ends when all that is left of it is an event in a foreign stream, and that is done") {
+  auto rig = std::make_unique<Rig>();
+  auto sim = rig->sim();
+  const std::weak_ptr<detail::DeviceCore> core = detail::Internals::core(rig->device);
+  {
+    const Foreign foreign(*rig);
+    (void)view(rig->device, foreign.native).record();
+  }
+  rig.reset();
+  CHECK(!core.expired());
+  sim.run_all();
+  until([&] { return core.expired(); });
+}
+
 TEST_CASE("many foreign streams, each destroyed after one use, leave nothing behind") {
   const Rig rig;
   const Stream own(rig.device);
