@@ -8,6 +8,7 @@
 #include "size_class.hpp"
 #include "thread_caches.hpp"
 #include "timelines.hpp"
+#include "transit.hpp"
 
 namespace thole::detail {
 namespace {
@@ -53,19 +54,21 @@ Block* take_from_store(HeapCore& heap, const Request& request) noexcept {
 
 /// What is kept or finished anywhere, without waiting for the device.
 Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
+  // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way.
+  constexpr int most_searches = 64;
   DeviceCore& device = *heap.arena().device();
-  for (;;) {
-    // Another thread may have taken finished blocks from a stream and not put them anywhere yet.
-    const bool others = device.reclaiming.load(std::memory_order_acquire) != 0;
+  for (int i = 0; i != most_searches; ++i) {
+    const MemorySearch search;
     collect(device);
     if (Block* const block = take_cached(heap, request)) return block;
     if (Block* const block = take_from_store(heap, request)) return block;
     if (Block* const block = heap.take_from_others(request.bytes, request.alignment, request.asked)) return block;
     heap.arena().flush();
     if (Block* const block = take_from_store(heap, request)) return block;
-    if (!others) return nullptr;
-    std::this_thread::yield();
+    if (!search.missed_some()) return nullptr;
+    if (BlocksInTransit::any()) std::this_thread::yield();
   }
+  return nullptr;
 }
 
 /// By growing; nullptr with the reason when the arena cannot, or may not.

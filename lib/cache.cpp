@@ -24,7 +24,7 @@ Block* Cache::take_slowly(std::size_t index, std::size_t bytes, std::size_t alig
   return nullptr;
 }
 
-void Cache::make_room(const Block& block, BlockList& out) noexcept {
+void Cache::make_room(const Block& block, BlocksInTransit& out) noexcept {
   const std::size_t own = size_class::index(block.capacity);
   const std::size_t last_exact = size_class::index(size_class::largest_exact);
   if (block.capacity > size_class::largest_exact)
@@ -37,7 +37,7 @@ void Cache::make_room(const Block& block, BlockList& out) noexcept {
   }
 }
 
-void Cache::give_all(BlockList& out) noexcept {
+void Cache::give_all(BlocksInTransit& out) noexcept {
   for (List& list : lists_) {
     while (list.first != nullptr) out.push(take_out(list, &list.first));
   }

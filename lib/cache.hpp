@@ -12,6 +12,7 @@
 #include "block.hpp"
 #include "owner_lock.hpp"
 #include "size_class.hpp"
+#include "transit.hpp"
 
 namespace thole::detail {
 
@@ -43,7 +44,7 @@ struct Counts {
 class alignas(64) Cache {
  public:
   /// Around every call below: the thread that owns the cache takes it by lock(), others, under the heap's mutex, by
-  /// lock_other().
+  /// announce_other() and what follows it.
   OwnerLock lock;
 
   /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr.
@@ -72,9 +73,9 @@ class alignas(64) Cache {
     return true;
   }
   /// Moves blocks to `out` so that there is room for this one: half of its class, or all large ones.
-  void make_room(const Block& block, BlockList& out) noexcept;
+  void make_room(const Block& block, BlocksInTransit& out) noexcept;
   /// Moves everything to `out`.
-  void give_all(BlockList& out) noexcept;
+  void give_all(BlocksInTransit& out) noexcept;
   /// Bytes that it keeps, at least.
   std::size_t bytes() const noexcept;
 

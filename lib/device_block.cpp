@@ -1,29 +1,18 @@
 #include "device_block.hpp"
 
-#include <mutex>
-
 #include "uses.hpp"
 
 namespace thole::detail {
 namespace {
 
-// Device blocks that cannot be freed in order of their stream: it is gone, or it captures, or a graph let go of them.
-struct Waiting {
-  std::mutex mutex;
-  std::atomic<DeviceBlock*> first{nullptr};
-};
-
-Waiting& waiting() noexcept {
-  static auto* const made = new Waiting;  // never destroyed: graphs may end after main
-  return *made;
-}
-
+/// It cannot be freed in order of its stream: that is gone, or it captures, or a graph let go of the memory.
 void wait_to_be_freed(DeviceBlock* block) noexcept {
-  block->core->orphan_references.fetch_add(1, std::memory_order_relaxed);
-  Waiting& list = waiting();
-  const std::scoped_lock lock(list.mutex);
-  block->next = list.first.load(std::memory_order_relaxed);
-  list.first.store(block, std::memory_order_release);
+  DeviceCore& core = *block->core;
+  core.orphan_references.fetch_add(1, std::memory_order_relaxed);
+  block->next = core.waiting_device_blocks.load(std::memory_order_relaxed);
+  while (!core.waiting_device_blocks.compare_exchange_weak(block->next, block, std::memory_order_release,
+                                                           std::memory_order_relaxed)) {
+  }
 }
 
 /// Runs `f(stream)` with a stream that nobody else knows; waits for it if `finish`.
@@ -85,14 +74,9 @@ void release_device_block_from_graph(void* object) {
   if (block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) wait_to_be_freed(block);
 }
 
-void free_waiting_device_blocks() noexcept {
-  Waiting& list = waiting();
-  if (list.first.load(std::memory_order_acquire) == nullptr) return;
-  DeviceBlock* block = nullptr;
-  {
-    const std::scoped_lock lock(list.mutex);
-    block = list.first.exchange(nullptr, std::memory_order_acquire);
-  }
+void free_waiting_device_blocks(DeviceCore& device) noexcept {
+  if (!device_blocks_wait(device)) return;
+  DeviceBlock* block = device.waiting_device_blocks.exchange(nullptr, std::memory_order_acquire);
   while (block != nullptr) {
     DeviceBlock* const following = block->next;
     block->core->orphan_references.fetch_sub(1, std::memory_order_relaxed);
@@ -118,6 +102,8 @@ void free_device_block(DeviceBlock* block) noexcept {
     wait_to_be_freed(block);
 }
 
-bool device_blocks_wait() noexcept { return waiting().first.load(std::memory_order_acquire) != nullptr; }
+bool device_blocks_wait(const DeviceCore& device) noexcept {
+  return device.waiting_device_blocks.load(std::memory_order_relaxed) != nullptr;
+}
 
 }  // namespace thole::detail

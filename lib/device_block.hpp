@@ -18,7 +18,7 @@ struct DeviceBlock {
   std::uint64_t made_on_id = 0;
   Uses uses;
   std::atomic<long> references{1};  // the handle, and one per graph node
-  DeviceBlock* next = nullptr;      // in the list of those that wait to be freed
+  DeviceBlock* next = nullptr;      // DeviceCore::waiting_device_blocks
 };
 
 /// Frees the memory and the record once nothing uses it any more: now, in the order of its stream, or later.
@@ -30,9 +30,9 @@ Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept;
 
 /// For retain_in_graph: may not call the device, so that the memory is freed by the next reclaim.
 void release_device_block_from_graph(void* block);
-/// Frees device memory that had to wait and need not any more. Called wherever blocks are reclaimed.
-void free_waiting_device_blocks() noexcept;
+/// Frees the device's memory that had to wait and need not any more. Called wherever blocks are reclaimed.
+void free_waiting_device_blocks(DeviceCore& device) noexcept;
 /// Whether any has to wait.
-bool device_blocks_wait() noexcept;
+bool device_blocks_wait(const DeviceCore& device) noexcept;
 
 }  // namespace thole::detail

@@ -23,6 +23,7 @@ Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t coun
   if (block == nullptr) return tl::unexpected(work->error({StatusCode::out_of_memory}, "making a record"));
   block->core = Internals::core(stream);
   if (bytes == 0) return block;
+  free_waiting_device_blocks(*block->core);
   Status status;
   if (work->capturing()) {
     // Memory that a graph uses must be there before the graph first runs, whatever stream that will be on.
@@ -55,7 +56,7 @@ void drop_device_block(DeviceBlock* block) noexcept {
   const std::weak_ptr<DeviceCore> device = block->core;
   free_device_block(block);
   // If this was the program's last reference to the device, nobody else comes for it.
-  if (device_blocks_wait()) watch_orphan(device);
+  if (const auto core = device.lock(); core != nullptr && device_blocks_wait(*core)) watch_orphan(device);
 }
 
 }  // namespace thole::detail

@@ -17,6 +17,7 @@
 namespace thole::detail {
 
 class Timelines;
+struct DeviceBlock;
 
 struct DeviceCore {
   explicit DeviceCore(std::shared_ptr<Backend> made);
@@ -43,13 +44,12 @@ struct DeviceCore {
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
-  /// Threads that have taken finished blocks from a stream and not yet put them where others find them. Acquire and
-  /// release: who sees it at 0 finds them.
-  alignas(64) std::atomic<int> reclaiming{0};
   /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
   std::atomic<bool> serves_others{false};
   /// A GPU's, which is never destroyed; set by who makes it. Else see watch_orphan().
   bool immortal = false;
+  /// Device memory that cannot be freed yet (device_block.hpp): a stack; pushing releases, taking all of it acquires.
+  std::atomic<DeviceBlock*> waiting_device_blocks{nullptr};
   /// How many references to this object only keep it alive until its streams have run dry: Timeline::keep_,
   /// and device memory that waits to be freed.
   std::atomic<long> orphan_references{0};

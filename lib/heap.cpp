@@ -13,6 +13,7 @@
 #include "make_report.hpp"
 #include "reclaim.hpp"
 #include "timelines.hpp"
+#include "transit.hpp"
 #include "uses.hpp"
 
 namespace thole {
@@ -127,7 +128,7 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
   }
   detail::collect(device);
   // Another thread may have taken finished blocks and not put them back yet. Not for ever: busy threads take new ones.
-  for (int i = 0; i != 1000 && device.reclaiming.load(std::memory_order_acquire) != 0; ++i) std::this_thread::yield();
+  for (int i = 0; i != 1000 && detail::BlocksInTransit::any(); ++i) std::this_thread::yield();
   return {};
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));

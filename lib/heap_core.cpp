@@ -12,7 +12,7 @@ namespace thole::detail {
 namespace {
 
 /// To the stores that the blocks came from; all of one heap's come from one.
-void free_all(BlockList& blocks) noexcept {
+void free_all(BlocksInTransit& blocks) noexcept {
   std::array<Block*, 64> some;
   for (;;) {
     std::size_t count = 0;
@@ -105,7 +105,7 @@ void HeapCore::finish_if_all_back() noexcept {
     if (finished_) return;
     std::uint64_t made = 0;
     std::uint64_t returned = 0;
-    BlockList blocks;
+    BlocksInTransit blocks;
     for_each_cache([&](Cache& cache) {
       made += cache.counts.made.get();
       returned += cache.returned;
@@ -126,8 +126,11 @@ void HeapCore::finish_if_all_back() noexcept {
 /// Under the heap's mutex.
 template <class F>
 void HeapCore::for_each_cache(F&& f) noexcept {
-  for (Cache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
-    cache->lock.lock_other();
+  Cache* const first = caches_.load(std::memory_order_acquire);
+  for (Cache* cache = first; cache != nullptr; cache = cache->next) cache->lock.announce_other();
+  if (first != nullptr) OwnerLock::announced();
+  for (Cache* cache = first; cache != nullptr; cache = cache->next) {
+    cache->lock.lock_announced();
     f(*cache);
     cache->lock.unlock_other();
   }
@@ -156,7 +159,7 @@ Cache* HeapCore::adopt_cache() noexcept {
 }
 
 void HeapCore::leave_cache(Cache* cache) noexcept {
-  BlockList blocks;
+  BlocksInTransit blocks;
   cache->lock.lock();
   cache->give_all(blocks);
   cache->lock.unlock();
@@ -179,7 +182,7 @@ void HeapCore::in_cache(F&& f) noexcept {
 }
 
 void HeapCore::flush() noexcept {
-  BlockList blocks;
+  BlocksInTransit blocks;
   const std::scoped_lock lock(mutex_);
   for_each_cache([&](Cache& cache) { cache.give_all(blocks); });
   free_all(blocks);
@@ -218,7 +221,10 @@ Block* HeapCore::take_from_others(std::size_t bytes, std::size_t alignment, std:
 Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
   std::array<Block*, 16> blocks;
   const std::size_t wanted = alignment > alignment_ ? 1 : size_class::batch(bytes);
+  BlocksInTransit rest;
+  if (wanted > 1) rest.begin();
   std::size_t got = arena_->store().allocate_batch(bytes, alignment, blocks.data(), wanted);
+  if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];
   in_cache([&](Cache& cache) {
@@ -267,7 +273,7 @@ void HeapCore::came_back(Block* block) noexcept {
 void HeapCore::recycle(Block* block, bool deferred) noexcept {
   if (!block->untouched()) clear(block->uses);
   bool closed = false;
-  BlockList surplus;
+  BlocksInTransit surplus;
   in_cache([&](Cache& cache) {
     if (deferred) {
       cache.counts.recycled.add(1);

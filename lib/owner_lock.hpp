@@ -17,11 +17,11 @@ class OwnerLock {
     for (;;) {
       if (process_barrier.load(std::memory_order_relaxed)) [[likely]] {
         owner_in_.store(true, std::memory_order_relaxed);
-        std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is lock_other()'s barrier
+        std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is announced()'s barrier
       } else {
         owner_in_.exchange(true, std::memory_order_seq_cst);
       }
-      // Acquire: pairs with unlock_other(). seq_cst: after the store, against lock_other().
+      // Acquire: pairs with unlock_other(). seq_cst: after the store, against announce_other().
       if (!other_in_.load(std::memory_order_seq_cst)) [[likely]]
         return;
       owner_in_.store(false, std::memory_order_release);
@@ -30,10 +30,13 @@ class OwnerLock {
   }
   void unlock() noexcept { owner_in_.store(false, std::memory_order_release); }
 
-  /// Any thread but the owner; one at a time, by a lock of its own. Sections are short: whoever waits, yields.
-  void lock_other() noexcept {
-    other_in_.exchange(true, std::memory_order_seq_cst);
+  /// Any thread but the owner; one at a time, by a lock of its own. Sections are short: whoever waits, yields. In three
+  /// steps, of which the middle one, a system call, serves any number of locks.
+  void announce_other() noexcept { other_in_.exchange(true, std::memory_order_seq_cst); }
+  static void announced() noexcept {
     if (process_barrier.load(std::memory_order_relaxed)) run_process_barrier();
+  }
+  void lock_announced() noexcept {
     while (owner_in_.load(std::memory_order_seq_cst)) std::this_thread::yield();  // acquire: pairs with unlock()
   }
   void unlock_other() noexcept { other_in_.store(false, std::memory_order_release); }

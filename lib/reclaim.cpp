@@ -19,28 +19,15 @@ namespace {
 constexpr unsigned bounded_queries = 8;
 constexpr unsigned all_queries = ~0u;
 
-/// Says to others that blocks are on their way, while it lives.
-class Reclaiming {
- public:
-  explicit Reclaiming(DeviceCore& device) noexcept : device_(device) {
-    device_.reclaiming.fetch_add(1, std::memory_order_acq_rel);
-  }
-  ~Reclaiming() { device_.reclaiming.fetch_sub(1, std::memory_order_release); }
-  Reclaiming(const Reclaiming&) = delete;
-  Reclaiming& operator=(const Reclaiming&) = delete;
-
- private:
-  DeviceCore& device_;
-};
-
-std::size_t hand_over(BlockList& blocks) noexcept {
+std::size_t hand_over(BlocksInTransit& blocks) noexcept {
   std::size_t count = 0;
   for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->came_back(block);
   return count;
 }
 
 std::size_t let_go_of_graphs() noexcept {
-  BlockList blocks = take_graph_released();
+  BlocksInTransit blocks;
+  take_graph_released(blocks);
   std::size_t count = 0;
   for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->let_go(block);
   return count;
@@ -107,7 +94,9 @@ class Watcher {
     }
   }
 
-  static bool has_work(DeviceCore& device) noexcept { return device.timelines->has_work() || device_blocks_wait(); }
+  static bool has_work(DeviceCore& device) noexcept {
+    return device.timelines->has_work() || device_blocks_wait(device);
+  }
 
   static bool look_at(const Watched& watched) noexcept {
     const auto device = watched.device.lock();
@@ -133,24 +122,25 @@ class Watcher {
 }  // namespace
 
 std::size_t collect(DeviceCore& device) noexcept {
-  const Reclaiming reclaiming(device);
   let_go_of_graphs();
-  BlockList blocks;
+  BlocksInTransit blocks;
   device.timelines->poll(blocks, all_queries, true);
   try {
-    for (const auto& other : devices_that_serve_others(device)) other->timelines->poll(blocks, all_queries, true);
+    for (const auto& other : devices_that_serve_others(device)) {
+      other->timelines->poll(blocks, all_queries, true);
+      free_waiting_device_blocks(*other);
+    }
   } catch (const std::bad_alloc&) {
     // What other devices have finished is found the next time.
   }
   const std::size_t count = hand_over(blocks);
-  free_waiting_device_blocks();
+  free_waiting_device_blocks(device);
   return count;
 }
 
 std::size_t collect_some(Timeline& timeline) noexcept {
   if (!timeline.has_work()) return 0;
-  const Reclaiming reclaiming(*timeline.device());
-  BlockList blocks;
+  BlocksInTransit blocks;
   timeline.poll(blocks, bounded_queries, false);
   return hand_over(blocks);
 }
@@ -161,11 +151,10 @@ std::size_t collect_any(DeviceCore& device) noexcept {
 }
 
 std::size_t collect_stream(Timeline& timeline) noexcept {
-  const Reclaiming reclaiming(*timeline.device());
-  BlockList blocks;
+  BlocksInTransit blocks;
   timeline.poll(blocks, all_queries, true);
   const std::size_t count = hand_over(blocks);
-  free_waiting_device_blocks();
+  free_waiting_device_blocks(*timeline.device());
   return count;
 }
 

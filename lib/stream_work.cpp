@@ -28,15 +28,16 @@ std::int64_t now_ns() noexcept {
 
 }  // namespace
 
-BlockList take_graph_released() noexcept {
-  BlockList list;
-  Block* block = graph_released_.exchange(nullptr, std::memory_order_acquire);
+void take_graph_released(BlocksInTransit& out) noexcept {
+  if (graph_released_.load(std::memory_order_acquire) == nullptr) return;
+  out.begin();
+  Block* block = graph_released_.exchange(nullptr, std::memory_order_acq_rel);
+  if (block == nullptr) out.cancel();
   while (block != nullptr) {
     Block* const following = block->next;
-    list.push(block);
+    out.push(block);
     block = following;
   }
-  return list;
 }
 
 Result<StreamWork> StreamWork::begin(const StreamRef& stream, const char* call) noexcept {

@@ -64,6 +64,6 @@ class StreamWork {
 
 /// Blocks that a graph let go of and that nobody else holds; a graph's release may not call the device, so that they
 /// wait here for the next reclaim.
-BlockList take_graph_released() noexcept;
+void take_graph_released(BlocksInTransit& out) noexcept;
 
 }  // namespace thole::detail

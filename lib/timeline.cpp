@@ -288,11 +288,14 @@ void Timeline::push(Block* block) noexcept {
 }
 
 bool Timeline::has_work() const noexcept {
-  return waiting_.load(std::memory_order_acquire) || dropped_.load(std::memory_order_relaxed) != nullptr;
+  // In this order, against absorb_dropped(); acquire: who is told that there is none sees that the last are in transit.
+  return dropped_.load(std::memory_order_acquire) != nullptr || waiting_.load(std::memory_order_acquire);
 }
 
-void Timeline::absorb_dropped(BlockList& out) noexcept {
-  Block* block = dropped_.exchange(nullptr, std::memory_order_acquire);
+void Timeline::absorb_dropped(BlocksInTransit& out) noexcept {
+  if (dropped_.load(std::memory_order_relaxed) == nullptr) return;
+  waiting_.store(true, std::memory_order_relaxed);  // released by the exchange; retire() says what is left
+  Block* block = dropped_.exchange(nullptr, std::memory_order_acq_rel);
   while (block != nullptr) {
     Block* const following = block->next;
     if (done(block->wait_position)) {
@@ -318,7 +321,7 @@ void Timeline::remove(Ticket* ticket) noexcept {
   }
 }
 
-void Timeline::retire(BlockList& out, std::shared_ptr<DeviceCore>& keep) noexcept {
+void Timeline::retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) noexcept {
   while (oldest_ != nullptr && done(oldest_->position)) {
     Ticket* const ticket = oldest_;
     out.splice(ticket->blocks);
@@ -331,7 +334,7 @@ void Timeline::retire(BlockList& out, std::shared_ptr<DeviceCore>& keep) noexcep
   }
 }
 
-void Timeline::query_tickets(BlockList& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
+void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
                              std::unique_lock<std::mutex>& lock) noexcept {
   // The oldest first: if it is not done, nothing is. Then the newest, since often all is. Then ever larger steps from
   // the oldest on, so that one query retires many.
@@ -359,7 +362,7 @@ void Timeline::query_tickets(BlockList& out, unsigned queries, std::shared_ptr<D
   }
 }
 
-void Timeline::poll(BlockList& out, unsigned queries, bool thorough) noexcept {
+void Timeline::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept {
   while (polling_.exchange(true, std::memory_order_acquire)) {
     if (!thorough) return;
     polling_.wait(true, std::memory_order_relaxed);

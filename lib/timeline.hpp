@@ -23,6 +23,7 @@
 #include "backend.hpp"
 #include "block.hpp"
 #include "device_core.hpp"
+#include "transit.hpp"
 
 namespace thole::detail {
 
@@ -105,7 +106,7 @@ class Timeline {
   void push(Block* block) noexcept;
   /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A
   /// thorough poll covers what no ticket covers yet, and waits for another thread's poll; else that poll is enough.
-  void poll(BlockList& out, unsigned queries, bool thorough) noexcept;
+  void poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept;
   /// Whether blocks or tickets wait.
   bool has_work() const noexcept;
 
@@ -129,9 +130,9 @@ class Timeline {
   void unpin(Ticket* ticket) noexcept;
   void complete(std::uint64_t position) noexcept;
   void remove(Ticket* ticket) noexcept;
-  void retire(BlockList& out, std::shared_ptr<DeviceCore>& keep) noexcept;
-  void absorb_dropped(BlockList& out) noexcept;
-  void query_tickets(BlockList& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
+  void retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) noexcept;
+  void absorb_dropped(BlocksInTransit& out) noexcept;
+  void query_tickets(BlocksInTransit& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
                      std::unique_lock<std::mutex>& lock) noexcept;
   Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
   Status not_covered() const noexcept;

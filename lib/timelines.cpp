@@ -116,7 +116,7 @@ void Timelines::recycle_idle() noexcept {
   });
 }
 
-void Timelines::poll(BlockList& out, unsigned queries, bool thorough) noexcept {
+void Timelines::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept {
   // In pieces, so that the lock is not held while a timeline asks the device. One that is recycled meanwhile has
   // nothing to say; one that moves to an earlier place is seen by the next poll.
   std::array<Timeline*, 64> some;

@@ -7,7 +7,8 @@
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-build_packages="meson ninja-build g++ pkg-config python3 libmimalloc-dev libmsgsl-dev libexpected-dev"
+# dpkg-dev: else Meson installs into lib64, where Debian looks for nothing.
+build_packages="meson ninja-build g++ dpkg-dev pkg-config python3 libmimalloc-dev libmsgsl-dev libexpected-dev"
 sample_packages="librange-v3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev"
 test_packages="doctest-dev libbenchmark-dev cmake"
 

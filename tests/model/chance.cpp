@@ -75,6 +75,7 @@ void Program::judge(const std::optional<thole::Error>& error, bool success, std:
 }
 
 void Program::look_at_kernels() {
+  const AtRest still;
   for (const auto& kernel : kernels_)
     if (!kernel->wrong.empty()) broken(kernel->wrong);
   while (!kernels_.empty() && kernels_.front()->ran) kernels_.pop_front();

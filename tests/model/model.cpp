@@ -23,7 +23,8 @@ bool Memory::overlaps(const void* from, std::size_t size) const {
 }
 
 void Ledger::look(const void* skip, std::size_t bytes) {
-  queues_.look();
+  const AtRest still;
+  queues_.look(still);
   if (copies_.empty()) return;
   std::vector<Copy> arrived;
   std::erase_if(copies_, [&](Copy& copy) {
@@ -43,7 +44,7 @@ void Ledger::look(const void* skip, std::size_t bytes) {
         });
     if (written_again || !copy.known) continue;
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
-    if (copy.to_device && !device_memory_exists(data, size)) continue;  // freed since, in the same call
+    if (copy.to_device && !still.device_memory_exists(data, size)) continue;  // freed since, in the same call
     const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
     if (!wrong.empty())
       broken(fmt::format("the copy of operation {} in stream {} {} {} moved a wrong payload: {}", copy.operation,

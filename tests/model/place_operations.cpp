@@ -110,12 +110,13 @@ void Program::drop_lane(Lane& lane) {
                                   })))
     return;
   say(fmt::format("drop stream {}{}", lane.id, lane.capture ? ", which captures" : ""));
+  // Where an event failed before the capture, none can follow any more: thole keeps the stream, and what it used.
+  const bool may_be_kept = lane.capture && traits_.faults;
   if (lane.capture) {
     lane.capture->life->graph = false;
     capture_dropped_ = true;
-    // Where an event failed before the capture, none can follow any more.
-    if (traits_.faults) uses_lost_ = true;
   }
+  if (may_be_kept) uses_lost_ = true;
   if (&lane != &lanes_.back()) std::swap(lane, lanes_.back());
   Lane gone = std::move(lanes_.back());
   lanes_.pop_back();
@@ -124,7 +125,7 @@ void Program::drop_lane(Lane& lane) {
   if (gone.own) {
     gone.own.reset();
     if (fault_ && fault_fired()) uses_lost_ = true;
-    (void)call(false, {Errc::invalid_argument}, [&] { (void)gone.ref->native(); });
+    if (!may_be_kept) (void)call(false, {Errc::invalid_argument}, [&] { (void)gone.ref->native(); });
   }
   ledger_.look();
 }

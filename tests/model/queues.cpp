@@ -1,6 +1,6 @@
 #include "queues.hpp"
 
-#include <mutex>
+#include <algorithm>
 
 #include "simulated_machine.hpp"
 
@@ -22,13 +22,25 @@ std::uint64_t newest(std::uint64_t id, F&& is_it) {
   if (stream == nullptr) return 0;
   for (std::size_t i = stream->queue.size(); i != 0; --i)
     if (is_it(stream->queue[i - 1])) return stream->enqueued - stream->queue.size() + i;
-  return 0;
+  // A thread of the library's may be in the middle of it.
+  return stream->current != nullptr && is_it(*stream->current) ? stream->enqueued - stream->queue.size() : 0;
 }
 
 }  // namespace
 
-void Queues::look() {
-  const std::scoped_lock lock(machine().mutex);
+AtRest::AtRest() : lock_(machine().mutex) {
+  machine().changed.wait(lock_, [] {
+    return std::ranges::none_of(machine().devices, [](const Device* device) {
+      return std::ranges::any_of(device->streams, [](const auto& entry) { return entry.second->running; });
+    });
+  });
+}
+
+bool AtRest::device_memory_exists(const void* data, std::size_t bytes) const {
+  return machine().device_memory.find(data, bytes).range != nullptr;
+}
+
+void Queues::look(const AtRest&) {
   completed_.clear();
   for (const Device* const device : machine().devices)
     for (const auto& [id, stream] : device->streams) completed_.emplace(id, stream->completed);
@@ -57,11 +69,6 @@ std::uint64_t enqueued(std::uint64_t id) {
   const std::scoped_lock lock(machine().mutex);
   const auto stream = find(id);
   return stream == nullptr ? 0 : stream->enqueued;
-}
-
-bool device_memory_exists(const void* data, std::size_t bytes) {
-  const std::scoped_lock lock(machine().mutex);
-  return machine().device_memory.find(data, bytes).range != nullptr;
 }
 
 }  // namespace model

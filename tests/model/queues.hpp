@@ -5,14 +5,27 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <unordered_map>
 
 namespace model {
 
+/// Holds all devices still while it lives: no operation is in the middle of its run, also not on a thread of the
+/// library's, and none begins.
+class AtRest {
+ public:
+  AtRest();
+  /// Whether the bytes are device memory that is allocated now.
+  bool device_memory_exists(const void* data, std::size_t bytes) const;
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+};
+
 /// How far each stream is, as of the last look().
 class Queues {
  public:
-  void look();
+  void look(const AtRest& still);
   /// Whether the stream has completed its `position`-th operation. A stream that is gone has completed all of its own,
   /// unless the device was lost before.
   bool done(std::uint64_t stream, std::uint64_t position) const {
@@ -31,7 +44,4 @@ std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, co
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
 /// How many operations were ever enqueued; 0: there is no such stream.
 std::uint64_t enqueued(std::uint64_t stream);
-/// Whether the bytes are device memory that is allocated now.
-bool device_memory_exists(const void* data, std::size_t bytes);
-
 }  // namespace model
