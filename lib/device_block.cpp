@@ -29,10 +29,15 @@ Status on_own_stream(DeviceCore& core, bool finish, F&& f) noexcept {
   return status;
 }
 
-/// Frees in the order of the stream that it was made on, after its uses on others.
+bool made_on_lives(const DeviceBlock* block) noexcept {
+  return block->made_on != nullptr && block->made_on->is_open(block->made_on_id);
+}
+
+/// Frees in the order of the stream that it was made on, after its uses on others. False: not now, or that is gone.
 bool free_in_order(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on;
-  if (timeline == nullptr || !timeline->is_open(block->made_on_id)) return false;
+  const Timeline::Visit visit(*timeline);  // whoever collects may be any thread
+  if (!made_on_lives(block)) return false;
   Backend& backend = *block->core->backend;
   CaptureInfo capture;
   if (timeline->may_capture() &&
@@ -45,11 +50,34 @@ bool free_in_order(DeviceBlock* block) noexcept {
   return true;
 }
 
-/// A stream that is gone has work behind the last use that thole saw: the program's own, up to the end of the stream.
-bool all_done(DeviceBlock* block) noexcept {
+/// Frees what has no stream to be freed in, once all is done: also the work behind the last use that thole saw, the
+/// program's own, up to the end of the stream that is gone.
+bool free_when_done(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on;
   if (timeline != nullptr && timeline->id() == 0 && !timeline->query(timeline->issued()).ok()) return false;
-  return query(block->uses, Against::everything).ok();
+  if (!query(block->uses, Against::everything).ok()) return false;
+  const Status status = on_own_stream(
+      *block->core, false, [&](NativeStream stream) { return block->core->backend->free_device(block->data, stream); });
+  if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
+  return true;
+}
+
+/// True: the memory is gone, or is on its way.
+bool try_to_free(DeviceBlock* block) noexcept {
+  if (block->data == nullptr || block->core->lost()) return true;  // or it went with the device
+  return made_on_lives(block) ? free_in_order(block) : free_when_done(block);
+}
+
+/// It could not be freed in the order of its stream (that captures, or a call was refused), and waits. Its place in
+/// that order, behind what the program enqueued there, is kept by an event; else thole's own stream is asked again
+/// later. A foreign one may be gone then: it is not touched any more, and only the uses that thole saw count.
+void keep_place(DeviceBlock* block) noexcept {
+  if (!made_on_lives(block)) return;
+  Timeline& timeline = *block->made_on;
+  Use* const slot = slot_for(block->uses, timeline);
+  const bool kept = slot != nullptr && (timeline.record().ok() || timeline.record().ok());
+  if (kept) slot->write.store(timeline.issued(), std::memory_order_relaxed);
+  if (kept || timeline.foreign()) block->made_on = nullptr;
 }
 
 }  // namespace
@@ -80,26 +108,18 @@ void free_waiting_device_blocks(DeviceCore& device) noexcept {
   while (block != nullptr) {
     DeviceBlock* const following = block->next;
     block->core->orphan_references.fetch_sub(1, std::memory_order_relaxed);
-    if (block->core->lost()) {
-      destroy(block);  // the memory went with the device
-    } else if (all_done(block)) {
-      const Status status = on_own_stream(*block->core, false, [&](NativeStream stream) {
-        return block->core->backend->free_device(block->data, stream);
-      });
-      if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
+    if (try_to_free(block))
       destroy(block);
-    } else {
+    else
       wait_to_be_freed(block);
-    }
     block = following;
   }
 }
 
 void free_device_block(DeviceBlock* block) noexcept {
-  if (block->data == nullptr || block->core->lost() || free_in_order(block))
-    destroy(block);
-  else
-    wait_to_be_freed(block);
+  if (try_to_free(block)) return destroy(block);
+  keep_place(block);
+  wait_to_be_freed(block);
 }
 
 bool device_blocks_wait(const DeviceCore& device) noexcept {

@@ -228,6 +228,7 @@ Stream::~Stream() {
     }
   }
   device_->timelines->close(*timeline_);
+  timeline_->wait_for_visits();
   if (const Status status = device_->backend->destroy_stream(native_); !status.ok())
     device_->keep_error(status, "~Stream", "destroying the stream");
   detail::collect_some(*timeline_);

@@ -1,6 +1,7 @@
 #include "timeline.hpp"
 
 #include <new>
+#include <thread>
 #include <utility>
 
 namespace thole::detail {
@@ -17,7 +18,11 @@ void Timeline::open(std::shared_ptr<DeviceCore> device, NativeStream native, std
   id_.store(id, std::memory_order_release);
 }
 
-void Timeline::close() noexcept { id_.store(0, std::memory_order_release); }
+void Timeline::close() noexcept { id_.store(0, std::memory_order_seq_cst); }
+
+void Timeline::wait_for_visits() const noexcept {
+  while (visits_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
+}
 
 bool Timeline::idle() noexcept {
   const std::scoped_lock lock(mutex_);
@@ -84,6 +89,7 @@ Status Timeline::check_no_capture() noexcept {
 }
 
 Status Timeline::record_into(Ticket* ticket) noexcept {
+  const Visit visit(*this);
   if (id() == 0) return {StatusCode::invalid};
   // An event recorded while the stream captures becomes part of the user's graph and answers nothing. Asked again
   // afterwards, since another thread may begin a capture in between: then the ticket counts for nothing.

@@ -50,7 +50,23 @@ class Timeline {
   void open(std::shared_ptr<DeviceCore> device, NativeStream native, std::uint64_t id, bool foreign) noexcept;
   /// The stream is gone: nothing is enqueued or recorded any more.
   void close() noexcept;
-  bool is_open(std::uint64_t id) const noexcept { return id_.load(std::memory_order_acquire) == id; }
+  /// After close() and before the native stream is destroyed: waits for the end of calls on it that other threads are
+  /// in the middle of, to cover a use or to free memory. A microsecond, and hardly ever.
+  void wait_for_visits() const noexcept;
+  /// Around a call on the native stream by a thread that may not know whether that still lives.
+  class Visit {
+   public:
+    explicit Visit(Timeline& timeline) noexcept : timeline_(timeline) {
+      timeline.visits_.fetch_add(1, std::memory_order_seq_cst);  // before id() is asked; against close()
+    }
+    ~Visit() { timeline_.visits_.fetch_sub(1, std::memory_order_release); }  // pairs with wait_for_visits()
+    Visit(const Visit&) = delete;
+    Visit& operator=(const Visit&) = delete;
+
+   private:
+    Timeline& timeline_;
+  };
+  bool is_open(std::uint64_t id) const noexcept { return id_.load(std::memory_order_seq_cst) == id; }
   /// Closed, and nothing waits: may serve another stream.
   bool idle() noexcept;
   /// Destroys its events. The timeline is closed and idle, or its device is going away.
@@ -111,7 +127,7 @@ class Timeline {
   bool has_work() const noexcept;
 
   bool foreign() const noexcept { return foreign_; }
-  std::uint64_t id() const noexcept { return id_.load(std::memory_order_acquire); }
+  std::uint64_t id() const noexcept { return id_.load(std::memory_order_seq_cst); }
   NativeStream native() const noexcept { return native_; }
   /// The stream's number when it was open, for reports.
   std::uint64_t last_id() const noexcept { return last_id_.load(std::memory_order_relaxed); }
@@ -141,7 +157,7 @@ class Timeline {
   std::atomic<DeviceCore*> device_{nullptr};
   std::weak_ptr<DeviceCore> device_reference_;
   NativeStream native_ = nullptr;
-  std::atomic<std::uint64_t> id_{0};  // 0: closed. Release in open(), acquire in is_open()
+  std::atomic<std::uint64_t> id_{0};  // 0: closed. Release in open(), acquire in is_open(); seq_cst against visits_
   std::atomic<std::uint64_t> last_id_{0};
   bool foreign_ = false;
   std::atomic<bool> exposed_{false};
@@ -149,6 +165,7 @@ class Timeline {
   // Written by who uses the stream.
   alignas(64) std::atomic<std::uint64_t> issued_{0};
   std::atomic<std::size_t> bytes_since_ticket_{0};
+  std::atomic<unsigned> visits_{0};
   std::atomic<Block*> dropped_{nullptr};  // a stack; push() releases, absorb_dropped() acquires
 
   // Written by who polls; under the mutex.

@@ -10,6 +10,13 @@
 
 namespace model {
 
+WhileWaiting::WhileWaiting(const std::vector<thole::Device>& devices)
+    : thread_([&devices](const std::stop_token& stop) {
+        for (; !stop.stop_requested(); std::this_thread::yield())
+          for (const auto& device : devices)
+            if (auto simulation = device.simulation(); simulation.blocked_callers() != 0) (void)simulation.run_all();
+      }) {}
+
 std::size_t Program::some_count() {
   switch (below(traits_.large ? 24 : 40)) {
     case 0:

@@ -192,6 +192,7 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
   const bool forbidden = write ? memory.readers != 0 || memory.writer : memory.writer;
   if (!settle_all()) return;
   say(fmt::format("borrow{} of {}", write ? "_mut" : "", memory.count));
+  const WhileWaiting stepping(devices_);
   if (write) {
     const auto failed = call(!forbidden, {Errc::borrowed}, [&] {
       const auto borrowed = target.buffer.borrow_mut();

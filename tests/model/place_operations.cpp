@@ -179,10 +179,12 @@ void Program::event() {
       say(fmt::format("wait({}) for an event of {}", lane->id, kept.use.stream));
       (void)call(!lane->capture || !open, {Errc::capturing}, [&] { lane->ref->wait(kept.event); });
       break;
-    default:
+    default: {
       if (!run_dry()) return;
       say("synchronize an event");
+      const WhileWaiting stepping(devices_);
       (void)call(true, {}, [&] { kept.event.synchronize(); });
+    }
   }
   ledger_.look();
 }
@@ -207,6 +209,7 @@ void Program::drain() {
   Heap* const heap = pick(heaps_);
   if (heap == nullptr || !settle_all()) return;
   say("drain");
+  const WhileWaiting stepping(devices_);
   if (call(true, {}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
   if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans && !uses_lost_)
@@ -217,6 +220,7 @@ void Program::synchronize() {
   Lane* const lane = pick_lane(true);
   if (lane == nullptr || !settle_all()) return;
   say(fmt::format("synchronize({})", lane->id));
+  const WhileWaiting stepping(devices_);
   (void)call(!lane->capture, {Errc::capturing}, [&] { lane->ref->synchronize(); });
   ledger_.look();
 }

@@ -1,6 +1,7 @@
 #include "program.hpp"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -173,8 +174,17 @@ void Program::all_back() {
   collect_all();
   const bool exact = !traits_.background && !traits_.orphans && !uses_lost_;
   for (const Heap& heap : heaps_) {
-    if (!exact) call(true, {}, [&] { heap.heap.drain(); });
-    const auto stats = heap.heap.stats();
+    if (!exact) {
+      const WhileWaiting stepping(devices_);
+      call(true, {}, [&] { heap.heap.drain(); });
+    }
+    // A thread of the library's, which watches for an earlier program's device, may have some in its hands.
+    auto stats = heap.heap.stats();
+    for (int i = 0; i != 1000 && exact && stats.in_flight + stats.in_use != 0; ++i) {
+      std::this_thread::yield();
+      (void)heap.heap.collect();
+      stats = heap.heap.stats();
+    }
     if (exact && (stats.in_flight != 0 || stats.in_use != 0))
       broken(fmt::format("a heap of arena {} still has {} bytes in flight and {} in use", heap.arena, stats.in_flight,
                          stats.in_use));
@@ -190,7 +200,12 @@ void Program::all_back() {
   while (!device_memory_.empty()) device_memory_.pop_back();
   (void)run_dry();
   while (!lanes_.empty()) drop_lane(lanes_.back());
-  for (int i = 0; i != 2; ++i) {
+  // That thread, again.
+  const auto device_bytes_left = [this] {
+    return std::ranges::any_of(devices_, [](auto& device) { return device.simulation().device_bytes() != 0; });
+  };
+  for (int i = 0; i < 2 || (i < 1000 && exact && !fault_seen_ && device_bytes_left()); ++i) {
+    if (i >= 2) std::this_thread::yield();
     collect_all();
     (void)run_dry();
   }

@@ -11,6 +11,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <thole/thole.hpp>
@@ -103,6 +104,16 @@ struct Traits {
   bool background = false;
   bool two_devices = false;
   bool large = false;
+};
+
+/// Runs the devices while the program waits in one: everything was done before, but a thread of the library's, which
+/// watches for this program or an earlier one, may have enqueued an event since.
+class WhileWaiting {
+ public:
+  explicit WhileWaiting(const std::vector<thole::Device>& devices);
+
+ private:
+  std::jthread thread_;
 };
 
 class Program {

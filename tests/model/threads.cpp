@@ -230,7 +230,10 @@ class Worker {
         return;
       }
       case 3:
-        return shared_.heap.drain();
+        // Refused where another thread's stream captures and has a use that no event covers.
+        if (const auto drained = shared_.heap.try_drain(); !drained && drained.error().errc() != Errc::capturing)
+          throw drained.error();
+        return;
       case 4: {
         std::swap(streams_[0], streams_[1]);
         streams_[0] = Stream(shared_.device);
