@@ -133,7 +133,8 @@ class Timeline {
   std::uint64_t last_id() const noexcept { return last_id_.load(std::memory_order_relaxed); }
   DeviceCore* device() const noexcept { return device_.load(std::memory_order_acquire); }
 
-  Timeline* next = nullptr;  // all timelines of the process, or the idle ones (timelines.cpp)
+  Timeline* next_idle = nullptr;  // (timelines.cpp)
+  Timeline* next_made = nullptr;
 
  private:
   Status take_ticket(Ticket** ticket) noexcept;

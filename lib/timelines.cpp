@@ -7,35 +7,38 @@
 namespace thole::detail {
 namespace {
 
-// Timelines that serve no stream. Never destroyed: a drop after main may still look at one.
-struct IdleTimelines {
+// All timelines of the process, and those that serve no stream. Never destroyed: a drop after main may still look at
+// one. Those of a lost device are never idle again: what was in flight on it is kept for good.
+struct AllTimelines {
   std::mutex mutex;
-  Timeline* first = nullptr;
+  Timeline* idle = nullptr;
+  Timeline* made = nullptr;
 };
 
-IdleTimelines& idle_timelines() noexcept {
-  static auto* const made = new IdleTimelines;
+AllTimelines& all_timelines() noexcept {
+  static auto* const made = new AllTimelines;
   return *made;
 }
 
 Timeline* take_idle() {
-  IdleTimelines& idle = idle_timelines();
-  {
-    const std::scoped_lock lock(idle.mutex);
-    if (idle.first != nullptr) {
-      Timeline* const timeline = idle.first;
-      idle.first = timeline->next;
-      return timeline;
-    }
+  AllTimelines& all = all_timelines();
+  const std::scoped_lock lock(all.mutex);
+  if (all.idle == nullptr) {
+    auto* const timeline = new Timeline;
+    timeline->next_made = all.made;
+    all.made = timeline;
+    return timeline;
   }
-  return new Timeline;
+  Timeline* const timeline = all.idle;
+  all.idle = timeline->next_idle;
+  return timeline;
 }
 
 void give_idle(Timeline* timeline) noexcept {
-  IdleTimelines& idle = idle_timelines();
-  const std::scoped_lock lock(idle.mutex);
-  timeline->next = idle.first;
-  idle.first = timeline;
+  AllTimelines& all = all_timelines();
+  const std::scoped_lock lock(all.mutex);
+  timeline->next_idle = all.idle;
+  all.idle = timeline;
 }
 
 struct Serving {

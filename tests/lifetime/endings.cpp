@@ -60,7 +60,7 @@ struct World {
 
 std::unique_ptr<World> constructed_before_main;  // and so destroyed after what main made; empty where not asked for
 thread_local std::unique_ptr<World> of_the_main_thread;
-World* never_dropped = nullptr;
+World* volatile never_dropped = nullptr;
 World* dropped_at_exit = nullptr;
 
 void work_for_ever() {
