@@ -36,7 +36,8 @@ bool made_on_lives(const DeviceBlock* block) noexcept {
 /// Frees in the order of the stream that it was made on, after its uses on others. False: not now, or that is gone.
 bool free_in_order(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on;
-  const Timeline::Visit visit(*timeline);  // whoever collects may be any thread
+  if (timeline == nullptr) return false;
+  const Timeline::Visit visit(*timeline);  // another thread may destroy the stream
   if (!made_on_lives(block)) return false;
   Backend& backend = *block->core->backend;
   CaptureInfo capture;
@@ -50,9 +51,22 @@ bool free_in_order(DeviceBlock* block) noexcept {
   return true;
 }
 
-/// Frees what has no stream to be freed in, once all is done: also the work behind the last use that thole saw, the
-/// program's own, up to the end of the stream that is gone.
+/// It could not be freed in the order of its stream (that captures, or a call was refused). Its place in that order,
+/// behind what the program enqueued there, is kept by an event; on thole's own stream one can be had later. A foreign
+/// one may be gone then: it is not touched any more, and only the uses that thole saw count.
+void keep_place(DeviceBlock* block) noexcept {
+  if (!made_on_lives(block)) return;
+  Timeline& timeline = *block->made_on;
+  Use* const slot = slot_for(block->uses, timeline);
+  const bool kept = slot != nullptr && (timeline.record().ok() || timeline.record().ok());
+  if (kept) slot->write.store(timeline.issued(), std::memory_order_relaxed);
+  if (kept || timeline.foreign()) block->made_on = nullptr;
+}
+
+/// Frees what has a place kept, or a stream that is gone, once all is done: of such a stream also the work behind the
+/// last use that thole saw, the program's own, up to its end.
 bool free_when_done(DeviceBlock* block) noexcept {
+  if (made_on_lives(block)) return false;
   Timeline* const timeline = block->made_on;
   if (timeline != nullptr && timeline->id() == 0 && !timeline->query(timeline->issued()).ok()) return false;
   if (!query(block->uses, Against::everything).ok()) return false;
@@ -62,23 +76,8 @@ bool free_when_done(DeviceBlock* block) noexcept {
   return true;
 }
 
-/// True: the memory is gone, or is on its way.
-bool try_to_free(DeviceBlock* block) noexcept {
-  if (block->data == nullptr || block->core->lost()) return true;  // or it went with the device
-  return made_on_lives(block) ? free_in_order(block) : free_when_done(block);
-}
-
-/// It could not be freed in the order of its stream (that captures, or a call was refused), and waits. Its place in
-/// that order, behind what the program enqueued there, is kept by an event; else thole's own stream is asked again
-/// later. A foreign one may be gone then: it is not touched any more, and only the uses that thole saw count.
-void keep_place(DeviceBlock* block) noexcept {
-  if (!made_on_lives(block)) return;
-  Timeline& timeline = *block->made_on;
-  Use* const slot = slot_for(block->uses, timeline);
-  const bool kept = slot != nullptr && (timeline.record().ok() || timeline.record().ok());
-  if (kept) slot->write.store(timeline.issued(), std::memory_order_relaxed);
-  if (kept || timeline.foreign()) block->made_on = nullptr;
-}
+/// Nothing is there to be freed, or it went with the device.
+bool nothing_to_free(const DeviceBlock* block) noexcept { return block->data == nullptr || block->core->lost(); }
 
 }  // namespace
 
@@ -108,7 +107,8 @@ void free_waiting_device_blocks(DeviceCore& device) noexcept {
   while (block != nullptr) {
     DeviceBlock* const following = block->next;
     block->core->orphan_references.fetch_sub(1, std::memory_order_relaxed);
-    if (try_to_free(block))
+    if (!nothing_to_free(block)) keep_place(block);
+    if (nothing_to_free(block) || free_when_done(block))
       destroy(block);
     else
       wait_to_be_freed(block);
@@ -117,7 +117,7 @@ void free_waiting_device_blocks(DeviceCore& device) noexcept {
 }
 
 void free_device_block(DeviceBlock* block) noexcept {
-  if (try_to_free(block)) return destroy(block);
+  if (nothing_to_free(block) || free_in_order(block)) return destroy(block);
   keep_place(block);
   wait_to_be_freed(block);
 }
