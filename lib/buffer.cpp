@@ -68,15 +68,15 @@ Result<StreamWork> start_work(Block& block, bool writes, const StreamRef& stream
     return tl::unexpected(borrowed_error(block, call, writes));
   auto work = StreamWork::begin(stream, call);
   if (!work) return work;
-  // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
-  if (work->backend().simulated() != device_of(block).backend->simulated())
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) +
-                                                        " is pinned for " +
-                                                        std::string(device_of(block).backend->name()) +
-                                                        ", the stream is of " + std::string(work->backend().name())));
-  if (const auto& core = Internals::core(stream);
-      &device_of(block) != core.get() && !core->serves_others.load(std::memory_order_relaxed))
-    serve_others(core);
+  if (const auto& core = Internals::core(stream); &device_of(block) != core.get()) [[unlikely]] {
+    // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
+    if (core->backend->simulated() != device_of(block).backend->simulated())
+      return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) +
+                                                          " is pinned for " +
+                                                          std::string(device_of(block).backend->name()) +
+                                                          ", the stream is of " + std::string(core->backend->name())));
+    if (!core->serves_others.load(std::memory_order_relaxed)) serve_others(core);
+  }
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
 }

@@ -2,8 +2,6 @@
 
 namespace thole::detail {
 
-constinit thread_local char this_thread = 0;
-
 bool Hold::settle(std::uint64_t word) noexcept {
   if (borrows() == 0) return claim(word);
   // A borrow seems to be out. Either its end is on the way from another thread's store buffer, and is seen after the

@@ -340,10 +340,11 @@ void Timeline::retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) n
   }
 }
 
-void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
+void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, bool thorough, std::shared_ptr<DeviceCore>& keep,
                              std::unique_lock<std::mutex>& lock) noexcept {
-  // The oldest first: if it is not done, nothing is. Then the newest, since often all is. Then ever larger steps from
-  // the oldest on, so that one query retires many.
+  // The oldest first: if it is not done, nothing is; if it is, its blocks are enough for a poll that is not thorough,
+  // at one query for all the uses that a ticket covers. Then the newest, since often all is. Then ever larger steps
+  // from the oldest on, so that one query retires many.
   enum class Ask { oldest, newest, ahead } turn = Ask::oldest;
   std::size_t ahead = 1;
   for (; queries != 0 && oldest_ != nullptr; --queries) {
@@ -354,6 +355,7 @@ void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, std::shared
     const Status status = ask(ticket, lock);
     retire(out, keep);
     if (status.ok()) {
+      if (!thorough && !out.empty()) return;
       if (turn == Ask::ahead) ahead *= 2;
       if (turn == Ask::oldest) turn = Ask::newest;
     } else if (status.code != StatusCode::not_ready) {
@@ -387,7 +389,7 @@ void Timeline::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexc
     std::unique_lock lock(mutex_);
     // A bounded poll that failed is not repeated before there is something new to ask about.
     if (thorough || failed_at_ == 0 || failed_at_ != recorded_.load(std::memory_order_relaxed))
-      query_tickets(out, queries, keep, lock);
+      query_tickets(out, queries, thorough, keep, lock);
   }
   polling_.store(false, std::memory_order_release);
   polling_.notify_one();

@@ -121,7 +121,8 @@ class Timeline {
   /// The block waits for `wait_position`. No lock, no allocation, no call.
   void push(Block* block) noexcept;
   /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A
-  /// thorough poll covers what no ticket covers yet, and waits for another thread's poll; else that poll is enough.
+  /// thorough poll covers what no ticket covers yet, waits for another thread's poll and asks until it has found all;
+  /// else that other poll is enough, and the first blocks that are found.
   void poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept;
   /// Whether blocks or tickets wait.
   bool has_work() const noexcept;
@@ -149,7 +150,7 @@ class Timeline {
   void remove(Ticket* ticket) noexcept;
   void retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) noexcept;
   void absorb_dropped(BlocksInTransit& out) noexcept;
-  void query_tickets(BlocksInTransit& out, unsigned queries, std::shared_ptr<DeviceCore>& keep,
+  void query_tickets(BlocksInTransit& out, unsigned queries, bool thorough, std::shared_ptr<DeviceCore>& keep,
                      std::unique_lock<std::mutex>& lock) noexcept;
   Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
   Status not_covered() const noexcept;

@@ -78,14 +78,12 @@ class PinnedBuffer {
 
   PinnedBuffer(PinnedBuffer&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)),
-        data_(std::exchange(other.data_, nullptr)),
-        size_(std::exchange(other.size_, 0)),
+        span_(std::exchange(other.span_, {})),
         valid_(std::exchange(other.valid_, false)) {}
   PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
     PinnedBuffer moved(std::move(other));
     std::swap(block_, moved.block_);
-    std::swap(data_, moved.data_);
-    std::swap(size_, moved.size_);
+    std::swap(span_, moved.span_);
     std::swap(valid_, moved.valid_);
     return *this;
   }
@@ -96,26 +94,28 @@ class PinnedBuffer {
   }
 
   /// Elements.
-  std::size_t size() const noexcept { return size_; }
-  std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
-  bool empty() const noexcept { return size_ == 0; }
+  std::size_t size() const noexcept { return span_.size(); }
+  std::size_t size_bytes() const noexcept { return span_.size_bytes(); }
+  bool empty() const noexcept { return span_.empty(); }
 
   /// Read access. Blocks until the device's last write to this buffer is done; not for reads, nor for later work in
   /// that stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when
   /// the write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
-    check("PinnedBuffer::borrow");
-    if (block_ != nullptr && !(block_->untouched() && block_->hold.begin_read()))
-      detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
-    return Borrow<T>(block_, span());
+    if (block_ == nullptr || !block_->untouched() || !block_->hold.begin_read()) [[unlikely]] {
+      check("PinnedBuffer::borrow");
+      if (block_ != nullptr) detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
+    }
+    return Borrow<T>(block_, span_);
   }
   /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and
   /// `borrowed` while any borrow lives.
   BorrowMut<T> borrow_mut() {
-    check("PinnedBuffer::borrow_mut");
-    if (block_ != nullptr && !(block_->untouched() && block_->hold.begin_write()))
-      detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
-    return BorrowMut<T>(block_, span());
+    if (block_ == nullptr || !block_->untouched() || !block_->hold.begin_write()) [[unlikely]] {
+      check("PinnedBuffer::borrow_mut");
+      if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
+    }
+    return BorrowMut<T>(block_, span_);
   }
   /// As `borrow()`, but never waits: `Errc::in_flight` where `borrow()` would.
   Result<Borrow<T>> try_borrow() const noexcept {
@@ -123,7 +123,7 @@ class PinnedBuffer {
     if (block_ != nullptr)
       if (auto began = detail::try_begin_read(block_, "PinnedBuffer::try_borrow"); !began)
         return tl::unexpected(std::move(began.error()));
-    return Borrow<T>(block_, span());
+    return Borrow<T>(block_, span_);
   }
   /// As `borrow_mut()`, but never waits.
   Result<BorrowMut<T>> try_borrow_mut() noexcept {
@@ -131,7 +131,7 @@ class PinnedBuffer {
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
         return tl::unexpected(std::move(began.error()));
-    return BorrowMut<T>(block_, span());
+    return BorrowMut<T>(block_, span_);
   }
 
   /// Whether the device still uses the buffer. Never waits. False for an empty or moved-from one.
@@ -142,14 +142,14 @@ class PinnedBuffer {
     if (block_ != nullptr) detail::unwrap(detail::wait_for_uses(block_, "PinnedBuffer::wait"));
   }
   /// The raw elements, without any check: the door for code that has its own ordering. nullptr when empty.
-  T* unsynchronized_data() const noexcept { return data_; }
+  T* unsynchronized_data() const noexcept { return span_.data(); }
 
   /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream
   /// order. Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
   DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
   Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
-    auto made = DeviceBuffer<T>::try_make(stream, size_);
+    auto made = DeviceBuffer<T>::try_make(stream, size());
     if (made && block_ != nullptr)
       if (auto copied = detail::copy_to_device(block_, 0, size_bytes(), stream, made->span().native(),
                                                made->span().device(), made->block_);
@@ -162,7 +162,7 @@ class PinnedBuffer {
     detail::unwrap(try_async_to_device(stream, destination));
   }
   Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
-    return try_async_to_device(stream, destination, 0, size_);
+    return try_async_to_device(stream, destination, 0, size());
   }
   /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the
   /// buffer ends before them. The whole buffer counts as in use.
@@ -174,8 +174,8 @@ class PinnedBuffer {
                                    std::size_t count) const noexcept {
     constexpr const char* where = "PinnedBuffer::async_to_device";
     if (!valid_) return tl::unexpected(detail::moved_from_error(where));
-    if (offset > size_ || count > size_ - offset)
-      return tl::unexpected(detail::outside_error(where, offset, count, size_));
+    if (offset > size() || count > size() - offset)
+      return tl::unexpected(detail::outside_error(where, offset, count, size()));
     if (destination.size() < count) return tl::unexpected(detail::too_small_error(where, count, destination.size()));
     if (count == 0) return {};
     return detail::copy_to_device(block_, offset * sizeof(T), count * sizeof(T), stream, destination.native(),
@@ -190,8 +190,8 @@ class PinnedBuffer {
                                      std::size_t offset = 0) noexcept {
     constexpr const char* where = "PinnedBuffer::async_from_device";
     if (!valid_) return tl::unexpected(detail::moved_from_error(where));
-    if (offset > size_ || source.size() > size_ - offset)
-      return tl::unexpected(detail::too_small_error(where, source.size(), offset > size_ ? 0 : size_ - offset));
+    if (offset > size() || source.size() > size() - offset)
+      return tl::unexpected(detail::too_small_error(where, source.size(), offset > size() ? 0 : size() - offset));
     if (source.size() == 0) return {};
     return detail::copy_from_device(block_, offset * sizeof(T), source.size_bytes(), stream, source.native(),
                                     source.device(), nullptr);
@@ -204,23 +204,25 @@ class PinnedBuffer {
   std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access access, F&& f) {
     using R = std::invoke_result_t<F, T*, NativeStream>;
     check("PinnedBuffer::use_on");
-    if (block_ == nullptr) return std::invoke(std::forward<F>(f), data_, stream.native());
+    if (block_ == nullptr) return std::invoke(std::forward<F>(f), span_.data(), stream.native());
     const auto run = [](auto& call) {
       return [](void* context, NativeStream native) {
         (*static_cast<std::remove_reference_t<decltype(call)>*>(context))(native);
       };
     };
     if constexpr (std::is_void_v<R>) {
-      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data_, native); };
+      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), span_.data(), native); };
       detail::use_on(block_, stream, access, run(call), &call);
     } else if constexpr (std::is_reference_v<R>) {
       std::remove_reference_t<R>* result = nullptr;
-      auto call = [&](NativeStream native) { result = std::addressof(std::invoke(std::forward<F>(f), data_, native)); };
+      auto call = [&](NativeStream native) {
+        result = std::addressof(std::invoke(std::forward<F>(f), span_.data(), native));
+      };
       detail::use_on(block_, stream, access, run(call), &call);
       return static_cast<R>(*result);
     } else {
       std::optional<R> result;
-      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), data_, native)); };
+      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), span_.data(), native)); };
       detail::use_on(block_, stream, access, run(call), &call);
       return std::move(*result);
     }
@@ -231,16 +233,14 @@ class PinnedBuffer {
   template <class U>
   friend class DeviceBuffer;
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
-      : block_(block), data_(data), size_(size), valid_(true) {}
+      : block_(block), span_(data, size), valid_(true) {}
 
-  gsl::span<T> span() const noexcept { return {data_, size_}; }
   void check(const char* where) const {
     if (!valid_) throw detail::moved_from_error(where);
   }
 
   detail::BlockHead* block_;  // nullptr: empty or moved from
-  T* data_;
-  std::size_t size_;
+  gsl::span<T> span_;
   bool valid_;
 };
 

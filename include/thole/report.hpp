@@ -15,7 +15,7 @@ namespace thole {
 struct InFlightBlock {
   std::uint64_t stream_id = 0;      ///< As cudaStreamGetId says.
   std::size_t bytes = 0;            ///< Of pinned memory that it holds.
-  std::chrono::nanoseconds age{0};  ///< Since the oldest use that is still open was enqueued.
+  std::chrono::nanoseconds age{0};  ///< Since the oldest use that is still open was enqueued, to some milliseconds.
   std::source_location made_at;     ///< Where the buffer was made.
   bool dropped = false;             ///< The program has let go of it.
 };

@@ -20,9 +20,9 @@
 
 namespace thole::detail {
 
-/// An address of one's own is the cheapest name for a thread. A later thread may get the same one: its predecessor is
-/// gone then, so there is still one writer.
-[[gnu::tls_model("initial-exec")]] THOLE_EXPORT extern constinit thread_local char this_thread;
+/// The cheapest name for a thread: one load, where the address of a thread_local in a shared library takes three
+/// instructions. A later thread may get the same one: its predecessor is gone then, so there is still one writer.
+inline const void* this_thread() noexcept { return __builtin_thread_pointer(); }
 
 class THOLE_EXPORT Hold {
  public:
@@ -57,7 +57,7 @@ class THOLE_EXPORT Hold {
   /// RefCell's rule. False: a BorrowMut lives (for read), or any borrow does (for write).
   bool begin_read() noexcept {
     const auto begun = begun_.load(std::memory_order_relaxed);
-    if (const bool none = borrows(begun) == 0; none)
+    if (borrows(begun) == 0) [[likely]]
       own();
     else if ((begun & exclusive) != 0)
       return false;
@@ -66,14 +66,15 @@ class THOLE_EXPORT Hold {
   }
   bool begin_write() noexcept {
     const auto begun = begun_.load(std::memory_order_relaxed);
-    if (borrows(begun) != 0) return false;
+    if (borrows(begun) != 0) [[unlikely]]
+      return false;
     own();
     begun_.store((begun | exclusive) + one, std::memory_order_relaxed);
     return true;
   }
   /// Returns as drop_handle() does.
   bool end_borrow() noexcept {
-    if (owner_.load(std::memory_order_relaxed) == &this_thread) [[likely]] {
+    if (owner_.load(std::memory_order_relaxed) == this_thread()) [[likely]] {
       // Release: pairs with borrows().
       ended_here_.store(ended_here_.load(std::memory_order_relaxed) + one, std::memory_order_release);
       std::atomic_signal_fence(std::memory_order_seq_cst);  // the other half is settle()'s process barrier
@@ -114,9 +115,9 @@ class THOLE_EXPORT Hold {
   }
   /// No borrow is out: from now on this thread ends borrows cheaply; nobody does where the process has no barrier.
   void own() noexcept {
-    if (owner_.load(std::memory_order_relaxed) == &this_thread) [[likely]]
+    if (owner_.load(std::memory_order_relaxed) == this_thread()) [[likely]]
       return;
-    if (process_barrier.load(std::memory_order_relaxed)) owner_.store(&this_thread, std::memory_order_relaxed);
+    if (process_barrier.load(std::memory_order_relaxed)) owner_.store(this_thread(), std::memory_order_relaxed);
   }
   bool settle(std::uint64_t word) noexcept;
   bool claim(std::uint64_t word) noexcept {
