@@ -12,6 +12,7 @@
 #include <thole/detail/process_barrier.hpp>
 #include "device_core.hpp"
 #include "internals.hpp"
+#include "process_end.hpp"
 #include "simulated_backend.hpp"
 #include "timelines.hpp"
 #ifdef THOLE_WITH_CUDA
@@ -51,6 +52,7 @@ Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
   if (gpus->cores[index] == nullptr) {
     auto backend = detail::make_cuda_backend(ordinal);
     if (!backend) return tl::unexpected(std::move(backend.error()));
+    detail::end_background_calls_at_exit();
     auto core = make_core(std::move(*backend));
     core->immortal = true;
     gpus->cores[index] = std::move(core);

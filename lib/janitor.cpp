@@ -6,6 +6,7 @@
 #include <mutex>
 #include <system_error>
 
+#include "process_end.hpp"
 #include "quiet_thread.hpp"
 #include "region.hpp"
 
@@ -18,25 +19,33 @@ struct Janitor {
   std::condition_variable wake;  // there is work
   std::condition_variable idle;  // there is none
   Region* work = nullptr;
-  bool busy = false;
+  bool busy = false;  // with a region that is no longer in the list
   bool running = false;
   std::size_t done = 0;  // regions
 
   void run() noexcept {
     std::unique_lock lock(mutex);
     for (;;) {
-      busy = false;
-      if (work == nullptr) idle.notify_all();
       wake.wait(lock, [this] { return work != nullptr; });
-      Region* const region = work;
-      work = region->next;
-      region->next = nullptr;
-      busy = true;
-      lock.unlock();
-      unpin_region(region);
-      lock.lock();
-      ++done;
+      const BackgroundCalls calls;
+      if (!calls) break;
+      unpin_next(lock);
     }
+    running = false;
+    idle.notify_all();
+  }
+
+  void unpin_next(std::unique_lock<std::mutex>& lock) noexcept {
+    Region* const region = work;
+    work = region->next;
+    region->next = nullptr;
+    busy = true;
+    lock.unlock();
+    unpin_region(region);
+    lock.lock();
+    busy = false;
+    ++done;
+    if (work == nullptr || !running) idle.notify_all();
   }
 };
 
@@ -51,7 +60,7 @@ void start(Janitor& self) noexcept {
     quiet_thread([&self] { self.run(); }).detach();
     self.running = true;
   } catch (const std::system_error&) {
-    // No thread to be had: whoever waits in finish_unpinning() does the work.
+    // No thread to be had: as at the end of the process, whoever waits in finish_unpinning() does the work.
   }
 }
 
@@ -75,16 +84,11 @@ std::size_t regions_unpinned_later() noexcept {
 void finish_unpinning() noexcept {
   Janitor& self = janitor();
   std::unique_lock lock(self.mutex);
-  while (self.work != nullptr && !self.running) {
-    Region* const region = self.work;
-    self.work = region->next;
-    region->next = nullptr;
-    lock.unlock();
-    unpin_region(region);
-    lock.lock();
-    ++self.done;
+  for (;;) {
+    self.idle.wait(lock, [&self] { return !self.busy && (self.work == nullptr || !self.running); });
+    if (self.work == nullptr) return;
+    self.unpin_next(lock);
   }
-  self.idle.wait(lock, [&self] { return self.work == nullptr && !self.busy; });
 }
 
 }  // namespace thole::detail

@@ -10,6 +10,8 @@
 
 #include "device_block.hpp"
 #include "heap_core.hpp"
+#include "process_end.hpp"
+#include "quiet_thread.hpp"
 #include "stream_work.hpp"
 #include "timelines.hpp"
 
@@ -56,7 +58,7 @@ class Watcher {
     };
     if (std::ranges::any_of(watched_, same)) return;
     if (!started_) {
-      std::thread([this] { run(); }).detach();
+      quiet_thread([this] { run(); }).detach();
       started_ = true;
     }
     watched_.push_back(std::move(watched));
@@ -70,7 +72,7 @@ class Watcher {
   static constexpr auto shortest_pause = std::chrono::milliseconds(1);
   static constexpr auto longest_pause = std::chrono::milliseconds(64);
 
-  [[noreturn]] void run() noexcept {
+  void run() noexcept {
     auto pause = shortest_pause;
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -80,6 +82,8 @@ class Watcher {
       }
       auto round = watched_;
       lock.unlock();
+      const BackgroundCalls calls;
+      if (!calls) return;
       bool progress = false;
       bool in_background = false;
       for (Watched& watched : round) {

@@ -1,0 +1,33 @@
+#pragma once
+
+// The end of the process. A driver unloads in exit handlers of its own, and a call that another thread makes meanwhile
+// may crash inside it. The library's own threads, which nobody joins, make none from then on; the program's own threads
+// are the program's.
+
+#include <chrono>
+
+namespace thole::detail {
+
+/// Once a driver is loaded. Exit handlers run in the opposite order of their registration: ours before the driver's.
+void end_background_calls_at_exit() noexcept;
+
+/// What the exit handler does. Waits for calls that are going on, but not for ever: letting go of pinned memory may
+/// wait for a kernel that never ends.
+void end_background_calls(std::chrono::milliseconds at_most) noexcept;
+
+/// A stretch in which a thread of the library's own calls a backend.
+class BackgroundCalls {
+ public:
+  BackgroundCalls() noexcept;
+  ~BackgroundCalls();
+  BackgroundCalls(const BackgroundCalls&) = delete;
+  BackgroundCalls& operator=(const BackgroundCalls&) = delete;
+
+  /// False: the process is ending, and this thread must not call.
+  explicit operator bool() const noexcept { return allowed_; }
+
+ private:
+  const bool allowed_;
+};
+
+}  // namespace thole::detail
