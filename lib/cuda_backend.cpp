@@ -80,12 +80,19 @@ bool is_default(NativeStream stream) noexcept {
   return stream == nullptr || stream_of(stream) == cudaStreamLegacy || stream_of(stream) == cudaStreamPerThread;
 }
 
-/// Makes a device current while it lives, and the program's own again afterwards. CUDA: "Device Management",
-/// cudaSetDevice.
+bool several_gpus() noexcept {
+  static const bool several = cuda_device_count() > 1;
+  return several;
+}
+
+/// Makes a device current while it lives, and the program's own again afterwards; costs nothing where there is one GPU.
+/// A stream knows its device, but that is not enough: the default streams are the current device's, and a copy to or
+/// from memory of a pool (CUDA 13.0) fails with cudaErrorInvalidValue while another device is current. CUDA: "Device
+/// Management", cudaSetDevice.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(int ordinal, bool needed = true) noexcept {
-    if (!needed) return;
+  explicit CurrentDevice(int ordinal) noexcept {
+    if (!several_gpus()) return;
     if (cudaGetDevice(&before_) != cudaSuccess) (void)cudaGetLastError();
     changed_ = before_ != ordinal && cudaSetDevice(ordinal) == cudaSuccess;
   }
@@ -163,14 +170,14 @@ class CudaBackend final : public Backend {
   // CUDA: "Stream Ordered Memory Allocator". A pool of our own, so that the settings of the device's stay the
   // program's.
   Status allocate_device(std::size_t bytes, NativeStream stream, void** data) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     void* made = nullptr;
     const Status status = status_of(cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream)));
     if (status.ok()) *data = made;
     return status;
   }
   Status free_device(void* data, NativeStream stream) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaFreeAsync(data, stream_of(stream)));
   }
 
@@ -186,11 +193,11 @@ class CudaBackend final : public Backend {
     return status_of(cudaStreamDestroy(stream_of(stream)));
   }
   Status synchronize_stream(NativeStream stream) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaStreamSynchronize(stream_of(stream)));
   }
   Status stream_id(NativeStream stream, std::uint64_t* id) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     unsigned long long number = 0;
     const Status status = status_of(cudaStreamGetId(stream_of(stream), &number));
     if (status.ok()) *id = number;
@@ -206,7 +213,7 @@ class CudaBackend final : public Backend {
     return {};
   }
   Status capture_info(NativeStream stream, CaptureInfo* info) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     cudaStreamCaptureStatus state = cudaStreamCaptureStatusNone;
     unsigned long long id = 0;
     cudaGraph_t graph = nullptr;
@@ -241,7 +248,7 @@ class CudaBackend final : public Backend {
   }
   Status destroy_event(NativeEvent event) noexcept override { return status_of(cudaEventDestroy(event_of(event))); }
   Status record_event(NativeEvent event, NativeStream stream) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaEventRecord(event_of(event), stream_of(stream)));
   }
   Status query_event(NativeEvent event) noexcept override { return status_of(cudaEventQuery(event_of(event))); }
@@ -249,19 +256,19 @@ class CudaBackend final : public Backend {
     return status_of(cudaEventSynchronize(event_of(event)));
   }
   Status wait_event(NativeStream stream, NativeEvent event) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
   }
 
   Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
               NativeStream stream) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     static constexpr cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice,
                                                cudaMemcpyHostToHost};
     return status_of(cudaMemcpyAsync(destination, source, bytes, kinds[static_cast<int>(kind)], stream_of(stream)));
   }
   Status launch_host_function(NativeStream stream, void (*function)(void*), void* argument) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaLaunchHostFunc(stream_of(stream), function, argument));
   }
 
@@ -295,24 +302,25 @@ class CudaBackend final : public Backend {
   }
 
   Status begin_capture(NativeStream stream, CaptureMode mode) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaStreamBeginCapture(stream_of(stream), native_mode(mode)));
   }
   Status end_capture(NativeStream stream, NativeGraph* graph) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     cudaGraph_t made = nullptr;
     const Status status = status_of(cudaStreamEndCapture(stream_of(stream), &made));
     if (status.ok()) *graph = made;
     return status;
   }
   Status instantiate_graph(NativeGraph graph, NativeGraphExec* exec) noexcept override {
+    const CurrentDevice current(ordinal_);
     cudaGraphExec_t made = nullptr;
     const Status status = status_of(cudaGraphInstantiate(&made, graph_of(graph), 0));
     if (status.ok()) *exec = made;
     return status;
   }
   Status launch_graph(NativeGraphExec exec, NativeStream stream) noexcept override {
-    const CurrentDevice current(ordinal_, is_default(stream));
+    const CurrentDevice current(ordinal_);
     return status_of(cudaGraphLaunch(exec_of(exec), stream_of(stream)));
   }
   Status destroy_graph(NativeGraph graph) noexcept override { return status_of(cudaGraphDestroy(graph_of(graph))); }
