@@ -160,11 +160,12 @@ Cache* HeapCore::adopt_cache() noexcept {
 
 void HeapCore::leave_cache(Cache* cache) noexcept {
   BlocksInTransit blocks;
+  // Held throughout: these blocks count as returned, so that the heap, its arena and the store could end meanwhile.
+  const std::scoped_lock lock(mutex_);
   cache->lock.lock();
   cache->give_all(blocks);
   cache->lock.unlock();
   free_all(blocks);
-  const std::scoped_lock lock(mutex_);
   cache->owned = false;
 }
 
@@ -287,12 +288,20 @@ void HeapCore::recycle(Block* block, bool deferred) noexcept {
       cache.make_room(*block, surplus);
       if (!cache.put(block, limit)) surplus.push(block);
     }
+    if (!surplus.empty()) [[unlikely]]
+      return;
     ++cache.returned;
     // close() takes this lock after it has set the flag: either it finds the block, or this finds the flag.
     closed = closed_.load(std::memory_order_relaxed);
   });
-  if (!surplus.empty()) [[unlikely]]
+  if (!surplus.empty()) [[unlikely]] {
     free_all(surplus);
+    // Not before: the block that is still out keeps the heap, its arena and the store from ending meanwhile.
+    in_cache([&](Cache& cache) {
+      ++cache.returned;
+      closed = closed_.load(std::memory_order_relaxed);
+    });
+  }
   if (closed) [[unlikely]]
     finish_if_all_back();
 }

@@ -1,6 +1,7 @@
 #include "store.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <string>
 
@@ -225,6 +226,7 @@ void Store::close() noexcept {
     const std::lock_guard growing(growing_);
     const std::lock_guard lock(mutex_);
     chunks_.lend_back();
+    assert(handed_out_ == 0);
     for (Region* region : regions_) {
       chunks_.remove(*region);
       extents_.remove(*region);

@@ -5,7 +5,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -199,4 +201,34 @@ TEST_CASE("trim gives back what the arena has grown by once the buffers are gone
   CHECK(arena.capacity() == 1 * MiB);
   CHECK(arena.device().simulation().pinned_bytes() == 1 * MiB);
   CHECK(heap.make_buffer<std::byte>(20 * MiB).size() == 20 * MiB);
+}
+
+TEST_CASE("a heap and its arena may end while a thread that used them ends, and no memory is handed out twice") {
+  // What the thread's end gives back races with the end of everything else; the next arena takes over the records.
+  for (int round = 0; round != 500; ++round) {
+    const auto device = Device::simulated();
+    auto arena = std::make_unique<PinnedArena>(device, ArenaOptions{.bytes = MiB});
+    auto heap = std::make_unique<PinnedHeap>(*arena);
+    std::atomic<bool> used{false};
+    std::thread worker([&] {
+      {
+        std::vector<Bytes> buffers;  // many: what a thread has kept, it gives back in several pieces
+        for (int i = 0; i != 200; ++i) buffers.push_back(heap->make_buffer<std::byte>(2 * KiB));
+      }
+      used = true;
+    });
+    while (!used) std::this_thread::yield();
+    arena.reset();
+    heap.reset();
+    worker.join();
+
+    const PinnedArena next(device, {.bytes = MiB});
+    const PinnedHeap all(next);
+    std::vector<Bytes> buffers;
+    while (auto made = all.try_make_buffer<std::byte>(256 * KiB)) {
+      REQUIRE(next.contains(made->unsynchronized_data()));
+      buffers.push_back(std::move(*made));
+    }
+    REQUIRE(buffers.size() == 4);
+  }
 }
