@@ -1,5 +1,7 @@
 #include "process_end.hpp"
 
+#include <unistd.h>
+
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -31,8 +33,11 @@ bool begin_calls() noexcept {
 }  // namespace
 
 void end_background_calls_at_exit() noexcept {
-  // Where it cannot be registered the process ends as it would without it.
-  (void)std::atexit([] { end_background_calls(std::chrono::seconds(1)); });
+  static const pid_t process = getpid();
+  // Where it cannot be registered the process ends as it would without it. A forked child has none of the threads.
+  (void)std::atexit([] {
+    if (getpid() == process) end_background_calls(std::chrono::seconds(1));
+  });
 }
 
 void end_background_calls(std::chrono::milliseconds at_most) noexcept {

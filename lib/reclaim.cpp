@@ -80,20 +80,22 @@ class Watcher {
         added_.wait(lock);
         pause = shortest_pause;
       }
-      auto round = watched_;
-      lock.unlock();
-      const BackgroundCalls calls;
-      if (!calls) return;
-      bool progress = false;
-      bool in_background = false;
-      for (Watched& watched : round) {
-        progress = look_at(watched) || progress;
-        in_background = in_background || watched.until == Until::heap_gone;
+      {
+        auto round = watched_;
+        lock.unlock();
+        const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
+        if (!calls) return;
+        bool progress = false;
+        bool in_background = false;
+        for (Watched& watched : round) {
+          progress = look_at(watched) || progress;
+          in_background = in_background || watched.until == Until::heap_gone;
+        }
+        round.clear();
+        pause = progress || in_background ? shortest_pause : std::min(pause * 2, longest_pause);
+        lock.lock();
+        std::erase_if(watched_, [](const Watched& watched) { return ended(watched); });
       }
-      round.clear();
-      pause = progress || in_background ? shortest_pause : std::min(pause * 2, longest_pause);
-      lock.lock();
-      std::erase_if(watched_, [](const Watched& watched) { return ended(watched); });
       if (!watched_.empty()) added_.wait_for(lock, pause);
     }
   }

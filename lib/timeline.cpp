@@ -26,7 +26,8 @@ void Timeline::wait_for_visits() const noexcept {
 
 bool Timeline::idle() noexcept {
   const std::scoped_lock lock(mutex_);
-  return id_.load(std::memory_order_acquire) == 0 && oldest_ == nullptr && uncovered_.empty() && lent_ == 0 &&
+  return id_.load(std::memory_order_seq_cst) == 0 && visits_.load(std::memory_order_seq_cst) == 0 &&
+         oldest_ == nullptr && uncovered_.empty() && lent_ == 0 &&
          dropped_.load(std::memory_order_acquire) == nullptr && !polling_.load(std::memory_order_acquire) &&
          done(issued());
 }
@@ -89,7 +90,6 @@ Status Timeline::check_no_capture() noexcept {
 }
 
 Status Timeline::record_into(Ticket* ticket) noexcept {
-  const Visit visit(*this);
   if (id() == 0) return {StatusCode::invalid};
   // An event recorded while the stream captures becomes part of the user's graph and answers nothing. Asked again
   // afterwards, since another thread may begin a capture in between: then the ticket counts for nothing.
@@ -110,6 +110,7 @@ void Timeline::pass_over(std::uint64_t position) noexcept {
 }
 
 Status Timeline::record_reserved(Ticket* ticket) noexcept {
+  const Visit visit(*this);
   const Status status = record_into(ticket);
   if (!status.ok()) {
     give_back(ticket);
@@ -120,12 +121,14 @@ Status Timeline::record_reserved(Ticket* ticket) noexcept {
 }
 
 Status Timeline::record() noexcept {
+  const Visit visit(*this);
   Ticket* ticket = nullptr;
   const Status status = take_ticket(&ticket);
   return status.ok() ? record_reserved(ticket) : status;
 }
 
 Status Timeline::record_ticket(Ticket** ticket) noexcept {
+  const Visit visit(*this);
   Ticket* made = nullptr;
   Status status = take_ticket(&made);
   if (!status.ok()) return status;

@@ -53,7 +53,8 @@ class Timeline {
   /// After close() and before the native stream is destroyed: waits for the end of calls on it that other threads are
   /// in the middle of, to cover a use or to free memory. A microsecond, and hardly ever.
   void wait_for_visits() const noexcept;
-  /// Around a call on the native stream by a thread that may not know whether that still lives.
+  /// Around a call on the native stream by a thread that may not know whether that still lives; and as long as a ticket
+  /// is neither in the lists nor lent. Meanwhile the timeline serves no other stream.
   class Visit {
    public:
     explicit Visit(Timeline& timeline) noexcept : timeline_(timeline) {
