@@ -224,7 +224,7 @@ Stream::~Stream() {
       device_->keep_error(status, "~Stream", "recording its last event");
       // Without an event the memory in use could never come back: rather keep the stream, so that one can be recorded
       // later.
-      if (!device_->lost() && !timeline_->record().ok()) return;
+      if (!device_->lost() && !timeline_->cover_all().ok()) return;
     }
   }
   device_->timelines->close(*timeline_);
