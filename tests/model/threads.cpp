@@ -271,13 +271,7 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   if (!shared.wrong.empty()) broken(shared.wrong.front());
   shared.heap.drain();
   shared.other_heap.drain();
-  auto stats = shared.heap.stats();
-  // A thread of the library's own may be about to hand over the last.
-  for (int i = 0; i != 1000 && stats.in_flight != 0; ++i) {
-    std::this_thread::yield();
-    shared.heap.drain();
-    stats = shared.heap.stats();
-  }
+  const auto stats = shared.heap.stats();
   if (stats.in_use != 0 || stats.in_flight != 0)
     broken(fmt::format("{} bytes in use and {} in flight when everything is gone", stats.in_use, stats.in_flight));
   if (!shared.heap.try_make_buffer<std::byte>(std::size_t{4} << 20))
