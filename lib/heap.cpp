@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <string>
 #include <thread>
 #include <utility>
@@ -111,6 +112,20 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
 
 std::size_t PinnedHeap::collect() const noexcept { return detail::collect(*core_->arena()->device()); }
 
+namespace {
+
+/// Not for ever: busy threads take new ones. The thread that has some may be waiting for a processor.
+void wait_for_blocks_in_transit() noexcept {
+  constexpr int yields = 1000, pauses = 1000;
+  for (int i = 0; i != yields + pauses && detail::BlocksInTransit::any(); ++i)
+    if (i < yields)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+}  // namespace
+
 void PinnedHeap::drain() const { detail::unwrap(try_drain()); }
 
 Result<void> PinnedHeap::try_drain() const noexcept try {
@@ -126,9 +141,12 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
     if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }
-  detail::collect(device);
-  // Another thread may have taken finished blocks and not put them back yet. Not for ever: busy threads take new ones.
-  for (int i = 0; i != 1000 && detail::BlocksInTransit::any(); ++i) std::this_thread::yield();
+  // Another thread may have taken finished blocks and not put them back yet; it may also have found one in use by a
+  // second stream, and have put it into that one's queue, so that it takes a second look.
+  for (int look = 0; look != 2; ++look) {
+    detail::collect(device);
+    wait_for_blocks_in_transit();
+  }
   return {};
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));
