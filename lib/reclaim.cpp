@@ -18,9 +18,6 @@
 namespace thole::detail {
 namespace {
 
-constexpr unsigned bounded_queries = 8;
-constexpr unsigned all_queries = ~0u;
-
 std::size_t hand_over(BlocksInTransit& blocks) noexcept {
   std::size_t count = 0;
   for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->came_back(block);
@@ -130,10 +127,10 @@ class Watcher {
 std::size_t collect(DeviceCore& device) noexcept {
   let_go_of_graphs();
   BlocksInTransit blocks;
-  device.timelines->poll(blocks, all_queries, true);
+  device.timelines->poll(blocks, true);
   try {
     for (const auto& other : devices_that_serve_others(device)) {
-      other->timelines->poll(blocks, all_queries, true);
+      other->timelines->poll(blocks, true);
       free_waiting_device_blocks(*other);
     }
   } catch (const std::bad_alloc&) {
@@ -147,7 +144,7 @@ std::size_t collect(DeviceCore& device) noexcept {
 std::size_t collect_some(Timeline& timeline) noexcept {
   if (!timeline.has_work()) return 0;
   BlocksInTransit blocks;
-  timeline.poll(blocks, bounded_queries, false);
+  timeline.poll(blocks, false);
   return hand_over(blocks);
 }
 
@@ -158,7 +155,7 @@ std::size_t collect_any(DeviceCore& device) noexcept {
 
 std::size_t collect_stream(Timeline& timeline) noexcept {
   BlocksInTransit blocks;
-  timeline.poll(blocks, all_queries, true);
+  timeline.poll(blocks, true);
   const std::size_t count = hand_over(blocks);
   free_waiting_device_blocks(*timeline.device());
   return count;

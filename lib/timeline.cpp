@@ -111,6 +111,10 @@ void Timeline::pass_over(std::uint64_t position) noexcept {
 
 Status Timeline::record_reserved(Ticket* ticket) noexcept {
   const Visit visit(*this);
+  return record_taken(ticket);
+}
+
+Status Timeline::record_taken(Ticket* ticket) noexcept {
   const Status status = record_into(ticket);
   if (!status.ok()) {
     give_back(ticket);
@@ -124,7 +128,7 @@ Status Timeline::record() noexcept {
   const Visit visit(*this);
   Ticket* ticket = nullptr;
   const Status status = take_ticket(&ticket);
-  return status.ok() ? record_reserved(ticket) : status;
+  return status.ok() ? record_taken(ticket) : status;
 }
 
 Status Timeline::record_ticket(Ticket** ticket) noexcept {
@@ -343,14 +347,14 @@ void Timeline::retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) n
   }
 }
 
-void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, bool thorough, std::shared_ptr<DeviceCore>& keep,
+void Timeline::query_tickets(BlocksInTransit& out, bool thorough, std::shared_ptr<DeviceCore>& keep,
                              std::unique_lock<std::mutex>& lock) noexcept {
   // The oldest first: if it is not done, nothing is; if it is, its blocks are enough for a poll that is not thorough,
   // at one query for all the uses that a ticket covers. Then the newest, since often all is. Then ever larger steps
   // from the oldest on, so that one query retires many.
   enum class Ask { oldest, newest, ahead } turn = Ask::oldest;
   std::size_t ahead = 1;
-  for (; queries != 0 && oldest_ != nullptr; --queries) {
+  for (unsigned asked = 0; oldest_ != nullptr && (thorough || asked != bounded_queries); ++asked) {
     Ticket* ticket = turn == Ask::newest ? newest_ : oldest_;
     if (turn == Ask::ahead)
       for (std::size_t i = 1; i < ahead && ticket->after != nullptr; ++i) ticket = ticket->after;
@@ -373,7 +377,7 @@ void Timeline::query_tickets(BlocksInTransit& out, unsigned queries, bool thorou
   }
 }
 
-void Timeline::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept {
+void Timeline::poll(BlocksInTransit& out, bool thorough) noexcept {
   while (polling_.exchange(true, std::memory_order_acquire)) {
     if (!thorough) return;
     polling_.wait(true, std::memory_order_relaxed);
@@ -392,7 +396,7 @@ void Timeline::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexc
     std::unique_lock lock(mutex_);
     // A bounded poll that failed is not repeated before there is something new to ask about.
     if (thorough || failed_at_ == 0 || failed_at_ != recorded_.load(std::memory_order_relaxed))
-      query_tickets(out, queries, thorough, keep, lock);
+      query_tickets(out, thorough, keep, lock);
   }
   polling_.store(false, std::memory_order_release);
   polling_.notify_one();

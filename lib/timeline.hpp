@@ -43,6 +43,7 @@ class Timeline {
  public:
   static constexpr std::uint64_t uses_per_ticket = 16;
   static constexpr std::size_t bytes_per_ticket = std::size_t{1} << 20;
+  static constexpr unsigned bounded_queries = 8;  // of a poll that is not thorough
 
   // ---- Making and ending (timelines.cpp)
 
@@ -121,10 +122,10 @@ class Timeline {
 
   /// The block waits for `wait_position`. No lock, no allocation, no call.
   void push(Block* block) noexcept;
-  /// Moves blocks whose position is complete to `out`, asking at most `queries` times. One thread polls at a time. A
-  /// thorough poll covers what no ticket covers yet, waits for another thread's poll and asks until it has found all;
-  /// else that other poll is enough, and the first blocks that are found.
-  void poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept;
+  /// Moves blocks whose position is complete to `out`. One thread polls at a time. A thorough poll covers what no
+  /// ticket covers yet, waits for another thread's poll and asks until it has found all; else that other poll is
+  /// enough, and the first blocks that are found in `bounded_queries`.
+  void poll(BlocksInTransit& out, bool thorough) noexcept;
   /// Whether blocks or tickets wait.
   bool has_work() const noexcept;
 
@@ -140,6 +141,7 @@ class Timeline {
 
  private:
   Status take_ticket(Ticket** ticket) noexcept;
+  Status record_taken(Ticket* ticket) noexcept;
   Status record_into(Ticket* ticket) noexcept;
   Status check_no_capture() noexcept;
   /// No event has the position after all, and no use: it needs no cover where all before it have theirs.
@@ -151,7 +153,7 @@ class Timeline {
   void remove(Ticket* ticket) noexcept;
   void retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) noexcept;
   void absorb_dropped(BlocksInTransit& out) noexcept;
-  void query_tickets(BlocksInTransit& out, unsigned queries, bool thorough, std::shared_ptr<DeviceCore>& keep,
+  void query_tickets(BlocksInTransit& out, bool thorough, std::shared_ptr<DeviceCore>& keep,
                      std::unique_lock<std::mutex>& lock) noexcept;
   Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
   Status not_covered() const noexcept;

@@ -119,7 +119,7 @@ void Timelines::recycle_idle() noexcept {
   });
 }
 
-void Timelines::poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept {
+void Timelines::poll(BlocksInTransit& out, bool thorough) noexcept {
   // In pieces, so that the lock is not held while a timeline asks the device. One that is recycled meanwhile has
   // nothing to say; one that moves to an earlier place is seen by the next poll.
   std::array<Timeline*, 64> some;
@@ -131,7 +131,7 @@ void Timelines::poll(BlocksInTransit& out, unsigned queries, bool thorough) noex
         if (all_[from]->has_work()) some[count++] = all_[from];
     }
     if (count == 0) return;
-    for (std::size_t i = 0; i < count; ++i) some[i]->poll(out, queries, thorough);
+    for (std::size_t i = 0; i < count; ++i) some[i]->poll(out, thorough);
   }
 }
 

@@ -33,7 +33,7 @@ class Timelines {
   void close(Timeline& timeline) noexcept;
 
   /// Polls every timeline; see Timeline::poll.
-  void poll(BlocksInTransit& out, unsigned queries, bool thorough) noexcept;
+  void poll(BlocksInTransit& out, bool thorough) noexcept;
   /// One that has blocks or tickets waiting, another one each time; nullptr if none has.
   Timeline* next_with_work() noexcept;
   /// Whether any block or ticket waits.
