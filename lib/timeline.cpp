@@ -242,8 +242,9 @@ Status Timeline::query(std::uint64_t position) noexcept {
   if (device()->lost()) return {StatusCode::device_lost};
   if (const Status status = cover(position); !status.ok()) return status;
   std::unique_lock lock(mutex_);
+  if (done(position)) return {};  // since then: the ticket is gone, and the next one may be done much later
   Ticket* const ticket = first_covering(position);
-  if (ticket == nullptr) return done(position) ? Status{} : not_covered();
+  if (ticket == nullptr) return not_covered();
   return ask(ticket, lock);
 }
 
@@ -253,8 +254,9 @@ Status Timeline::wait(std::uint64_t position) noexcept {
   if (core.lost()) return {StatusCode::device_lost};
   if (const Status status = cover(position); !status.ok()) return status;
   std::unique_lock lock(mutex_);
+  if (done(position)) return {};
   Ticket* const ticket = first_covering(position);
-  if (ticket == nullptr) return done(position) ? Status{} : not_covered();
+  if (ticket == nullptr) return not_covered();
   ++ticket->references;
   ++lent_;
   lock.unlock();
@@ -279,8 +281,9 @@ Status Timeline::order_before(Backend& backend, NativeStream waiter, std::uint64
   if (device()->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
   if (const Status status = cover(position); !status.ok()) return status;
   std::unique_lock lock(mutex_);
+  if (done(position)) return {};
   Ticket* const ticket = first_covering(position);
-  if (ticket == nullptr) return done(position) ? Status{} : not_covered();
+  if (ticket == nullptr) return not_covered();
   ++ticket->references;
   ++lent_;
   lock.unlock();

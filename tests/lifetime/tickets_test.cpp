@@ -1,5 +1,6 @@
 // Rule 1: a use is a position in a stream; events cover many positions; memory is free when its own copies are done.
 
+#include <thread>
 #include <vector>
 
 #include "../support/rig.hpp"
@@ -190,6 +191,22 @@ TEST_CASE("an event that somebody waits for is not recorded again") {
   CHECK(early.ready());
   CHECK(rig.calls(SimulatedCall::query_event) == queries);  // what is known to be done needs no query
   CHECK(rig.sim().pending(lane.stream) > 40);
+}
+
+TEST_CASE("an event that is done is ready, also while another thread finds that out and a later one is not done") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const std::jthread other([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) rig.heap.collect();
+  });
+  for (int i = 0; i != 20000; ++i) {
+    const Event done = stream.record();
+    const Event later = stream.record();
+    rig.sim().step(stream, 1);
+    const bool ready = done.ready();
+    rig.sim().run_all();
+    REQUIRE(ready);
+  }
 }
 
 TEST_CASE("a failed event is no harm: the next one covers the copy") {

@@ -10,12 +10,15 @@
 
 namespace model {
 
-WhileWaiting::WhileWaiting(const std::vector<thole::Device>& devices)
-    : thread_([&devices](const std::stop_token& stop) {
-        for (; !stop.stop_requested(); std::this_thread::yield())
-          for (const auto& device : devices)
-            if (auto simulation = device.simulation(); simulation.blocked_callers() != 0) (void)simulation.run_all();
-      }) {}
+WhileWaiting::WhileWaiting(const std::vector<thole::Device>& devices, std::vector<Lane>& lanes) {
+  for (Lane& lane : lanes)
+    if (std::exchange(lane.held, false)) devices[lane.device].simulation().release(*lane.ref);
+  thread_ = std::jthread([&devices](const std::stop_token& stop) {
+    for (; !stop.stop_requested(); std::this_thread::yield())
+      for (const auto& device : devices)
+        if (auto simulation = device.simulation(); simulation.blocked_callers() != 0) (void)simulation.run_all();
+  });
+}
 
 std::size_t Program::some_count() {
   switch (below(traits_.large ? 24 : 40)) {
@@ -102,22 +105,24 @@ void Program::step(std::size_t operations) {
   }
 }
 
+std::size_t Program::pending() const {
+  std::size_t sum = 0;
+  for (const auto& device : devices_) sum += device.simulation().pending();
+  return sum;
+}
+
 bool Program::run_dry() {
-  for (;;) {
-    std::size_t before = 0;
-    for (const auto& device : devices_) before += device.simulation().pending();
-    if (before == 0) return true;
+  while (const std::size_t before = pending()) {
     step(before);
-    std::size_t after = 0;
-    for (const auto& device : devices_) after += device.simulation().pending();
-    if (after != before) continue;
+    if (pending() != before) continue;
     // A thread of the library's own may be in the middle of a stream: run_all() waits for it.
     std::size_t done = 0;
     for (const auto& device : devices_) done += device.simulation().run_all();
     ledger_.look();
     look_at_kernels();
-    if (done == 0) return false;
+    if (done == 0) return pending() == 0;
   }
+  return true;
 }
 
 bool Program::settle_all() {

@@ -72,10 +72,10 @@ void Program::to_device_new() {
   const Memory& memory = *from->memory;
   const bool empty = memory.count == 0;
   const bool borrowed = !empty && memory.writer;
-  const bool open = !empty && in_capture(*lane, memory, false);
+  const auto open = [&] { return !empty && in_capture(*lane, memory, false); };
   say(fmt::format("async_to_device({}) of {} words{}", lane->id, memory.count, lane->capture ? ", captured" : ""));
   std::optional<thole::DeviceBuffer<Word>> made;
-  const auto failed = call(!borrowed && !open,
+  const auto failed = call([&] { return !borrowed && !open(); },
                            {borrowed        ? Errc::borrowed
                             : lane->capture ? Errc::in_flight
                                             : Errc::out_of_memory},
@@ -100,11 +100,11 @@ void Program::to_device_span() {
   const std::size_t count = whole ? memory.count : std::min(memory.count - offset, room);
   const bool small = count > room;
   const bool borrowed = count != 0 && memory.writer;
-  const bool open = count != 0 && in_capture(*lane, memory, false);
+  const auto open = [&] { return count != 0 && in_capture(*lane, memory, false); };
   say(fmt::format("async_to_device({}, span) of {} words from {}{}", lane->id, count, offset,
                   lane->capture ? ", captured" : ""));
   const auto span = to->buffer.span().subspan(to_offset, room);
-  const auto failed = call(!small && !borrowed && !open,
+  const auto failed = call([&] { return !small && !borrowed && !open(); },
                            {small           ? Errc::too_small
                             : borrowed      ? Errc::borrowed
                             : lane->capture ? Errc::in_flight
@@ -125,10 +125,10 @@ void Program::to_host_new() {
   if (from == nullptr || lane == nullptr || heap == nullptr || buffers_.size() > 40) return;
   if (from->memory->device != lane->device || !order(*lane, *from->memory, false)) return;
   const std::size_t count = from->memory->count;
-  const bool open = count != 0 && in_capture(*lane, *from->memory, false);
+  const auto open = [&] { return count != 0 && in_capture(*lane, *from->memory, false); };
   say(fmt::format("async_to_host({}) of {} words{}", lane->id, count, lane->capture ? ", captured" : ""));
   std::optional<Buffer> made;
-  const auto failed = call(!open,
+  const auto failed = call([&] { return !open(); },
                            {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
                             count * sizeof(Word) > heap->first ? Errc::too_large : Errc::out_of_memory},
                            [&] { made = from->buffer.async_to_host(*lane->ref, heap->heap); });
@@ -153,10 +153,10 @@ void Program::to_host_span() {
   const std::size_t offset = count > memory.count ? 0 : below(memory.count - count + 1);
   const bool small = count > memory.count;
   const bool borrowed = count != 0 && (memory.writer || memory.readers != 0);
-  const bool open = count != 0 && in_capture(*lane, memory, true);
+  const auto open = [&] { return count != 0 && in_capture(*lane, memory, true); };
   say(fmt::format("async_from_device({}) of {} words to {}{}", lane->id, count, offset,
                   lane->capture ? ", captured" : ""));
-  const auto failed = call(!small && !borrowed && !open,
+  const auto failed = call([&] { return !small && !borrowed && !open(); },
                            {small           ? Errc::too_small
                             : borrowed      ? Errc::borrowed
                             : lane->capture ? Errc::in_flight
@@ -228,7 +228,7 @@ void Program::use_on() {
   if (!order(*lane, memory, writes)) return;
   const bool empty = memory.count == 0;
   const bool borrowed = !empty && (memory.writer || (writes && memory.readers != 0));
-  const bool open = !empty && in_capture(*lane, memory, writes);
+  const auto open = [&] { return !empty && in_capture(*lane, memory, writes); };
   say(fmt::format("use_on({}, {}) of {} words{}", lane->id, writes ? "writes" : "reads", memory.count,
                   lane->capture ? ", captured" : ""));
   Kernel& kernel = lane->capture ? graph_kernel_ : *kernels_.emplace_back(std::make_unique<Kernel>());
@@ -239,29 +239,31 @@ void Program::use_on() {
   bool refused = false;
   struct Own {};
   try {
-    const auto failed = call(!borrowed && !open, {borrowed ? Errc::borrowed : Errc::in_flight}, [&] {
-      const auto run = [&](Word* pointer, thole::NativeStream native) {
-        if (pointer != memory.data) broken("use_on gives another pointer");
-        ran = true;
-        if (!lane->capture) {
-          kernel.data = memory.data;
-          kernel.writes = writes;
-          if (writes) memory.content = ledger_.fresh(memory.count);
-          if (writes) memory.known = true;
-          if (memory.known) kernel.content = std::make_shared<const Content>(memory.content);
-        }
-        try {
-          enqueue_raw(device(*lane), native, kernel);
-        } catch (const thole::Error&) {
-          refused = true;
-          throw;
-        }
-        if (throws) throw Own{};
-        return 42;
-      };
-      const int answer = target->buffer.use_on(*lane->ref, writes ? Access::device_writes : Access::device_reads, run);
-      if (answer != 42) broken("use_on returns something else than its function");
-    });
+    const auto failed = call([&] { return !borrowed && !open(); }, {borrowed ? Errc::borrowed : Errc::in_flight},
+                             [&] {
+                               const auto run = [&](Word* pointer, thole::NativeStream native) {
+                                 if (pointer != memory.data) broken("use_on gives another pointer");
+                                 ran = true;
+                                 if (!lane->capture) {
+                                   kernel.data = memory.data;
+                                   kernel.writes = writes;
+                                   if (writes) memory.content = ledger_.fresh(memory.count);
+                                   if (writes) memory.known = true;
+                                   if (memory.known) kernel.content = std::make_shared<const Content>(memory.content);
+                                 }
+                                 try {
+                                   enqueue_raw(device(*lane), native, kernel);
+                                 } catch (const thole::Error&) {
+                                   refused = true;
+                                   throw;
+                                 }
+                                 if (throws) throw Own{};
+                                 return 42;
+                               };
+                               const int answer = target->buffer.use_on(
+                                   *lane->ref, writes ? Access::device_writes : Access::device_reads, run);
+                               if (answer != 42) broken("use_on returns something else than its function");
+                             });
     if (failed && !ran) return forget_kernel();
     if (!ran) broken("use_on did not run its function");
   } catch (const Own&) {

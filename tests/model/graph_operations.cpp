@@ -53,15 +53,16 @@ void Program::launch() {
   say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));
   (void)ledger_.next_operation();
   if (call(true, {}, [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); })) return;
-  auto position = model::enqueued(lane->id) - graph->nodes->size();
+  const auto last = model::position_of_graph(lane->id);
+  auto left = graph->nodes->size();
   for (const Node& node : *graph->nodes) {
-    ++position;
+    --left;
     if (node.count != 0)
-      ledger_.launched(lane->id, position, node.from, node.from_offset, node.to, node.to_offset, node.count,
-                       node.to_device);
+      ledger_.launched(lane->id, last - std::min(last, left), node.from, node.from_offset, node.to, node.to_offset,
+                       node.count, node.to_device);
   }
   std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
-  graph->life->launches.push_back({lane->id, position, true, false});
+  graph->life->launches.push_back({lane->id, last, true, false});
   ledger_.look();
 }
 

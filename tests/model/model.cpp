@@ -39,12 +39,14 @@ void Ledger::look(const void* skip, std::size_t bytes) {
     // Where several completed at once, only the last word of each is to be seen.
     const bool written_again =
         std::any_of(arrived.begin() + static_cast<std::ptrdiff_t>(i) + 1, arrived.end(), [&](const Copy& later) {
-          return later.destination == copy.destination && later.offset < copy.offset + copy.expected->size() &&
-                 copy.offset < later.offset + later.expected->size();
+          // By address: the memory may have been freed and given to another buffer meanwhile.
+          const Word* const again = later.destination->data + later.offset;
+          return again < data + copy.expected->size() && data < again + later.expected->size();
         });
     if (written_again || !copy.known) continue;
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
     if (copy.to_device && !still.device_memory_exists(data, size)) continue;  // freed since, in the same call
+    if (!copy.to_device && watched_ && !held(*copy.destination)) continue;
     const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
     if (!wrong.empty())
       broken(fmt::format("the copy of operation {} in stream {} {} {} moved a wrong payload: {}", copy.operation,
@@ -68,9 +70,12 @@ bool Ledger::in_graph(const Memory& memory) const {
   return std::ranges::any_of(memory.graphs, [&](const auto& life) { return alive(*life); });
 }
 
+bool Ledger::held(const Memory& memory) const {
+  return memory.handle || memory.readers != 0 || memory.writer || in_graph(memory);
+}
+
 bool Ledger::needed(const Memory& memory) const {
-  return memory.handle || memory.readers != 0 || memory.writer || in_graph(memory) ||
-         std::ranges::any_of(memory.uses, [&](const Use& use) { return open(use); });
+  return held(memory) || std::ranges::any_of(memory.uses, [&](const Use& use) { return open(use); });
 }
 
 void Ledger::check_free(const void* data, std::size_t bytes) const {

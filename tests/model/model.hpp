@@ -74,11 +74,16 @@ struct Copy {
 
 class Ledger {
  public:
+  /// A thread of the library's reclaims memory beside the program: what nobody holds may be gone at any moment.
+  void set_watched() { watched_ = true; }
+
   // ---- Looking at the device
 
   /// Sees what has completed since the last time and checks each payload that arrived. Nothing is known of
   /// [skip, skip + bytes), which a new owner has written since.
   void look(const void* skip = nullptr, std::size_t bytes = 0);
+  /// The same without the checks: copies are checked at the next look().
+  void refresh() { queues_.look(AtRest()); }
   bool open(const Use& use) const { return !queues_.done(use.stream, use.position); }
   /// Whether a use is open that conflicts with a new one; `tracked`: only such as thole must know of.
   bool conflict(const Memory& memory, bool writes, bool tracked_only) const;
@@ -91,7 +96,9 @@ class Ledger {
   MemoryPtr made(Word* data, std::size_t count, std::uint64_t arena);
   /// A buffer that is gone again, of any type: only the check.
   void check_free(const void* data, std::size_t bytes) const;
-  /// Whether the device, a borrow or a graph still needs it, or the program holds it.
+  /// Whether the program holds it, a borrow or a graph.
+  bool held(const Memory& memory) const;
+  /// The same, or the device needs it.
   bool needed(const Memory& memory) const;
   /// Forgets what is not needed any more.
   void forget();
@@ -121,6 +128,7 @@ class Ledger {
  private:
   void move_content(const Memory& from, std::size_t from_offset, Memory& to, std::size_t to_offset, std::size_t count);
 
+  bool watched_ = false;
   Queues queues_;
   std::vector<MemoryPtr> pinned_;
   std::vector<Copy> copies_;

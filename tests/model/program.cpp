@@ -19,6 +19,7 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   traits_.background = chance(8);
   traits_.two_devices = !traits_.lost && chance(4);
   traits_.large = chance(8);
+  if (traits_.orphans || traits_.background) ledger_.set_watched();
   for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
     devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
   traits_text_ =
@@ -175,7 +176,7 @@ void Program::all_back() {
   const bool exact = !traits_.background && !traits_.orphans && !uses_lost_;
   for (const Heap& heap : heaps_) {
     if (!exact) {
-      const WhileWaiting stepping(devices_);
+      const WhileWaiting stepping(devices_, lanes_);
       call(true, {}, [&] { heap.heap.drain(); });
     }
     // A thread of the library's, which watches for an earlier program's device, may have some in its hands.

@@ -12,6 +12,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <thole/thole.hpp>
@@ -78,6 +79,7 @@ struct Lane {
   std::uint64_t id = 0;
   std::size_t device = 0;
   std::optional<Graph> capture;
+  bool held = false;
 };
 
 struct KeptEvent {
@@ -106,11 +108,11 @@ struct Traits {
   bool large = false;
 };
 
-/// Runs the devices while the program waits in one: everything was done before, but a thread of the library's, which
-/// watches for this program or an earlier one, may have enqueued an event since.
+/// Runs the devices while the program waits in one, held streams too: everything was done before, but a thread of the
+/// library's, which watches for this program or an earlier one, may have enqueued an event since.
 class WhileWaiting {
  public:
-  explicit WhileWaiting(const std::vector<thole::Device>& devices);
+  WhileWaiting(const std::vector<thole::Device>& devices, std::vector<Lane>& lanes);
 
  private:
   std::jthread thread_;
@@ -138,15 +140,19 @@ class Program {
   Lane* lane(std::uint64_t id);
   HostBuffer* pick_buffer();
   void say(const std::string& text);
-  /// The outcome of a call: empty when it succeeded. Only the expected codes may come, and success only if `success`. A
-  /// fault that was asked for may come at any time.
-  template <class F>
-  std::optional<Errc> call(bool success, std::initializer_list<Errc> expected, F&& f);
+  /// The outcome of a call: empty when it succeeded. Only the expected codes may come, and success only if `may`, a
+  /// bool or a function that looks at the ledger afterwards. A fault that was asked for may come at any time.
+  template <class May, class F>
+  std::optional<Errc> call(May may, std::initializer_list<Errc> expected, F&& f);
+  /// A thread of the library's may have run what was open a moment ago.
+  template <class May>
+  bool holds(const May& may);
   void judge(const std::optional<thole::Error>& error, bool success, std::initializer_list<Errc> expected);
   bool fault_fired();
   void step(std::size_t operations);
   void look_at_kernels();
   /// Runs everything that can; false when something is left.
+  std::size_t pending() const;
   bool run_dry();
   bool settle_all();
   /// Orders the stream after the memory's conflicting uses that thole cannot know of; after all of them, if thole will
@@ -249,15 +255,26 @@ class Program {
   std::deque<std::string> trace_;
 };
 
-template <class F>
-std::optional<Errc> Program::call(bool success, std::initializer_list<Errc> expected, F&& f) {
+template <class May>
+bool Program::holds(const May& may) {
+  if constexpr (std::is_same_v<May, bool>) {
+    return may;
+  } else {
+    if (may()) return true;
+    ledger_.refresh();
+    return may();
+  }
+}
+
+template <class May, class F>
+std::optional<Errc> Program::call(May may, std::initializer_list<Errc> expected, F&& f) {
   std::optional<thole::Error> error;
   try {
     f();
   } catch (const thole::Error& thrown) {
     error = thrown;
   }
-  judge(error, success, expected);
+  judge(error, error || holds(may), expected);
   if (!error) return {};
   return error->errc();
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "simulated_calls.hpp"
 #include "simulated_machine.hpp"
 
 namespace model {
@@ -62,6 +63,16 @@ std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, co
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument) {
   return newest(stream, [&](const Operation& operation) {
     return operation.kind == Operation::Kind::host_function && operation.argument == argument;
+  });
+}
+
+std::uint64_t position_of_graph(std::uint64_t stream) {
+  return newest(stream, [](const Operation& operation) { return operation.graph != nullptr; });
+}
+
+std::uint64_t position_of_record(std::uint64_t stream, thole::detail::NativeEvent event) {
+  return newest(stream, [&](const Operation& operation) {
+    return operation.kind == Operation::Kind::record && operation.point == find_event(event)->point;
   });
 }
 

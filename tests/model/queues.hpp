@@ -8,6 +8,8 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "backend.hpp"
+
 namespace model {
 
 /// Holds all devices still while it lives: no operation is in the middle of its run, also not on a thread of the
@@ -42,6 +44,10 @@ class Queues {
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source);
 /// The same for a host function with this argument.
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
-/// How many operations were ever enqueued; 0: there is no such stream.
+/// The same for the last node of a graph's launch.
+std::uint64_t position_of_graph(std::uint64_t stream);
+/// The same for an event as it was recorded last.
+std::uint64_t position_of_record(std::uint64_t stream, thole::detail::NativeEvent event);
+/// How many operations were ever enqueued, a thread of the library's own included; 0: there is no such stream.
 std::uint64_t enqueued(std::uint64_t stream);
 }  // namespace model
