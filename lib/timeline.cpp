@@ -326,6 +326,16 @@ void Timeline::absorb_dropped(BlocksInTransit& out) noexcept {
   }
 }
 
+void Timeline::take_done(BlockList& from, BlocksInTransit& out) noexcept {
+  BlockList rest;
+  while (Block* const block = from.pop())
+    if (done(block->wait_position))
+      out.push(block);
+    else
+      rest.push(block);
+  from.splice(rest);
+}
+
 void Timeline::remove(Ticket* ticket) noexcept {
   (ticket->before != nullptr ? ticket->before->after : oldest_) = ticket->after;
   (ticket->after != nullptr ? ticket->after->before : newest_) = ticket->before;
@@ -390,6 +400,7 @@ void Timeline::poll(BlocksInTransit& out, bool thorough) noexcept {
   {
     std::unique_lock lock(mutex_);
     absorb_dropped(out);
+    if (thorough) take_done(uncovered_, out);
     retire(out, keep);
     cover_now = thorough && !uncovered_.empty();
   }
@@ -400,6 +411,9 @@ void Timeline::poll(BlocksInTransit& out, bool thorough) noexcept {
     // A bounded poll that failed is not repeated before there is something new to ask about.
     if (thorough || failed_at_ == 0 || failed_at_ != recorded_.load(std::memory_order_relaxed))
       query_tickets(out, thorough, keep, lock);
+    if (const auto now = completed_.load(std::memory_order_relaxed);
+        thorough && oldest_ != nullptr && std::exchange(taken_at_, now) != now)
+      take_done(oldest_->blocks, out);
   }
   polling_.store(false, std::memory_order_release);
   polling_.notify_one();

@@ -153,6 +153,8 @@ class Timeline {
   void remove(Ticket* ticket) noexcept;
   void retire(BlocksInTransit& out, std::shared_ptr<DeviceCore>& keep) noexcept;
   void absorb_dropped(BlocksInTransit& out) noexcept;
+  /// What is complete though the event that covers it is not, or is still to come: a position before it became known.
+  void take_done(BlockList& from, BlocksInTransit& out) noexcept;
   void query_tickets(BlocksInTransit& out, bool thorough, std::shared_ptr<DeviceCore>& keep,
                      std::unique_lock<std::mutex>& lock) noexcept;
   Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
@@ -186,6 +188,7 @@ class Timeline {
   BlockList uncovered_;  // blocks that no pending ticket covers
   std::uint64_t uncovered_last_ = 0;
   std::uint64_t failed_at_ = 0;       // recorded_ when the last query said not_ready
+  std::uint64_t taken_at_ = 0;        // completed_ when done blocks were last taken out of the oldest ticket
   std::shared_ptr<DeviceCore> keep_;  // while tickets are pending, the device lives
 };
 

@@ -1,5 +1,6 @@
 // Rule 1: a use is a position in a stream; events cover many positions; memory is free when its own copies are done.
 
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -207,6 +208,37 @@ TEST_CASE("an event that is done is ready, also while another thread finds that 
     rig.sim().run_all();
     REQUIRE(ready);
   }
+}
+
+TEST_CASE("what synchronize has waited for is free, though the event that covers it lies behind later work") {
+  const Rig rig;
+  Lane lane(rig);
+  auto buffer = std::make_optional(rig.heap.make_buffer<std::byte>(4 * KiB));
+  lane.copy(*buffer);
+  std::jthread waiter([&] { lane.stream.synchronize(); });
+  until_blocked(rig.sim());
+  buffer.reset();
+  const Event later = lane.stream.record();
+  rig.heap.collect();  // the later event is the first that covers the copy
+  CHECK(rig.heap.stats().in_flight == 4 * KiB);
+  rig.sim().step(lane.stream, 1);
+  waiter.join();
+  CHECK(rig.heap.stats().in_flight == 0);
+  CHECK(!later.ready());
+}
+
+TEST_CASE("what synchronize has waited for needs no event") {
+  const Rig rig;
+  Lane lane(rig);
+  lane.copy_and_drop(rig);
+  (void)rig.heap.make_buffer<std::byte>(64 * KiB);  // finds the block in flight, without an event behind it
+  const auto records = rig.calls(SimulatedCall::record_event);
+  std::jthread waiter([&] { lane.stream.synchronize(); });
+  until_blocked(rig.sim());
+  rig.sim().step(lane.stream, 1);
+  waiter.join();
+  CHECK(rig.heap.stats().in_flight == 0);
+  CHECK(rig.calls(SimulatedCall::record_event) == records);
 }
 
 TEST_CASE("a failed event is no harm: the next one covers the copy") {
