@@ -3,7 +3,8 @@
 
     check.py CASE PROGRAM [FILE...]
 
-CASE is the name of a function below without its `check_`. Exit status 0: all is as it should be; 77: it cannot be tried here.
+CASE is the name of a function below without its `check_`. Exit status 0: all is as it should be; 77: it cannot be
+tried here.
 """
 
 import json

@@ -151,8 +151,9 @@ class Program {
   bool fault_fired();
   void step(std::size_t operations);
   void look_at_kernels();
-  /// Runs everything that can; false when something is left.
+  /// How many operations are enqueued and not complete, on all devices.
   std::size_t pending() const;
+  /// Runs everything that can; false when something is left.
   bool run_dry();
   bool settle_all();
   /// Orders the stream after the memory's conflicting uses that thole cannot know of; after all of them, if thole will
