@@ -102,7 +102,8 @@ void HeapCore::finish_if_all_back() noexcept {
   std::shared_ptr<ArenaCore> arena;  // outlives the lock: it may be the last reference
   {
     const std::scoped_lock lock(mutex_);
-    if (finished_) return;
+    // Not closed: the caller speaks of the heap that this object served before. It has ended, and this is the next one.
+    if (finished_ || !closed_.load(std::memory_order_relaxed)) return;
     std::uint64_t made = 0;
     std::uint64_t returned = 0;
     BlocksInTransit blocks;

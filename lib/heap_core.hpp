@@ -47,6 +47,10 @@ struct HeapCore {
   /// A queued block has come back from a stream: frees it, or queues it on the next stream that uses it.
   void came_back(Block* block) noexcept;
 
+  /// Ends the heap if it is closed and all its blocks are back. The thread that brings the last block back calls this
+  /// after it has counted the block, when another may have ended the heap already: this object may then serve the next.
+  void finish_if_all_back() noexcept;
+
   /// Gives what the caches keep back to the store. Any thread; owners go on meanwhile.
   void flush() noexcept;
   HeapFigures figures(bool with_cached = true) const noexcept;
@@ -78,7 +82,6 @@ struct HeapCore {
   void recycle(Block* block, bool deferred) noexcept;
   template <class F>
   void for_each_cache(F&& f) noexcept;
-  void finish_if_all_back() noexcept;
 
   alignas(64) std::shared_ptr<ArenaCore> arena_;
   DeviceCore* device_ = nullptr;
