@@ -12,7 +12,7 @@ namespace thole {
 
 namespace detail {
 struct DeviceCore;
-struct Internals;
+struct HandleAccess;
 }  // namespace detail
 
 /// What a `Device` runs on.
@@ -52,7 +52,7 @@ class THOLE_EXPORT Device {
   friend bool operator==(const Device& a, const Device& b) noexcept { return a.core_ == b.core_; }
 
  private:
-  friend struct detail::Internals;
+  friend struct detail::HandleAccess;
   explicit Device(std::shared_ptr<detail::DeviceCore> core) noexcept : core_(std::move(core)) {}
   std::shared_ptr<detail::DeviceCore> core_;
 };

@@ -29,7 +29,7 @@ class THOLE_EXPORT Event {
 
  private:
   friend class StreamRef;
-  friend struct detail::Internals;
+  friend struct detail::HandleAccess;
   Event() = default;
   std::shared_ptr<detail::DeviceCore> device_;
   detail::Ticket* ticket_ = nullptr;

@@ -65,7 +65,7 @@ class THOLE_EXPORT StreamRef {
   friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.id_ == b.id_; }
 
  protected:
-  friend struct detail::Internals;
+  friend struct detail::HandleAccess;
   StreamRef() = default;
   std::shared_ptr<detail::DeviceCore> device_;
   detail::Timeline* timeline_ = nullptr;

@@ -13,7 +13,7 @@ constexpr std::size_t bytes = std::size_t{1} << 16;
 /// Begins a capture on a stream of its own and ends it when asked, or at the end.
 class Capturing {
  public:
-  Capturing(Backend& backend, CaptureMode mode) : stream(backend), backend_(backend) {
+  Capturing(DeviceBackend& backend, CaptureMode mode) : stream(backend), backend_(backend) {
     CONTRACT_OK(backend_, begin_capture(stream, mode));
   }
   ~Capturing() {
@@ -25,7 +25,7 @@ class Capturing {
   /// Whether the capture ended well.
   bool end() {
     ended_ = true;
-    NativeGraph graph = nullptr;
+    GraphHandle graph = nullptr;
     const Status status = backend_.end_capture(stream, &graph);
     if (!status.ok()) {
       CHECK(status.code == StatusCode::capture);
@@ -39,7 +39,7 @@ class Capturing {
   const TestStream stream;
 
  private:
-  Backend& backend_;
+  DeviceBackend& backend_;
   bool ended_ = false;
 };
 
@@ -205,7 +205,7 @@ CONTRACT_CASE("on an invalidated capture work is refused, and the stream works a
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
   CONTRACT_CODE(backend, query_event(event), capture);
   CONTRACT_CODE(backend, launch_host_function(stream, &Count::add, &count), capture);
-  NativeGraph graph = nullptr;
+  GraphHandle graph = nullptr;
   CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
   CHECK(graph == nullptr);
   CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
@@ -228,7 +228,7 @@ CONTRACT_CASE("a stream that waits for a captured event joins the capture") {
   CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
   CONTRACT_OK(backend, record_event(join, second));
   CONTRACT_OK(backend, wait_event(first, join));
-  const NativeGraph captured = end_capture(backend, first);
+  const GraphHandle captured = end_capture(backend, first);
   CHECK(second.capture().state == CaptureInfo::State::none);
   CHECK(count.value() == 0);
   const TestGraph graph(backend, captured);
@@ -246,7 +246,7 @@ CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both stre
   CONTRACT_OK(backend, record_event(fork, first));
   CONTRACT_OK(backend, wait_event(second, fork));
   CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
-  NativeGraph graph = nullptr;
+  GraphHandle graph = nullptr;
   CONTRACT_CODE(backend, end_capture(first, &graph), capture);
   CHECK(graph == nullptr);
   CONTRACT_OK(backend, launch_host_function(first, &Count::add, &count));
@@ -277,7 +277,7 @@ CONTRACT_CASE("two captures cannot be merged") {
 CONTRACT_CASE("a capture in global or thread-local mode is not ended by another thread") {
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
     Capturing capturing(backend, mode);
-    NativeGraph graph = nullptr;
+    GraphHandle graph = nullptr;
     CHECK(elsewhere([&] { return backend.end_capture(capturing.stream, &graph); }).code == StatusCode::capture);
     CHECK(graph == nullptr);
   }
@@ -286,7 +286,7 @@ CONTRACT_CASE("a capture in global or thread-local mode is not ended by another 
 CONTRACT_CASE("a capture in relaxed mode may be ended by another thread") {
   const TestStream stream(backend);
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
-  NativeGraph graph = nullptr;
+  GraphHandle graph = nullptr;
   CHECK(elsewhere([&] { return backend.end_capture(stream, &graph); }).code == StatusCode::ok);
   REQUIRE(graph != nullptr);
   CONTRACT_OK(backend, destroy_graph(graph));

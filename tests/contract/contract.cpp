@@ -8,9 +8,9 @@
 
 #include <thole/config.hpp>
 
-#include "simulated_backend.hpp"
+#include "backend/simulated/backend.hpp"
 #if __has_include("cuda_backend.hpp")
-#include "cuda_backend.hpp"
+#include "backend/cuda/cuda_backend.hpp"
 #endif
 
 namespace contract {
@@ -48,7 +48,7 @@ const std::vector<Subject>& subjects() {
   return found;
 }
 
-void require(const Backend& backend, Status status, const char* call, const char* file, int line) {
+void require(const DeviceBackend& backend, Status status, const char* call, const char* file, int line) {
   if (status.ok()) return;
   ADD_FAIL_AT(file, line, call, ": ", backend.describe(status));
 }
@@ -66,7 +66,7 @@ bool Pages::holds(unsigned char value) const {
   return std::all_of(data_, data_ + bytes_, [&](unsigned char byte) { return byte == value; });
 }
 
-Gate::Gate(Backend& backend, NativeStream stream) {
+Gate::Gate(DeviceBackend& backend, StreamHandle stream) {
   using Shared = std::shared_ptr<std::atomic<bool>>;
   auto* shared = new Shared(opened_);
   const auto wait = [](void* argument) {

@@ -13,31 +13,31 @@
 
 #include <doctest/doctest.h>
 
-#include "backend.hpp"
+#include "backend/backend.hpp"
 
 namespace contract {
 
-using thole::detail::Backend;
 using thole::detail::CaptureInfo;
 using thole::detail::CaptureMode;
 using thole::detail::CopyKind;
-using thole::detail::NativeEvent;
-using thole::detail::NativeGraph;
-using thole::detail::NativeGraphExec;
-using thole::detail::NativeStream;
+using thole::detail::DeviceBackend;
+using thole::detail::EventHandle;
+using thole::detail::GraphExecHandle;
+using thole::detail::GraphHandle;
 using thole::detail::Status;
 using thole::detail::StatusCode;
+using thole::detail::StreamHandle;
 
 struct Subject {
   std::string name;
-  std::shared_ptr<Backend> backend;
+  std::shared_ptr<DeviceBackend> backend;
 };
 
 /// The backends under test: the simulated device, and a GPU where one answers. THOLE_DEVICE=simulated leaves out the
 /// GPU; THOLE_DEVICE=cuda or cuda:N makes its absence a failure.
 const std::vector<Subject>& subjects();
 
-void require(const Backend& backend, Status status, const char* call, const char* file, int line);
+void require(const DeviceBackend& backend, Status status, const char* call, const char* file, int line);
 inline StatusCode code_of(Status status) { return status.code; }
 
 /// The call must succeed; what the backend says otherwise is in the report.
@@ -47,23 +47,23 @@ inline StatusCode code_of(Status status) { return status.code; }
 
 /// A case that holds on every backend: `CONTRACT_CASE("a rule") { ... backend ... }`.
 #define CONTRACT_CASE(sentence) CONTRACT_CASE_NAMED(DOCTEST_ANONYMOUS(contract_case_), sentence)
-#define CONTRACT_CASE_NAMED(function, sentence)          \
-  static void function(::contract::Backend& backend);    \
-  TEST_CASE(sentence) {                                  \
-    for (const auto& subject : ::contract::subjects()) { \
-      INFO("backend: ", subject.name);                   \
-      function(*subject.backend);                        \
-    }                                                    \
-  }                                                      \
-  static void function([[maybe_unused]] ::contract::Backend& backend)
+#define CONTRACT_CASE_NAMED(function, sentence)             \
+  static void function(::contract::DeviceBackend& backend); \
+  TEST_CASE(sentence) {                                     \
+    for (const auto& subject : ::contract::subjects()) {    \
+      INFO("backend: ", subject.name);                      \
+      function(*subject.backend);                           \
+    }                                                       \
+  }                                                         \
+  static void function([[maybe_unused]] ::contract::DeviceBackend& backend)
 
 class TestStream {
  public:
-  explicit TestStream(Backend& backend) : backend_(backend) { CONTRACT_OK(backend_, create_stream(&stream_)); }
+  explicit TestStream(DeviceBackend& backend) : backend_(backend) { CONTRACT_OK(backend_, create_stream(&stream_)); }
   ~TestStream() { destroy(); }
   TestStream(const TestStream&) = delete;
   TestStream& operator=(const TestStream&) = delete;
-  operator NativeStream() const { return stream_; }
+  operator StreamHandle() const { return stream_; }
   void destroy() {
     if (stream_ != nullptr) CHECK(backend_.destroy_stream(std::exchange(stream_, nullptr)).ok());
   }
@@ -75,24 +75,24 @@ class TestStream {
   }
 
  private:
-  Backend& backend_;
-  NativeStream stream_ = nullptr;
+  DeviceBackend& backend_;
+  StreamHandle stream_ = nullptr;
 };
 
 class TestEvent {
  public:
-  explicit TestEvent(Backend& backend) : backend_(backend) { CONTRACT_OK(backend_, create_event(&event_)); }
+  explicit TestEvent(DeviceBackend& backend) : backend_(backend) { CONTRACT_OK(backend_, create_event(&event_)); }
   ~TestEvent() { destroy(); }
   TestEvent(const TestEvent&) = delete;
   TestEvent& operator=(const TestEvent&) = delete;
-  operator NativeEvent() const { return event_; }
+  operator EventHandle() const { return event_; }
   void destroy() {
     if (event_ != nullptr) CHECK(backend_.destroy_event(std::exchange(event_, nullptr)).ok());
   }
 
  private:
-  Backend& backend_;
-  NativeEvent event_ = nullptr;
+  DeviceBackend& backend_;
+  EventHandle event_ = nullptr;
 };
 
 /// Whole pages of host memory, not pinned.
@@ -116,19 +116,19 @@ class Pages {
 /// Whole pages of pinned host memory.
 class Pinned : public Pages {
  public:
-  Pinned(Backend& backend, std::size_t bytes) : Pages(bytes), backend_(backend) {
+  Pinned(DeviceBackend& backend, std::size_t bytes) : Pages(bytes), backend_(backend) {
     CONTRACT_OK(backend_, register_host(data(), bytes));
   }
   ~Pinned() { CHECK(backend_.unregister_host(data()).ok()); }
 
  private:
-  Backend& backend_;
+  DeviceBackend& backend_;
 };
 
 /// Device memory in a stream's order; freed in it at the end.
 class OnDevice {
  public:
-  OnDevice(Backend& backend, std::size_t bytes, NativeStream stream) : backend_(backend), stream_(stream) {
+  OnDevice(DeviceBackend& backend, std::size_t bytes, StreamHandle stream) : backend_(backend), stream_(stream) {
     CONTRACT_OK(backend_, allocate_device(bytes, stream, &data_));
   }
   ~OnDevice() { CHECK(backend_.free_device(data_, stream_).ok()); }
@@ -137,8 +137,8 @@ class OnDevice {
   unsigned char* data() const { return static_cast<unsigned char*>(data_); }
 
  private:
-  Backend& backend_;
-  NativeStream stream_;
+  DeviceBackend& backend_;
+  StreamHandle stream_;
   void* data_ = nullptr;
 };
 
@@ -146,7 +146,7 @@ class OnDevice {
 /// other stream may be asked to run a host function: CUDA may use one thread for all of them.
 class Gate {
  public:
-  Gate(Backend& backend, NativeStream stream);
+  Gate(DeviceBackend& backend, StreamHandle stream);
   ~Gate() { open(); }
   Gate(const Gate&) = delete;
   Gate& operator=(const Gate&) = delete;
@@ -159,7 +159,7 @@ class Gate {
 /// A captured graph and its executable; either may be destroyed early.
 class TestGraph {
  public:
-  TestGraph(Backend& backend, NativeGraph graph) : backend_(backend), graph_(graph) {
+  TestGraph(DeviceBackend& backend, GraphHandle graph) : backend_(backend), graph_(graph) {
     CONTRACT_OK(backend_, instantiate_graph(graph_, &exec_));
   }
   ~TestGraph() {
@@ -168,7 +168,7 @@ class TestGraph {
   }
   TestGraph(const TestGraph&) = delete;
   TestGraph& operator=(const TestGraph&) = delete;
-  void launch(NativeStream stream) const { CONTRACT_OK(backend_, launch_graph(exec_, stream)); }
+  void launch(StreamHandle stream) const { CONTRACT_OK(backend_, launch_graph(exec_, stream)); }
   void destroy_graph() {
     if (graph_ != nullptr) CHECK(backend_.destroy_graph(std::exchange(graph_, nullptr)).ok());
   }
@@ -177,13 +177,13 @@ class TestGraph {
   }
 
  private:
-  Backend& backend_;
-  NativeGraph graph_;
-  NativeGraphExec exec_ = nullptr;
+  DeviceBackend& backend_;
+  GraphHandle graph_;
+  GraphExecHandle exec_ = nullptr;
 };
 
-inline NativeGraph end_capture(Backend& backend, NativeStream stream) {
-  NativeGraph graph = nullptr;
+inline GraphHandle end_capture(DeviceBackend& backend, StreamHandle stream) {
+  GraphHandle graph = nullptr;
   CONTRACT_OK(backend, end_capture(stream, &graph));
   return graph;
 }

@@ -9,7 +9,7 @@ namespace {
 constexpr std::size_t bytes = std::size_t{1} << 20;
 
 /// The graph of one host function that counts, which keeps `retained` alive.
-NativeGraph counting_graph(Backend& backend, NativeStream stream, Count& ran, Count* retained) {
+GraphHandle counting_graph(DeviceBackend& backend, StreamHandle stream, Count& ran, Count* retained) {
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
   CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &ran));
   if (retained != nullptr) {
@@ -131,7 +131,7 @@ CONTRACT_CASE("a graph that is never instantiated releases what it retains") {
   const TestStream stream(backend);
   Count ran;
   Count released;
-  const NativeGraph graph = counting_graph(backend, stream, ran, &released);
+  const GraphHandle graph = counting_graph(backend, stream, ran, &released);
   CHECK(released.value() == 0);
   CONTRACT_OK(backend, destroy_graph(graph));
   released.wait_for(1);
@@ -144,7 +144,7 @@ CONTRACT_CASE("an invalidated capture releases what it had retained") {
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
   CONTRACT_OK(backend, retain_in_graph(stream.capture().graph, &released, &Count::add));
   CONTRACT_CODE(backend, synchronize_stream(stream), capture);
-  NativeGraph graph = nullptr;
+  GraphHandle graph = nullptr;
   CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
   released.wait_for(1);
   CHECK(released.value() == 1);

@@ -3,8 +3,8 @@
 #include <functional>
 #include <thread>
 
+#include "backend/simulated/backend.hpp"
 #include "contract.hpp"
-#include "simulated_backend.hpp"
 
 using namespace contract;
 using thole::SimulatedCall;
@@ -22,7 +22,7 @@ SimulationOptions stepped() {
 }
 
 bool lost(SimulatedBackend& backend) {
-  NativeStream stream = nullptr;
+  StreamHandle stream = nullptr;
   const Status status = backend.create_stream(&stream);
   if (status.ok()) static_cast<void>(backend.destroy_stream(stream));
   return status.code == StatusCode::device_lost;
@@ -81,8 +81,8 @@ TEST_CASE("each kind of call can be made to fail, the nth from now and no other"
   const TestEvent event(backend);
   Count count;
   void* data = nullptr;
-  NativeStream made_stream = nullptr;
-  NativeEvent made_event = nullptr;
+  StreamHandle made_stream = nullptr;
+  EventHandle made_event = nullptr;
   struct Kind {
     SimulatedCall call;
     StatusCode code;
@@ -223,8 +223,8 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go and still ta
   SimulatedBackend backend(stepped());
   const Pages pages(Pages::page);
   CONTRACT_OK(backend, register_host(pages.data(), Pages::page));
-  NativeStream stream = nullptr;
-  NativeEvent event = nullptr;
+  StreamHandle stream = nullptr;
+  EventHandle event = nullptr;
   CONTRACT_OK(backend, create_stream(&stream));
   CONTRACT_OK(backend, create_event(&event));
   Count count;
@@ -259,7 +259,7 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go and still ta
 
 TEST_CASE("losing a device ends its captures and lets go of what launched graphs retained") {
   SimulatedBackend backend(stepped());
-  NativeStream stream = nullptr;
+  StreamHandle stream = nullptr;
   CONTRACT_OK(backend, create_stream(&stream));
   Count ran;
   Count released;
@@ -286,9 +286,9 @@ TEST_CASE("losing a device ends its captures and lets go of what launched graphs
 TEST_CASE("a stream that waits for a lost device's event does not wait for ever") {
   SimulatedBackend backend({});
   SimulatedBackend other({});
-  NativeStream stream = nullptr;
-  NativeStream other_stream = nullptr;
-  NativeEvent event = nullptr;
+  StreamHandle stream = nullptr;
+  StreamHandle other_stream = nullptr;
+  EventHandle event = nullptr;
   CONTRACT_OK(backend, create_stream(&stream));
   CONTRACT_OK(backend, create_event(&event));
   CONTRACT_OK(other, create_stream(&other_stream));
@@ -306,8 +306,8 @@ TEST_CASE("a backend that ends finishes what runs by itself and drops what is he
   Count count;
   {
     SimulatedBackend backend({});
-    NativeStream free = nullptr;
-    NativeStream held = nullptr;
+    StreamHandle free = nullptr;
+    StreamHandle held = nullptr;
     CONTRACT_OK(backend, create_stream(&free));
     CONTRACT_OK(backend, create_stream(&held));
     backend.hold(held);
@@ -325,7 +325,7 @@ TEST_CASE("the last handle to a backend may be let go of in one of its own threa
   };
   Last last{std::make_shared<SimulatedBackend>(SimulationOptions{}), {}};
   SimulatedBackend& backend = *last.backend;
-  NativeStream stream = nullptr;
+  StreamHandle stream = nullptr;
   CONTRACT_OK(backend, create_stream(&stream));
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
   Count ran;
@@ -358,7 +358,7 @@ struct AtExit {
 }  // namespace
 
 TEST_CASE("a backend may live until after main") {
-  NativeStream stream = nullptr;
+  StreamHandle stream = nullptr;
   CONTRACT_OK(at_exit.backend, create_stream(&stream));
   for (int i = 0; i < 10; ++i) {
     CONTRACT_OK(at_exit.backend, launch_host_function(stream, &Count::add, &at_exit.count));

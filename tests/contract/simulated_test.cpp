@@ -2,8 +2,8 @@
 
 #include <thread>
 
+#include "backend/simulated/backend.hpp"
 #include "contract.hpp"
-#include "simulated_backend.hpp"
 
 using namespace contract;
 using thole::SimulatedCall;
@@ -141,18 +141,18 @@ TEST_CASE("a destroyed stream's work is still run by run_all, also when it was h
 TEST_CASE("the handle of a destroyed stream is used again by the next one") {
   SimulatedBackend backend(stepped());
   TestStream first(backend);
-  const NativeStream handle = first;
+  const StreamHandle handle = first;
   first.destroy();
   const TestStream second(backend);
-  CHECK(static_cast<NativeStream>(second) == handle);
+  CHECK(static_cast<StreamHandle>(second) == handle);
 }
 
 TEST_CASE("a handle that means nothing is refused") {
   SimulatedBackend backend(stepped());
   TestStream stream(backend);
   TestEvent event(backend);
-  const NativeStream old_stream = stream;
-  const NativeEvent old_event = event;
+  const StreamHandle old_stream = stream;
+  const EventHandle old_event = event;
   stream.destroy();
   event.destroy();
   CONTRACT_CODE(backend, synchronize_stream(old_stream), invalid);

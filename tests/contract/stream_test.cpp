@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t bytes = std::size_t{1} << 20;
 
-std::uint64_t id_of(Backend& backend, NativeStream stream) {
+std::uint64_t id_of(DeviceBackend& backend, StreamHandle stream) {
   std::uint64_t id = 0;
   CONTRACT_OK(backend, stream_id(stream, &id));
   return id;
@@ -52,7 +52,7 @@ CONTRACT_CASE("the default streams do work") {
   const Pinned back(backend, bytes);
   unsigned char value = 0;
   for (const std::uintptr_t handle : {0U, 1U, 2U}) {
-    const auto stream = reinterpret_cast<NativeStream>(handle);
+    const auto stream = reinterpret_cast<StreamHandle>(handle);
     source.fill(++value);
     {
       const OnDevice device(backend, bytes, stream);

@@ -25,7 +25,7 @@ struct Foreign {
   void destroy() {
     if (native != nullptr) CHECK(backend.destroy_stream(std::exchange(native, nullptr)).ok());
   }
-  detail::Backend& backend;
+  detail::DeviceBackend& backend;
   void* native = nullptr;
 };
 
@@ -192,7 +192,7 @@ TEST_CASE("a native handle that is none is refused") {
 TEST_CASE("a device ends when all that is left of it is an event in a foreign stream, and that is done") {
   auto rig = std::make_unique<Rig>();
   auto sim = rig->sim();
-  const std::weak_ptr<detail::DeviceCore> core = detail::Internals::core(rig->device);
+  const std::weak_ptr<detail::DeviceCore> core = detail::HandleAccess::core(rig->device);
   {
     const Foreign foreign(*rig);
     (void)view(rig->device, foreign.native).record();

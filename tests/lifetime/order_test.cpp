@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../support/rig.hpp"
-#include "region.hpp"
+#include "memory/region.hpp"
 
 using namespace support;
 

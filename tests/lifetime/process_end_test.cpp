@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "../support/rig.hpp"
-#include "process_end.hpp"
-#include "region.hpp"
+#include "base/process_exit.hpp"
+#include "memory/region.hpp"
 
 using namespace support;
 

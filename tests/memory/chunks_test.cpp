@@ -10,7 +10,7 @@
 #include <thole/config.hpp>
 
 #include "fixture.hpp"
-#include "mimalloc.hpp"
+#include "memory/mimalloc.hpp"
 
 using namespace memory_test;
 

@@ -11,10 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include "device_core.hpp"
-#include "region.hpp"
-#include "simulated_backend.hpp"
-#include "store.hpp"
+#include "backend/device_core.hpp"
+#include "backend/simulated/backend.hpp"
+#include "memory/region.hpp"
+#include "memory/store.hpp"
 
 namespace memory_test {
 

@@ -2,8 +2,8 @@
 
 #include "fixture.hpp"
 
-#include "arena_core.hpp"
-#include "heap_core.hpp"
+#include "heap/arena_core.hpp"
+#include "heap/heap_core.hpp"
 
 using namespace memory_test;
 

@@ -8,7 +8,7 @@
 #include <thole/config.hpp>
 
 #include "fixture.hpp"
-#include "limits.hpp"
+#include "memory/limits.hpp"
 #include "support/sanitized.hpp"
 
 using namespace memory_test;

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "internals.hpp"
+#include "api/handle_access.hpp"
 #include "program.hpp"
 
 namespace model {

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "internals.hpp"
+#include "api/handle_access.hpp"
 #include "program.hpp"
 
 namespace model {
@@ -15,7 +15,7 @@ using thole::Access;
 
 /// What a kernel's launch would be: raw work that the program enqueues.
 void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel) {
-  const auto status = thole::detail::Internals::core(device)->backend->launch_host_function(
+  const auto status = thole::detail::HandleAccess::core(device)->backend->launch_host_function(
       native,
       [](void* argument) {
         auto& self = *static_cast<Kernel*>(argument);

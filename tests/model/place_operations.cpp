@@ -6,14 +6,14 @@
 
 #include <fmt/format.h>
 
-#include "internals.hpp"
+#include "api/handle_access.hpp"
 #include "program.hpp"
 
 namespace model {
 namespace {
 
-thole::detail::Backend& backend(const thole::Device& device) {
-  return *thole::detail::Internals::core(device)->backend;
+thole::detail::DeviceBackend& backend(const thole::Device& device) {
+  return *thole::detail::HandleAccess::core(device)->backend;
 }
 
 }  // namespace
@@ -157,7 +157,7 @@ void Program::event() {
     say(fmt::format("record({})", lane->id));
     (void)call(!lane->capture, {Errc::capturing}, [&] {
       auto made = lane->ref->record();
-      const auto position = position_of_record(lane->id, thole::detail::Internals::ticket(made)->event);
+      const auto position = position_of_record(lane->id, thole::detail::HandleAccess::ticket(made)->event);
       events_.push_back({std::move(made), {lane->id, position, false, false}});
     });
     ledger_.look();

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "region.hpp"
+#include "memory/region.hpp"
 
 namespace model {
 

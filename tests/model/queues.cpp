@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "simulated_calls.hpp"
-#include "simulated_machine.hpp"
+#include "backend/simulated/call.hpp"
+#include "backend/simulated/machine.hpp"
 
 namespace model {
 namespace {
@@ -70,7 +70,7 @@ std::uint64_t position_of_graph(std::uint64_t stream) {
   return newest(stream, [](const Operation& operation) { return operation.graph != nullptr; });
 }
 
-std::uint64_t position_of_record(std::uint64_t stream, thole::detail::NativeEvent event) {
+std::uint64_t position_of_record(std::uint64_t stream, thole::detail::EventHandle event) {
   return newest(stream, [&](const Operation& operation) {
     return operation.kind == Operation::Kind::record && operation.point == find_event(event)->point;
   });

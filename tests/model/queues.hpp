@@ -8,7 +8,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "backend.hpp"
+#include "backend/backend.hpp"
 
 namespace model {
 
@@ -47,7 +47,7 @@ std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
 /// The same for the last node of a graph's launch.
 std::uint64_t position_of_graph(std::uint64_t stream);
 /// The same for an event as it was recorded last.
-std::uint64_t position_of_record(std::uint64_t stream, thole::detail::NativeEvent event);
+std::uint64_t position_of_record(std::uint64_t stream, thole::detail::EventHandle event);
 /// How many operations were ever enqueued, a thread of the library's own included; 0: there is no such stream.
 std::uint64_t enqueued(std::uint64_t stream);
 }  // namespace model

@@ -15,8 +15,8 @@
 #include <fmt/format.h>
 #include <thole/thole.hpp>
 
+#include "memory/region.hpp"
 #include "model.hpp"
-#include "region.hpp"
 
 namespace model {
 namespace {

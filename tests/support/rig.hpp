@@ -15,8 +15,8 @@
 #include <doctest/doctest.h>
 #include <thole/thole.hpp>
 
-#include "internals.hpp"
-#include "region.hpp"
+#include "api/handle_access.hpp"
+#include "memory/region.hpp"
 
 namespace support {
 
@@ -33,7 +33,7 @@ inline Device under_test() {
   return name != nullptr && std::string_view(name).starts_with("cuda") ? Device::best() : stepped();
 }
 
-inline detail::Backend& backend_of(const Device& device) { return *detail::Internals::core(device)->backend; }
+inline detail::DeviceBackend& backend_of(const Device& device) { return *detail::HandleAccess::core(device)->backend; }
 
 struct Rig {
   explicit Rig(Device on = stepped(), const ArenaOptions& arena_options = {.bytes = MiB},
@@ -42,14 +42,14 @@ struct Rig {
 
   bool simulated() const { return device.backend() == thole::Backend::simulated; }
   Simulation sim() const { return device.simulation(); }
-  detail::Backend& backend() const { return backend_of(device); }
+  detail::DeviceBackend& backend() const { return backend_of(device); }
 
   /// Everything enqueued in the stream happens; on a simulated device, whatever can happen anywhere. thole is not told.
   void finish(const StreamRef& stream) const {
     if (simulated()) {
       sim().run_all();
     } else {
-      REQUIRE(backend().synchronize_stream(detail::Internals::raw(stream, "finish")).ok());
+      REQUIRE(backend().synchronize_stream(detail::HandleAccess::raw(stream, "finish")).ok());
     }
   }
   /// As finish(), with an event behind everything, so that a borrow finds its answer without waiting.

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Looks at the tree's text: no file of lib/ includes upwards, and what belongs in one place is in one place.
 
-    check_layers.py ROOT LAYERS
+    check_layers.py ROOT
+
+A file's layer is its folder. The order of the folders is the list in ROOT/lib/README.md, the highest first; a folder
+includes itself and what stands below it.
 """
 
 import fnmatch
@@ -13,46 +16,49 @@ LINES_MAX = 450
 
 # What may stand in one place only: a pattern, where, and what it is about.
 PLACES = [
-    (r"\bmmap\s*\(|<sys/mman\.h>", ["lib/region.cpp"], "memory is mapped"),
-    (r"<cuda\w*\.h>", ["lib/cuda_backend*.cpp", "include/thole/cuda.hpp"], "CUDA is called"),
-    (r"<mimalloc\w*\.h>", ["lib/mimalloc.cpp"], "mimalloc is called"),
+    (r"\bmmap\s*\(|<sys/mman\.h>", ["lib/memory/region.cpp"], "memory is mapped"),
+    (r"<cuda\w*\.h>", ["lib/backend/cuda/*", "include/thole/cuda.hpp"], "CUDA is called"),
+    (r"<mimalloc\w*\.h>", ["lib/memory/mimalloc.cpp"], "mimalloc is called"),
     (r"<(sys|linux)/|<unistd\.h>|<dlfcn\.h>|<pthread\.h>", ["lib/*"], "the operating system is called"),
 ]
 
 COMMENT_OR_TEXT = re.compile(r'//[^\n]*|/\*.*?\*/|(?<!#include )"(?:\\.|[^"\\\n])*"', re.S)
 
 
-def read_layers(path):
-    layers = []
-    for line in path.read_text().splitlines():
-        line = line.split("#")[0].strip()
-        if line:
-            name, files = line.split(":")
-            layers.append((name.strip(), files.split()))
-    return layers
+def read_folders(root):
+    """The folders of lib/, the highest first: the lines "- `folder/`: ..." of its README."""
+    return re.findall(r"^- `([\w/]+)/`", (root / "lib/README.md").read_text(), re.M)
 
 
-def layer_of(file, layers):
-    """The number of the file's layer: by its own name first, else by a pattern; None: no layer has it."""
-    for matches in (str.__eq__, fnmatch.fnmatchcase):
-        for number, (_, patterns) in enumerate(layers):
-            if any(matches(file.stem, pattern) for pattern in patterns):
-                return number
-    return None
+def sources(root):
+    return sorted((root / "lib").rglob("*.[hc]pp"))
 
 
-def check_lib(root, layers):
-    for file in sorted((root / "lib").glob("*.[hc]pp")):
-        own = layer_of(file, layers)
-        if own is None:
-            yield f"lib/{file.name} is in no layer: add it to layers.txt"
+def folder_of(root, file):
+    return file.parent.relative_to(root / "lib").as_posix()
+
+
+def may_include(folders, own, other):
+    """Whether the folder `own` may include from the folder `other`. A sibling under one parent is no layer below."""
+    if own == other:
+        return True
+    if folders.index(other) <= folders.index(own):
+        return False
+    return "/" not in own or "/" not in other
+
+
+def check_includes(root, folders):
+    for file in sources(root):
+        name, own = file.relative_to(root).as_posix(), folder_of(root, file)
+        if own not in folders:
+            yield f"{name} is in no layer: lib/README.md lists the folders"
             continue
         for included in re.findall(r'^\s*#\s*include\s*"([^"]+)"', file.read_text(), re.M):
-            other = layer_of(pathlib.Path(included), layers)
-            if other is None or not (root / "lib" / included).exists():
-                yield f'lib/{file.name} includes "{included}", which is no file of lib/ with a layer'
-            elif other > own:
-                yield f'lib/{file.name} ({layers[own][0]}) includes upwards: "{included}" ({layers[other][0]})'
+            other = pathlib.PurePosixPath(included).parent.as_posix()
+            if not (root / "lib" / included).exists() or other not in folders:
+                yield f'{name} includes "{included}", which is no file of a folder of lib/'
+            elif not may_include(folders, own, other):
+                yield f'{name} includes upwards: "{included}"'
 
 
 def check_public(root):
@@ -85,8 +91,9 @@ def check_size(root):
 
 
 def main():
-    root, layers = pathlib.Path(sys.argv[1]), read_layers(pathlib.Path(sys.argv[2]))
-    wrong = [*check_lib(root, layers), *check_public(root), *check_places(root), *check_size(root)]
+    root = pathlib.Path(sys.argv[1])
+    folders = read_folders(root)
+    wrong = [*check_includes(root, folders), *check_public(root), *check_places(root), *check_size(root)]
     print("\n".join(wrong) or "every file includes downwards")
     return 1 if wrong else 0
 

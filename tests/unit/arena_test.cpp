@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "region.hpp"
+#include "memory/region.hpp"
 #include "support/rig.hpp"
 
 using namespace support;

@@ -1,6 +1,6 @@
 // lib/size_class.hpp
 
-#include "size_class.hpp"
+#include "heap/size_class.hpp"
 
 #include <doctest/doctest.h>
 

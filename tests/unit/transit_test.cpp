@@ -2,14 +2,14 @@
 
 #include <doctest/doctest.h>
 
-#include "transit.hpp"
+#include "blocks/moving_blocks.hpp"
 
 using namespace thole::detail;
 
 TEST_CASE("a search beside which nothing moves has missed nothing") {
   const MemorySearch search;
   CHECK(!search.missed_some());
-  const BlocksInTransit empty;
+  const MovingBlocks empty;
   CHECK(!search.missed_some());
   CHECK(empty.empty());
 }
@@ -18,14 +18,14 @@ TEST_CASE("blocks on their way, or that came and went during a search, may have 
   Block block;
   const MemorySearch search;
   {
-    BlocksInTransit blocks;
+    MovingBlocks blocks;
     blocks.push(&block);
     CHECK(search.missed_some());
     CHECK(blocks.pop() == &block);
     CHECK(search.missed_some());  // until it is where others find it
   }
   CHECK(search.missed_some());
-  CHECK(!BlocksInTransit::any());
+  CHECK(!MovingBlocks::any());
   const MemorySearch next;
   CHECK(!next.missed_some());
 }
@@ -33,7 +33,7 @@ TEST_CASE("blocks on their way, or that came and went during a search, may have 
 TEST_CASE("whoever was about to move blocks and found none has moved nothing") {
   const MemorySearch search;
   {
-    BlocksInTransit blocks;
+    MovingBlocks blocks;
     blocks.begin();
     CHECK(search.missed_some());
     blocks.cancel();
@@ -45,7 +45,7 @@ TEST_CASE("a list that is spliced is on its way unless it is empty") {
   Block block;
   BlockList list;
   const MemorySearch search;
-  BlocksInTransit blocks;
+  MovingBlocks blocks;
   blocks.splice(list);
   CHECK(!search.missed_some());
   list.push(&block);

@@ -3,7 +3,7 @@
 // What a borrow looks at, of the record of a piece of pinned memory: who holds it and what the device does with it. It
 // stands in the open so that starting and ending a borrow needs no call; lib/block.hpp has the rest of the record.
 
-#include <thole/detail/hold.hpp>
+#include <thole/detail/borrow_state.hpp>
 #include <thole/detail/use.hpp>
 
 namespace thole::detail {

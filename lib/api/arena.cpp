@@ -1,0 +1,71 @@
+#include <thole/arena.hpp>
+
+#include <string>
+#include <utility>
+
+#include "api/handle_access.hpp"
+#include "heap/arena_core.hpp"
+#include "inspect/draw_svg.hpp"
+#include "memory/store.hpp"
+
+namespace thole {
+
+using detail::HandleAccess;
+
+PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
+    : PinnedArena(detail::unwrap(try_make(device, options))) {}
+
+Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptions& options) noexcept try {
+  const auto invalid = [](const std::string& text) {
+    return tl::unexpected(Error(Errc::invalid_argument, "PinnedArena: " + text));
+  };
+  if (options.bytes == 0) return invalid("an arena of 0 bytes; bytes must be at least 1");
+  if (options.max_bytes != 0 && options.max_bytes < options.bytes)
+    return invalid("max_bytes is " + std::to_string(options.max_bytes) + ", below bytes, which is " +
+                   std::to_string(options.bytes));
+  if (options.pin_method != PinMethod::register_pages && options.pin_method != PinMethod::host_alloc)
+    return invalid("pin_method " + std::to_string(static_cast<int>(options.pin_method)) + " is not one of PinMethod");
+  if (options.numa_node && *options.numa_node < 0)
+    return invalid("NUMA node " + std::to_string(*options.numa_node) + " does not exist");
+  const auto& core = HandleAccess::core(device);
+  if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
+  auto store = detail::Store::open(core, {.bytes = options.bytes,
+                                          .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
+                                          .pin = options.pin_method,
+                                          .numa_node = options.numa_node.value_or(-1)});
+  if (!store) return tl::unexpected(std::move(store.error()));
+  return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: the system has no memory for its bookkeeping"));
+}
+
+Device PinnedArena::device() const { return HandleAccess::device(core_->device()); }
+std::size_t PinnedArena::capacity() const { return core_->store().stats().capacity; }
+bool PinnedArena::contains(const void* pointer) const { return core_->store().contains(pointer); }
+
+ArenaStats PinnedArena::stats() const {
+  const auto store = core_->store().stats();
+  const auto heaps = core_->sum();
+  ArenaStats stats;
+  stats.capacity = store.capacity;
+  stats.max_capacity = store.max_capacity;
+  stats.in_use = heaps.in_use;
+  stats.in_flight = heaps.in_flight;
+  stats.cached = heaps.cached;
+  stats.largest_free = store.largest_free;
+  stats.wasted = store.wasted + heaps.waste;
+  stats.peak = store.peak;
+  stats.regions = store.regions;
+  stats.grown = store.grown;
+  stats.buffers_made = heaps.made;
+  return stats;
+}
+
+std::size_t PinnedArena::trim() {
+  core_->flush();
+  return core_->store().trim();
+}
+
+void PinnedArena::draw_svg(std::ostream& out) const { detail::draw_svg(core_->store().spans(), out); }
+
+}  // namespace thole

@@ -1,0 +1,129 @@
+#include <thole/simulation.hpp>
+
+#include <string>
+#include <utility>
+
+#include <thole/error.hpp>
+#include <thole/stream.hpp>
+
+#include "api/handle_access.hpp"
+#include "backend/simulated/backend.hpp"
+
+namespace thole {
+
+namespace {
+
+Errc errc_of(detail::StatusCode code) {
+  switch (code) {
+    case detail::StatusCode::out_of_memory:
+      return Errc::out_of_memory;
+    case detail::StatusCode::invalid:
+      return Errc::invalid_argument;
+    case detail::StatusCode::capture:
+      return Errc::capturing;
+    case detail::StatusCode::device_lost:
+      return Errc::device_lost;
+    default:
+      return Errc::device_error;
+  }
+}
+
+void check(const detail::SimulatedBackend& backend, detail::Status status, const char* call) {
+  if (!status.ok()) throw Error(errc_of(status.code), std::string(call) + ": " + backend.describe(status));
+}
+
+detail::CaptureMode mode_of(SimulatedCaptureMode mode) {
+  switch (mode) {
+    case SimulatedCaptureMode::thread_local_:
+      return detail::CaptureMode::thread_local_;
+    case SimulatedCaptureMode::relaxed:
+      return detail::CaptureMode::relaxed;
+    case SimulatedCaptureMode::global:
+      break;
+  }
+  return detail::CaptureMode::global;
+}
+
+}  // namespace
+
+SimulatedGraph::Executable::Executable(std::shared_ptr<detail::SimulatedBackend> backend, void* exec) noexcept
+    : backend_(std::move(backend)), exec_(exec) {}
+
+SimulatedGraph::Executable::Executable(Executable&& other) noexcept
+    : backend_(std::move(other.backend_)), exec_(std::exchange(other.exec_, nullptr)) {}
+
+SimulatedGraph::Executable& SimulatedGraph::Executable::operator=(Executable&& other) noexcept {
+  std::swap(backend_, other.backend_);
+  std::swap(exec_, other.exec_);
+  return *this;
+}
+
+SimulatedGraph::Executable::~Executable() {
+  if (exec_ != nullptr) static_cast<void>(backend_->destroy_graph_exec(exec_));
+}
+
+void SimulatedGraph::Executable::launch(const StreamRef& stream) {
+  if (exec_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::Executable::launch: moved from");
+  check(*backend_, backend_->launch_graph(exec_, stream.native()), "SimulatedGraph::Executable::launch");
+}
+
+SimulatedGraph::SimulatedGraph(std::shared_ptr<detail::SimulatedBackend> backend, void* graph) noexcept
+    : backend_(std::move(backend)), graph_(graph) {}
+
+SimulatedGraph::SimulatedGraph(SimulatedGraph&& other) noexcept
+    : backend_(std::move(other.backend_)), graph_(std::exchange(other.graph_, nullptr)) {}
+
+SimulatedGraph& SimulatedGraph::operator=(SimulatedGraph&& other) noexcept {
+  std::swap(backend_, other.backend_);
+  std::swap(graph_, other.graph_);
+  return *this;
+}
+
+SimulatedGraph::~SimulatedGraph() {
+  if (graph_ != nullptr) static_cast<void>(backend_->destroy_graph(graph_));
+}
+
+SimulatedGraph::Executable SimulatedGraph::instantiate() {
+  if (graph_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::instantiate: moved from");
+  void* exec = nullptr;
+  check(*backend_, backend_->instantiate_graph(graph_, &exec), "SimulatedGraph::instantiate");
+  return Executable(backend_, exec);
+}
+
+Simulation::Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept : backend_(std::move(backend)) {}
+
+void Simulation::hold(const StreamRef& stream) {
+  backend_->hold(detail::HandleAccess::raw(stream, "Simulation::hold"));
+}
+void Simulation::release(const StreamRef& stream) {
+  backend_->release(detail::HandleAccess::raw(stream, "Simulation::release"));
+}
+std::size_t Simulation::step(const StreamRef& stream, std::size_t operations) {
+  return backend_->step(detail::HandleAccess::raw(stream, "Simulation::step"), operations);
+}
+bool Simulation::step_any() { return backend_->step_any(); }
+std::size_t Simulation::run_all() { return backend_->run_all(); }
+std::size_t Simulation::pending(const StreamRef& stream) const {
+  return backend_->pending(detail::HandleAccess::raw(stream, "Simulation::pending"));
+}
+std::size_t Simulation::pending() const { return backend_->pending(); }
+std::size_t Simulation::blocked_callers() const { return backend_->blocked_callers(); }
+std::chrono::nanoseconds Simulation::now() const { return backend_->now(); }
+void Simulation::fail_call(SimulatedCall call, std::size_t nth) { backend_->fail_call(call, nth); }
+void Simulation::lose_device() { backend_->lose_device(); }
+std::size_t Simulation::pinned_bytes() const { return backend_->pinned_bytes(); }
+std::size_t Simulation::device_bytes() const { return backend_->device_bytes(); }
+std::size_t Simulation::live_events() const { return backend_->live_events(); }
+std::size_t Simulation::calls(SimulatedCall call) const { return backend_->calls(call); }
+
+void Simulation::begin_capture(const StreamRef& stream, SimulatedCaptureMode mode) {
+  check(*backend_, backend_->begin_capture(stream.native(), mode_of(mode)), "Simulation::begin_capture");
+}
+
+SimulatedGraph Simulation::end_capture(const StreamRef& stream) {
+  void* graph = nullptr;
+  check(*backend_, backend_->end_capture(stream.native(), &graph), "Simulation::end_capture");
+  return SimulatedGraph(backend_, graph);
+}
+
+}  // namespace thole

@@ -1,0 +1,141 @@
+#pragma once
+
+// THE SEAM. Everything that thole asks of a device goes through this one class; cuda_backend and the simulated
+// device implement it, tests/contract holds both to the same rules, and nothing above it knows which one it has.
+//
+// Shared rules, stated once:
+//  - No call throws. Each returns a Status; results go through the last parameter, untouched on failure.
+//  - A call may be made from any thread at any time unless it says otherwise. Calls on one stream from several
+//    threads are ordered as they arrive.
+//  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
+//    process, and a capture in thread-local mode begun by the calling thread, unless the calling thread's own
+//    capture mode (exchange_capture_mode) is relaxed. The layers above use CaptureGuard around them.
+//  - After the device is lost every call but the destroys, describe, and exchange_capture_mode returns device_lost.
+//  - Sizes are bytes.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace thole::detail {
+
+using StreamHandle = void*;     ///< cudaStream_t
+using EventHandle = void*;      ///< cudaEvent_t
+using GraphHandle = void*;      ///< cudaGraph_t
+using GraphExecHandle = void*;  ///< cudaGraphExec_t
+
+enum class StatusCode {
+  ok,
+  not_ready,      ///< query_event: the work is still to be done.
+  out_of_memory,  ///< Host or device memory, or the limit on pinned memory.
+  invalid,        ///< An argument that the device refuses, such as a copy across two registrations.
+  capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
+  device_lost,    ///< A sticky error; nothing will run again.
+  unloading,      ///< The runtime is going away: the process is exiting.
+  failed,         ///< Anything else; describe() says what.
+};
+
+/// The outcome of one call; `native` is the backend's own number for it (a cudaError_t), for describe().
+struct [[nodiscard]] Status {
+  StatusCode code = StatusCode::ok;
+  int native = 0;
+
+  bool ok() const noexcept { return code == StatusCode::ok; }
+};
+
+enum class CopyKind { host_to_device, device_to_host, device_to_device, host_to_host };
+
+/// As cudaStreamCaptureMode.
+enum class CaptureMode { global, thread_local_, relaxed };
+
+/// What capture_info answers. `graph` is the graph being built, valid while the capture goes on.
+struct CaptureInfo {
+  enum class State { none, active, invalidated } state = State::none;
+  std::uint64_t id = 0;
+  GraphHandle graph = nullptr;
+};
+
+class DeviceBackend {
+ public:
+  DeviceBackend() = default;
+  DeviceBackend(const DeviceBackend&) = delete;
+  DeviceBackend& operator=(const DeviceBackend&) = delete;
+  /// Nothing made by this backend may be alive but registered memory, which is let go.
+  virtual ~DeviceBackend() = default;
+
+  // ---- Identity
+  virtual bool simulated() const noexcept = 0;
+  virtual int ordinal() const noexcept = 0;
+  virtual std::string_view name() const noexcept = 0;
+  /// The backend's own name and text for a Status, such as "cudaErrorInvalidValue: invalid argument".
+  virtual std::string describe(Status status) const = 0;
+
+  // ---- Pinned host memory
+  /// Pins [data, data + bytes), whole pages, for every device. Unsafe in capture. Does not wait for running work.
+  virtual Status register_host(void* data, std::size_t bytes) noexcept = 0;
+  /// Undoes register_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
+  virtual Status unregister_host(void* data) noexcept = 0;
+  /// Pinned memory from the driver. Unsafe in capture.
+  virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
+  /// Undoes allocate_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
+  virtual Status free_host(void* data) noexcept = 0;
+
+  // ---- Device memory, in stream order. Both unsafe in capture, whatever the stream.
+  virtual Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept = 0;
+  virtual Status free_device(void* data, StreamHandle stream) noexcept = 0;
+
+  // ---- Streams
+  /// A stream that does not synchronise with the legacy default stream. Not unsafe in capture.
+  virtual Status create_stream(StreamHandle* stream) noexcept = 0;
+  /// Returns at once; work in the stream still completes. Events recorded in it stay valid.
+  virtual Status destroy_stream(StreamHandle stream) noexcept = 0;
+  /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the
+  /// stream.
+  virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
+  /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
+  virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
+  /// The device that the stream belongs to.
+  virtual Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept = 0;
+  /// Whether the stream captures. Never blocks, never invalidates, costs about 0.1 us.
+  virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
+
+  // ---- Events (without timing)
+  virtual Status create_event(EventHandle* event) noexcept = 0;
+  virtual Status destroy_event(EventHandle event) noexcept = 0;
+  /// Recording again replaces the point. On a capturing stream it becomes part of the graph instead.
+  virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
+  /// ok when all work before the recorded point is done, or when nothing was ever recorded; else not_ready.
+  /// Unsafe in capture.
+  virtual Status query_event(EventHandle event) noexcept = 0;
+  /// Blocks until query_event would say ok. Unsafe in capture.
+  virtual Status synchronize_event(EventHandle event) noexcept = 0;
+  /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now.
+  virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
+
+  // ---- Work in stream order
+  /// Returns before the copy is done where the host side is pinned. Pageable host memory is staged: from it, the
+  /// source may be reused on return; to it, the call blocks. One side must lie inside one registration as a whole.
+  virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
+                      StreamHandle stream) noexcept = 0;
+  /// The function runs on a thread of the device's and must not call the backend.
+  virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
+
+  // ---- Graph capture
+  /// Sets the calling thread's mode and returns the one before (cudaThreadExchangeStreamCaptureMode).
+  virtual CaptureMode exchange_capture_mode(CaptureMode mode) noexcept = 0;
+  /// The graph takes over one reference to `object`; when the graph and every executable made from it are gone and
+  /// their launched work is done, `release(object)` is called once, on any thread; it must not call the backend.
+  virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;
+
+  // ---- Making graphs: not used by the library itself, but by its tests and by users of the simulated device
+  virtual Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept = 0;
+  /// On an invalidated capture: capture, and no graph.
+  virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
+  virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
+  virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
+  virtual Status destroy_graph(GraphHandle graph) noexcept = 0;
+  virtual Status destroy_graph_exec(GraphExecHandle exec) noexcept = 0;
+};
+
+}  // namespace thole::detail

@@ -1,0 +1,19 @@
+#pragma once
+
+// The GPU, through CUDA's runtime. cuda_backend.cpp is the only file of the library that calls CUDA.
+
+#include <memory>
+
+#include <thole/error.hpp>
+
+#include "backend/backend.hpp"
+
+namespace thole::detail {
+
+/// How many GPUs answer; 0 where there is no driver.
+int cuda_device_count() noexcept;
+
+/// Initialises the device's primary context, which may take a second. Errors: no_device, device_error, device_lost.
+Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal);
+
+}  // namespace thole::detail

@@ -1,0 +1,74 @@
+#include "backend/device_core.hpp"
+
+#include <utility>
+
+namespace thole::detail {
+namespace {
+
+Errc errc_of(StatusCode code) noexcept {
+  switch (code) {
+    case StatusCode::out_of_memory:
+      return Errc::out_of_memory;
+    case StatusCode::capture:
+      return Errc::capturing;
+    case StatusCode::device_lost:
+    case StatusCode::unloading:
+      return Errc::device_lost;
+    case StatusCode::not_ready:
+      return Errc::in_flight;
+    default:
+      return Errc::device_error;
+  }
+}
+
+}  // namespace
+
+DeviceCore::DeviceCore(std::shared_ptr<DeviceBackend> made) : backend(std::move(made)) {}
+DeviceCore::~DeviceCore() = default;
+
+Error DeviceCore::error(Status status, std::string_view object, std::string_view call, std::string_view numbers) {
+  (void)note(status);
+  std::string text(object);
+  text.append(" on ").append(backend->name()).append(": ").append(call);
+  if (!numbers.empty()) text.append(" (").append(numbers).append(")");
+  text.append(" failed: ").append(backend->describe(status));
+  return Error(errc_of(status.code), text);
+}
+
+Error DeviceCore::lost_error(std::string_view call) {
+  Status status{StatusCode::device_lost};
+  {
+    const std::scoped_lock lock(mutex_);
+    if (lost_status_) status = *lost_status_;
+  }
+  std::string text(call);
+  text.append(" on ").append(backend->name()).append(": the device is lost: ").append(backend->describe(status));
+  return Error(Errc::device_lost, text);
+}
+
+void DeviceCore::keep_error(Status status, std::string_view object, std::string_view call) noexcept {
+  (void)note(status);
+  if (status.code == StatusCode::unloading) return;  // the process is exiting; nobody can ask any more
+  try {
+    auto made = error(status, object, call);
+    const std::scoped_lock lock(mutex_);
+    if (!kept_) kept_ = std::move(made);
+  } catch (...) {
+    // No memory for the text: the error is lost, the program goes on.
+  }
+}
+
+std::optional<Error> DeviceCore::take_error() noexcept {
+  const std::scoped_lock lock(mutex_);
+  return std::exchange(kept_, std::nullopt);
+}
+
+void DeviceCore::note_lost(Status status) noexcept {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!lost_status_) lost_status_ = status;
+  }
+  lost_.store(true, std::memory_order_release);
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,249 @@
+// The seam's calls on streams, events and work. Memory is in simulated_backend_memory.cpp, graphs in
+// simulated_backend_graph.cpp.
+
+#include "backend/simulated/backend.hpp"
+
+#include <algorithm>
+
+#include "backend/simulated/call.hpp"
+
+namespace thole::detail {
+
+using namespace simulated;
+
+namespace simulated {
+
+std::shared_ptr<simulated::Stream> make_stream(Device& device) {
+  auto stream = std::make_shared<simulated::Stream>();
+  stream->device = &device;
+  stream->id = ++machine().last_stream_id;
+  stream->mode = device.options.stepped ? Stream::Mode::stepped : Stream::Mode::automatic;
+  device.streams.emplace(stream->id, stream);
+  return stream;
+}
+
+std::shared_ptr<Stream> find_stream(Device& device, StreamHandle handle) {
+  const auto made = [&](std::shared_ptr<Stream>& stream) {
+    if (stream == nullptr) stream = make_stream(device);
+    return stream;
+  };
+  if (handle == nullptr || handle == legacy_handle) return made(device.legacy_stream);
+  if (handle == per_thread_handle) return made(device.thread_streams[thread_number()]);
+  if (!machine().slot_handles.contains(handle)) return nullptr;
+  const auto& stream = static_cast<StreamSlot*>(handle)->stream;
+  return stream != nullptr && stream->device != nullptr ? stream : nullptr;
+}
+
+Event* find_event(EventHandle handle) {
+  return machine().events.contains(handle) ? static_cast<Event*>(handle) : nullptr;
+}
+
+}  // namespace simulated
+
+std::shared_ptr<DeviceBackend> make_simulated_backend(const SimulationOptions& options) {
+  return std::make_shared<SimulatedBackend>(options);
+}
+
+SimulatedBackend::SimulatedBackend(const SimulationOptions& options)
+    : device_(std::make_shared<simulated::Device>(options)) {
+  const std::scoped_lock lock(machine().mutex);
+  machine().devices.push_back(device_.get());
+}
+
+SimulatedBackend::~SimulatedBackend() { shut_down(*device_); }
+
+std::string SimulatedBackend::describe(Status status) const {
+  std::string text(refusal_text(status.native));
+  if (status.code != StatusCode::device_lost) return text;
+  const std::scoped_lock lock(machine().mutex);
+  return device_->lost_because.empty() ? text : text + " (" + device_->lost_because + ")";
+}
+
+// ---- Streams
+
+Status SimulatedBackend::create_stream(StreamHandle* stream) noexcept {
+  return call(*device_, SimulatedCall::create_stream, [&](Lock&) -> Status {
+    Machine& all = machine();
+    if (all.free_slots.empty()) {
+      StreamSlot* slot = &all.slots.emplace_back();
+      all.slot_handles.insert(slot);
+      all.free_slots.push_back(slot);
+    }
+    StreamSlot* slot = all.free_slots.back();
+    slot->stream = make_stream(*device_);
+    all.free_slots.pop_back();
+    *stream = slot;
+    return {};
+  });
+}
+
+Status SimulatedBackend::destroy_stream(StreamHandle handle) noexcept {
+  Garbage garbage;
+  return locked([&](Lock&) -> Status {
+    if (!machine().slot_handles.contains(handle)) return refuse(Refusal::invalid_handle);
+    auto* slot = static_cast<StreamSlot*>(handle);
+    if (slot->stream == nullptr) return refuse(Refusal::invalid_handle);
+    const auto stream = std::move(slot->stream);
+    slot->stream = nullptr;
+    machine().free_slots.push_back(slot);
+    if (stream->device == nullptr) return {};
+    if (const auto capture = stream->capture) {
+      if (capture->origin == stream) {
+        discard(capture, garbage);
+      } else {
+        invalidate(*capture);
+      }
+    }
+    stream->destroyed = true;
+    stream->mode = stream->device->options.stepped ? Stream::Mode::stepped : Stream::Mode::automatic;
+    if (stream->queue.empty() && !stream->running) {
+      stream->device->streams.erase(stream->id);
+    } else {
+      schedule(stream);
+    }
+    return {};
+  });
+}
+
+Status SimulatedBackend::synchronize_stream(StreamHandle handle) noexcept {
+  return stream_call(*device_, handle, [&](Lock& lock, const auto& stream) -> Status {
+    if (stream->capture) {
+      invalidate(*stream->capture);
+      return refuse(Refusal::capture_unsupported);
+    }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    // An allocation is the driver's bookkeeping: a caller who waits for nothing else needs nobody to step it.
+    const auto allocates = [](const Operation& operation) { return operation.kind == Operation::Kind::allocate; };
+    if (stream->mode == Stream::Mode::stepped && std::ranges::all_of(stream->queue, allocates)) {
+      while (stream->can_go_on() && allocates(stream->queue.front())) run_one(lock, stream);
+    }
+    return wait_for_stream(lock, stream, stream->enqueued) ? Status{} : refuse(Refusal::lost);
+  });
+}
+
+Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    *id = stream->id;
+    return {};
+  });
+}
+
+Status SimulatedBackend::stream_ordinal(StreamHandle handle, int* ordinal) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    *ordinal = stream->device == device_.get() ? 0 : -1;
+    return {};
+  });
+}
+
+Status SimulatedBackend::capture_info(StreamHandle handle, CaptureInfo* info) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    CaptureInfo answer;
+    if (const auto& capture = stream->capture) {
+      answer.id = capture->id;
+      answer.state = capture->invalidated ? CaptureInfo::State::invalidated : CaptureInfo::State::active;
+      if (!capture->invalidated) answer.graph = capture->graph.get();
+    }
+    *info = answer;
+    return {};
+  });
+}
+
+// ---- Events
+
+Status SimulatedBackend::create_event(EventHandle* event) noexcept {
+  return call(*device_, SimulatedCall::create_event, [&](Lock&) -> Status {
+    auto made = std::make_unique<simulated::Event>();
+    made->device = device_.get();
+    machine().events.insert(made.get());
+    *event = made.release();
+    ++device_->live_events;
+    return {};
+  });
+}
+
+Status SimulatedBackend::destroy_event(EventHandle handle) noexcept {
+  return locked([&](Lock&) -> Status {
+    const std::unique_ptr<simulated::Event> event(find_event(handle));
+    if (event == nullptr) return refuse(Refusal::invalid_handle);
+    machine().events.erase(handle);
+    if (event->device == device_.get()) --device_->live_events;
+    return {};
+  });
+}
+
+Status SimulatedBackend::record_event(EventHandle handle, StreamHandle stream_handle) noexcept {
+  return stream_call(*device_, SimulatedCall::record_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
+    simulated::Event* event = find_event(handle);
+    if (event == nullptr || event->device != stream->device) return refuse(Refusal::invalid_handle);
+    if (stream->capture) return capture_record(*stream, *event);
+    Operation operation;
+    operation.kind = Operation::Kind::record;
+    operation.point = std::make_shared<Point>();
+    event->point = operation.point;
+    event->captured.reset();
+    enqueue(stream, std::move(operation));
+    return {};
+  });
+}
+
+Status SimulatedBackend::query_event(EventHandle handle) noexcept {
+  return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
+    simulated::Event* event = find_event(handle);
+    if (event == nullptr) return refuse(Refusal::invalid_handle);
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    if (event->captured) {
+      invalidate(*event->captured);
+      return refuse(Refusal::captured_event);
+    }
+    if (event->point == nullptr || event->point->done) return {};
+    return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);
+  });
+}
+
+Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
+  return call(*device_, [&](Lock& lock) -> Status {
+    simulated::Event* event = find_event(handle);
+    if (event == nullptr) return refuse(Refusal::invalid_handle);
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    if (event->captured) {
+      invalidate(*event->captured);
+      return refuse(Refusal::captured_event);
+    }
+    const auto point = event->point;
+    if (point == nullptr) return {};
+    ++device_->blocked_callers;
+    machine().changed.wait(lock, [&] { return point->done || point->lost || device_->lost; });
+    --device_->blocked_callers;
+    return point->done ? Status{} : refuse(Refusal::lost);
+  });
+}
+
+Status SimulatedBackend::wait_event(StreamHandle stream_handle, EventHandle handle) noexcept {
+  return stream_call(*device_, SimulatedCall::wait_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
+    simulated::Event* event = find_event(handle);
+    if (event == nullptr) return refuse(Refusal::invalid_handle);
+    if (stream->capture || event->captured) return capture_wait(stream, *event);
+    if (event->point == nullptr) return {};
+    if (event->point->lost) return refuse(Refusal::lost);
+    Operation operation;
+    operation.kind = Operation::Kind::wait;
+    operation.point = event->point;
+    enqueue(stream, std::move(operation));
+    return {};
+  });
+}
+
+Status SimulatedBackend::launch_host_function(StreamHandle handle, void (*function)(void*), void* argument) noexcept {
+  return stream_call(*device_, SimulatedCall::host_function, handle, [&](Lock&, const auto& stream) -> Status {
+    if (function == nullptr) return refuse(Refusal::invalid_value);
+    Operation operation;
+    operation.kind = Operation::Kind::host_function;
+    operation.function = function;
+    operation.argument = argument;
+    if (stream->capture) return capture_node(*stream, std::move(operation));
+    enqueue(stream, std::move(operation));
+    return {};
+  });
+}
+
+}  // namespace thole::detail

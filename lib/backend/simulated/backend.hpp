@@ -1,0 +1,95 @@
+#pragma once
+
+// The simulated device behind the seam. Nothing here touches a GPU; everything really happens, in host memory.
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include <thole/simulation.hpp>
+
+#include "backend/backend.hpp"
+
+namespace thole::detail {
+
+namespace simulated {
+struct Device;
+}
+
+class SimulatedBackend final : public DeviceBackend {
+ public:
+  explicit SimulatedBackend(const SimulationOptions& options);
+  /// Finishes what can run by itself, drops the rest. Never waits for a held stream.
+  ~SimulatedBackend() override;
+
+  bool simulated() const noexcept override { return true; }
+  int ordinal() const noexcept override { return 0; }
+  std::string_view name() const noexcept override { return "simulated"; }
+  std::string describe(Status status) const override;
+
+  Status register_host(void* data, std::size_t bytes) noexcept override;
+  /// On a device that runs by itself this waits for every operation on the memory, as CUDA does; on a stepped one only
+  /// for those that run at the moment: one that runs later loses the device with an illegal access.
+  Status unregister_host(void* data) noexcept override;
+  Status allocate_host(std::size_t bytes, void** data) noexcept override;
+  Status free_host(void* data) noexcept override;
+
+  /// Refused in a capture (CUDA would make it a node of the graph); that invalidates the capture.
+  Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept override;
+  Status free_device(void* data, StreamHandle stream) noexcept override;
+
+  Status create_stream(StreamHandle* stream) noexcept override;
+  Status destroy_stream(StreamHandle stream) noexcept override;
+  /// On a stepped device allocations need no step where a caller waits for nothing else.
+  Status synchronize_stream(StreamHandle stream) noexcept override;
+  Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override;
+  /// -1 for a stream of another simulated device.
+  Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept override;
+  Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
+
+  Status create_event(EventHandle* event) noexcept override;
+  Status destroy_event(EventHandle event) noexcept override;
+  Status record_event(EventHandle event, StreamHandle stream) noexcept override;
+  Status query_event(EventHandle event) noexcept override;
+  Status synchronize_event(EventHandle event) noexcept override;
+  Status wait_event(StreamHandle stream, EventHandle event) noexcept override;
+
+  Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
+              StreamHandle stream) noexcept override;
+  Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept override;
+
+  CaptureMode exchange_capture_mode(CaptureMode mode) noexcept override;
+  Status retain_in_graph(GraphHandle graph, void* object, void (*released)(void*)) noexcept override;
+  Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept override;
+  Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept override;
+  Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept override;
+  Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept override;
+  Status destroy_graph(GraphHandle graph) noexcept override;
+  Status destroy_graph_exec(GraphExecHandle exec) noexcept override;
+
+  // ---- Controls: what class Simulation (simulation.hpp) says of them. A stream that does not exist is ignored.
+  void hold(StreamHandle stream);
+  void release(StreamHandle stream);
+  std::size_t step(StreamHandle stream, std::size_t operations);
+  bool step_any();
+  std::size_t run_all();
+  std::size_t pending(StreamHandle stream) const;
+  std::size_t pending() const;
+  std::size_t blocked_callers() const;
+  std::chrono::nanoseconds now() const;
+  void fail_call(SimulatedCall call, std::size_t nth);
+  void lose_device();
+  std::size_t pinned_bytes() const;
+  std::size_t device_bytes() const;
+  std::size_t live_events() const;
+  std::size_t calls(SimulatedCall call) const;
+
+ private:
+  const std::shared_ptr<simulated::Device> device_;
+};
+
+/// Throws std::bad_alloc only.
+std::shared_ptr<DeviceBackend> make_simulated_backend(const SimulationOptions& options);
+
+}  // namespace thole::detail

@@ -1,0 +1,87 @@
+// The seam's calls on captures and graphs.
+
+#include "backend/simulated/backend.hpp"
+#include "backend/simulated/call.hpp"
+
+namespace thole::detail {
+
+using namespace simulated;
+
+CaptureMode SimulatedBackend::exchange_capture_mode(CaptureMode mode) noexcept {
+  return std::exchange(thread_capture_mode(), mode);
+}
+
+Status SimulatedBackend::retain_in_graph(GraphHandle graph, void* object, void (*released)(void*)) noexcept {
+  return call(*device_, SimulatedCall::retain_in_graph, [&](Lock&) -> Status {
+    const auto found = machine().graphs.find(graph);
+    if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
+    if (released == nullptr) return refuse(Refusal::invalid_value);
+    auto& retained = found->second->retained;
+    retained.reserve(retained.size() + 1);  // so that nothing is released when memory runs out here
+    retained.push_back(std::make_shared<Retained>(object, released));
+    return {};
+  });
+}
+
+Status SimulatedBackend::begin_capture(StreamHandle handle, CaptureMode mode) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    if (handle == nullptr || handle == legacy_handle) return refuse(Refusal::capture_unsupported);
+    return simulated::begin_capture(stream, mode);
+  });
+}
+
+Status SimulatedBackend::end_capture(StreamHandle handle, GraphHandle* graph) noexcept {
+  Garbage garbage;
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    return simulated::end_capture(stream, graph, garbage);
+  });
+}
+
+Status SimulatedBackend::instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept {
+  return call(*device_, [&](Lock&) -> Status {
+    const auto found = machine().graphs.find(graph);
+    if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
+    if (found->second->capturing) return refuse(Refusal::invalid_value);
+    auto made = std::make_unique<GraphExec>();
+    made->graph = std::make_shared<const Graph>(*found->second);
+    GraphExec* const handle = made.get();
+    machine().execs.emplace(handle, std::move(made));
+    *exec = handle;
+    return {};
+  });
+}
+
+Status SimulatedBackend::launch_graph(GraphExecHandle exec, StreamHandle handle) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    const auto found = machine().execs.find(exec);
+    if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
+    return launch(*found->second, stream);
+  });
+}
+
+// Both destroys take the graph out of the tables under the lock and let go of it after: a release may run then.
+
+Status SimulatedBackend::destroy_graph(GraphHandle graph) noexcept {
+  std::shared_ptr<Graph> gone;
+  return locked([&](Lock&) -> Status {
+    const auto found = machine().graphs.find(graph);
+    if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
+    if (found->second->capturing) return refuse(Refusal::invalid_value);
+    gone = std::move(found->second);
+    machine().graphs.erase(found);
+    return {};
+  });
+}
+
+Status SimulatedBackend::destroy_graph_exec(GraphExecHandle exec) noexcept {
+  std::unique_ptr<GraphExec> gone;
+  return locked([&](Lock&) -> Status {
+    const auto found = machine().execs.find(exec);
+    if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
+    gone = std::move(found->second);
+    machine().execs.erase(found);
+    return {};
+  });
+}
+
+}  // namespace thole::detail

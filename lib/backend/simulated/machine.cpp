@@ -1,0 +1,27 @@
+#include "backend/simulated/machine.hpp"
+
+#include <atomic>
+
+namespace thole::detail::simulated {
+
+Machine& machine() noexcept {
+  static Machine* const the_machine = new Machine;
+  return *the_machine;
+}
+
+std::uint64_t thread_number() noexcept {
+  static std::atomic<std::uint64_t> last{0};  // only counts: pairs with nothing
+  thread_local const std::uint64_t number = last.fetch_add(1, std::memory_order_relaxed) + 1;
+  return number;
+}
+
+Duration Device::time_for(const Operation& operation) const noexcept {
+  Duration time = options.latency;
+  if (operation.kind == Operation::Kind::copy && options.bytes_per_second > 0) {
+    time += std::chrono::duration_cast<Duration>(
+        std::chrono::duration<double>(static_cast<double>(operation.bytes) / options.bytes_per_second));
+  }
+  return time;
+}
+
+}  // namespace thole::detail::simulated

@@ -1,0 +1,201 @@
+// The seam's calls on memory: pinning, device memory in stream order, copies.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "backend/simulated/backend.hpp"
+#include "backend/simulated/call.hpp"
+
+namespace thole::detail {
+
+using namespace simulated;
+
+namespace {
+
+constexpr std::size_t page_bytes = 4096;
+
+/// Room for so many more pinned bytes on the device's books.
+bool may_pin(const simulated::Device& device, std::size_t bytes) {
+  const std::size_t limit = device.options.max_pinned_bytes;
+  return device.pinned_bytes <= limit && bytes <= limit - device.pinned_bytes;
+}
+
+void pin(simulated::Device& device, void* data, std::size_t bytes, bool from_machine) {
+  Range range;
+  range.data = static_cast<std::byte*>(data);
+  range.bytes = bytes;
+  range.id = ++machine().last_range_id;
+  range.device = &device;
+  range.from_machine = from_machine;
+  machine().pinned.insert(range);
+  device.pinned_bytes += bytes;
+}
+
+/// Undoes `pin`. On a lost device too, or the address could never be pinned again, though the call reports the loss.
+Status unpin(simulated::Device& device, void* data, bool from_machine) {
+  return locked([&](Lock& lock) -> Status {
+    const Range* found = machine().pinned.at(data);
+    if (found == nullptr || found->from_machine != from_machine) {
+      return refuse(device.lost ? Refusal::lost : Refusal::not_registered);
+    }
+    if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    const Range range = *found;
+    if (!range.device->options.stepped) {
+      ++device.blocked_callers;
+      machine().changed.wait(lock, [&] { return !in_use(range); });
+      --device.blocked_callers;
+    }
+    wait_while_touched(lock, range);
+    const Range* still = machine().pinned.at(data);
+    if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
+    range.device->pinned_bytes -= range.bytes;
+    machine().pinned.erase(data);
+    if (from_machine) std::free(data);
+    return device.lost ? refuse(Refusal::lost) : Status{};
+  });
+}
+
+/// Fills in a copy's device side.
+Status find_device_side(const void* data, std::size_t bytes, const simulated::Stream& stream, std::uint64_t* id) {
+  const Range* range = machine().device_memory.find(data, bytes).range;
+  if (range == nullptr || (range->free_enqueued && range->free_stream == stream.id)) {
+    return refuse(Refusal::not_device_memory);
+  }
+  *id = range->id;
+  return {};
+}
+
+/// Fills in a copy's host side: 0 for pageable memory.
+Status find_host_side(const void* data, std::size_t bytes, std::uint64_t* id) {
+  if (machine().device_memory.find(data, bytes).overlaps) return refuse(Refusal::invalid_value);
+  const auto found = machine().pinned.find(data, bytes);
+  if (found.range == nullptr && found.overlaps) return refuse(Refusal::two_registrations);
+  *id = found.range == nullptr ? 0 : found.range->id;
+  return {};
+}
+
+}  // namespace
+
+Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
+  return call(*device_, SimulatedCall::register_host, [&](Lock&) -> Status {
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    const auto address = reinterpret_cast<std::uintptr_t>(data);
+    if (data == nullptr || bytes == 0 || address % page_bytes != 0 || bytes % page_bytes != 0 ||
+        bytes > UINTPTR_MAX - address) {
+      return refuse(Refusal::invalid_value);
+    }
+    if (machine().pinned.find(data, bytes).overlaps) return refuse(Refusal::already_registered);
+    if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
+    pin(*device_, data, bytes, false);
+    return {};
+  });
+}
+
+Status SimulatedBackend::unregister_host(void* data) noexcept { return unpin(*device_, data, false); }
+
+Status SimulatedBackend::allocate_host(std::size_t bytes, void** data) noexcept {
+  return call(*device_, SimulatedCall::allocate_host, [&](Lock&) -> Status {
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    if (bytes == 0) return refuse(Refusal::invalid_value);
+    if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
+    if (bytes > SIZE_MAX - page_bytes) return refuse(Refusal::out_of_memory);
+    const std::size_t whole_pages = (bytes + page_bytes - 1) / page_bytes * page_bytes;
+    std::unique_ptr<void, void (*)(void*)> made(std::aligned_alloc(page_bytes, whole_pages), std::free);
+    if (made == nullptr) return refuse(Refusal::out_of_memory);
+    pin(*device_, made.get(), bytes, true);
+    *data = made.release();
+    return {};
+  });
+}
+
+Status SimulatedBackend::free_host(void* data) noexcept { return unpin(*device_, data, true); }
+
+Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle, void** data) noexcept {
+  return stream_call(*device_, SimulatedCall::allocate_device, handle, [&](Lock&, const auto& stream) -> Status {
+    if (stream->capture) {
+      invalidate(*stream->capture);
+      return refuse(Refusal::capture_unsupported);
+    }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    simulated::Device& device = *stream->device;
+    if (bytes == 0) return refuse(Refusal::invalid_value);
+    // What this stream frees before is free again when this memory is first used.
+    std::byte* made = device.memory.allocate(bytes, stream->leaving_bytes);
+    if (made == nullptr) return refuse(Refusal::out_of_memory);
+    Operation operation;
+    operation.kind = Operation::Kind::allocate;
+    operation.destination = made;
+    operation.bytes = bytes;
+    operation.destination_id = ++machine().last_range_id;
+    Range range;
+    range.data = made;
+    range.bytes = bytes;
+    range.id = operation.destination_id;
+    range.device = &device;
+    range.usable = false;
+    machine().device_memory.insert(range);
+    enqueue(stream, std::move(operation));
+    *data = made;
+    return {};
+  });
+}
+
+Status SimulatedBackend::free_device(void* data, StreamHandle handle) noexcept {
+  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+    if (stream->capture) {
+      invalidate(*stream->capture);
+      return refuse(Refusal::capture_unsupported);
+    }
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+    Range* range = machine().device_memory.at(data);
+    if (range == nullptr || range->free_enqueued) return refuse(Refusal::not_device_memory);
+    range->free_enqueued = true;
+    range->free_stream = stream->id;
+    Operation operation;
+    operation.kind = Operation::Kind::free;
+    operation.destination = data;
+    operation.bytes = range->bytes;
+    operation.destination_id = range->id;
+    enqueue(stream, std::move(operation));
+    return {};
+  });
+}
+
+Status SimulatedBackend::copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
+                              StreamHandle handle) noexcept {
+  return stream_call(*device_, SimulatedCall::copy, handle, [&](Lock& lock, const auto& stream) -> Status {
+    if (bytes == 0) return {};
+    if (destination == nullptr || source == nullptr) return refuse(Refusal::invalid_value);
+    const bool to_device = kind == CopyKind::host_to_device || kind == CopyKind::device_to_device;
+    const bool from_device = kind == CopyKind::device_to_host || kind == CopyKind::device_to_device;
+    Operation operation;
+    operation.kind = Operation::Kind::copy;
+    operation.destination = destination;
+    operation.source = source;
+    operation.bytes = bytes;
+    Status status = to_device ? find_device_side(destination, bytes, *stream, &operation.destination_id)
+                              : find_host_side(destination, bytes, &operation.destination_id);
+    if (!status.ok()) return status;
+    status = from_device ? find_device_side(source, bytes, *stream, &operation.source_id)
+                         : find_host_side(source, bytes, &operation.source_id);
+    if (!status.ok()) return status;
+    if (stream->capture) return capture_node(*stream, std::move(operation));
+    if (operation.source_id == 0) {
+      operation.staged = std::make_shared_for_overwrite<std::byte[]>(bytes);
+      lock.unlock();
+      std::memcpy(operation.staged.get(), source, bytes);
+      lock.lock();
+      if (stream->device == nullptr || stream->device->lost) return refuse(Refusal::lost);
+    }
+    const bool blocks = operation.destination_id == 0;
+    enqueue(stream, std::move(operation));
+    if (!blocks) return {};
+    const std::uint64_t mine = stream->enqueued;
+    run_inline(lock);
+    return wait_for_stream(lock, stream, mine) ? Status{} : refuse(Refusal::lost);
+  });
+}
+
+}  // namespace thole::detail

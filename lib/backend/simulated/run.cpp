@@ -1,0 +1,317 @@
+// How operations run: one stream's in order, on worker threads or on the thread that steps.
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "backend/simulated/machine.hpp"
+
+namespace thole::detail::simulated {
+
+namespace {
+
+constexpr std::size_t most_workers = 64;
+
+/// Runs the first of the ready streams for as long as it can go on.
+void run_ready(Lock& lock, std::deque<std::shared_ptr<Stream>>& ready) {
+  const auto stream = std::move(ready.front());
+  ready.pop_front();
+  stream->ready = false;
+  while (stream->mode == Stream::Mode::automatic && stream->can_go_on()) {
+    if (!run_one(lock, stream)) break;
+  }
+  schedule(stream);
+}
+
+void worker(Device& device) {
+  Lock lock(machine().mutex);
+  for (;;) {
+    device.work.wait(lock, [&] { return device.stop || !device.ready.empty(); });
+    if (device.ready.empty()) return;
+    ++device.busy_workers;
+    run_ready(lock, device.ready);
+    run_inline(lock);
+    --device.busy_workers;
+  }
+}
+
+/// Makes sure that a worker is free for each ready stream. False when there is none at all.
+bool staff(Device& device) {
+  const std::size_t idle = device.workers.size() - device.busy_workers;
+  if (idle < device.ready.size() && device.workers.size() < most_workers) {
+    try {
+      device.workers.emplace_back([owner = device.shared_from_this()] { worker(*owner); });
+    } catch (...) {
+      // No thread to be had: those that exist take the stream in turn.
+    }
+  }
+  return !device.workers.empty();
+}
+
+bool still_there(RangeTable& table, const void* data, std::size_t bytes, std::uint64_t id) {
+  const Range* range = table.find(data, bytes).range;
+  return range != nullptr && range->id == id && range->usable;
+}
+
+/// What a GPU would meet as an illegal access; nullptr where all is well.
+const char* illegal_access(const Operation& copy) {
+  const auto check = [&](const void* data, std::uint64_t id) {
+    return id == 0 || still_there(machine().pinned, data, copy.bytes, id) ||
+           still_there(machine().device_memory, data, copy.bytes, id);
+  };
+  if (!check(copy.source, copy.source_id)) {
+    return "illegal access: a copy read memory that is not pinned or not allocated any more, or not yet";
+  }
+  if (!check(copy.destination, copy.destination_id)) {
+    return "illegal access: a copy wrote memory that is not pinned or not allocated any more, or not yet";
+  }
+  return nullptr;
+}
+
+void finish_point(Point& point, Duration at) {
+  point.done = true;
+  point.at = at;
+  const auto waiters = std::move(point.waiters);
+  point.waiters.clear();
+  for (const auto& waiter : waiters) schedule(waiter);
+}
+
+void lose_point(Point& point) {
+  point.lost = true;
+  const auto waiters = std::move(point.waiters);
+  point.waiters.clear();
+  for (const auto& waiter : waiters) schedule(waiter);
+}
+
+/// Nothing that is enqueued on the device will run: what waits for it elsewhere hears so, and its captures end.
+void drop_queues(Device& device, Garbage& garbage) {
+  for (const auto& [id, stream] : device.streams) {
+    for (const Operation& operation : stream->queue) {
+      if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
+    }
+    garbage.push_back(std::make_shared<std::deque<Operation>>(std::exchange(stream->queue, {})));
+    if (const auto capture = stream->capture) discard(capture, garbage);
+  }
+}
+
+/// The end of the device's own memory and of what it pinned.
+void forget_ranges(Device& device) {
+  for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
+    for (auto next = table->begin(); next != table->end();) {
+      const Range range = (next++)->second;
+      if (range.device != &device) continue;
+      table->erase(range.data);
+      if (table == &machine().device_memory) {
+        device.memory.free(range.data, range.bytes);
+      } else if (range.from_machine) {
+        std::free(range.data);
+      }
+    }
+  }
+}
+
+/// Waits in real time until the paced copy may complete.
+void pace(Lock& lock, Stream& stream, const Operation& operation) {
+  const WallTime from = std::max(stream.paced_until, operation.enqueued_at);
+  stream.paced_until = from + stream.device->time_for(operation);
+  const WallTime until = stream.paced_until;
+  lock.unlock();
+  std::this_thread::sleep_until(until);
+  lock.lock();
+}
+
+/// Runs the operation; gives the reason where it breaks the device.
+const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
+  switch (operation.kind) {
+    case Operation::Kind::copy: {
+      if (const char* broken = illegal_access(operation)) return broken;
+      const void* source = operation.staged ? operation.staged.get() : operation.source;
+      lock.unlock();
+      std::memmove(operation.destination, source, operation.bytes);
+      lock.lock();
+      return nullptr;
+    }
+    case Operation::Kind::host_function:
+      lock.unlock();
+      operation.function(operation.argument);
+      lock.lock();
+      return nullptr;
+    case Operation::Kind::wait:
+      if (operation.point->lost) return "the stream waits for an event of a device that was lost";
+      stream.clock = std::max(stream.clock, operation.point->at);
+      return nullptr;
+    case Operation::Kind::allocate:
+      if (Range* range = machine().device_memory.at(operation.destination)) range->usable = true;
+      return nullptr;
+    case Operation::Kind::free: {
+      Range* range = machine().device_memory.at(operation.destination);
+      if (range == nullptr || range->id != operation.destination_id) return "device memory was freed twice";
+      wait_while_touched(lock, *range);
+      const Range gone = *range;
+      stream.leaving_bytes -= gone.bytes;
+      machine().device_memory.erase(gone.data);
+      gone.device->memory.free(gone.data, gone.bytes);
+      return nullptr;
+    }
+    case Operation::Kind::record:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void enqueue(const std::shared_ptr<Stream>& stream, Operation operation) {
+  if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+  if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
+  stream->queue.push_back(std::move(operation));
+  ++stream->enqueued;
+  schedule(stream);
+}
+
+void schedule(const std::shared_ptr<Stream>& stream) {
+  Device* device = stream->device;
+  if (device == nullptr || device->lost || stream->mode != Stream::Mode::automatic || stream->running ||
+      stream->ready || stream->queue.empty()) {
+    return;
+  }
+  if (Operation& next = stream->queue.front(); next.blocked()) {
+    auto& waiters = next.point->waiters;
+    if (std::find(waiters.begin(), waiters.end(), stream) == waiters.end()) waiters.push_back(stream);
+    return;
+  }
+  stream->ready = true;
+  if (device->options.stepped) {
+    machine().ready_inline.push_back(stream);
+    return;
+  }
+  device->ready.push_back(stream);
+  if (staff(*device)) {
+    device->work.notify_one();
+  } else {
+    device->ready.pop_back();
+    machine().ready_inline.push_back(stream);
+  }
+}
+
+void run_inline(Lock& lock) {
+  auto& ready = machine().ready_inline;
+  while (!ready.empty()) run_ready(lock, ready);
+}
+
+bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
+  Device& device = *stream->device;
+  Operation operation = std::move(stream->queue.front());
+  stream->queue.pop_front();
+  stream->running = true;
+  stream->current = &operation;
+  Garbage garbage;
+  if (device.paced()) pace(lock, *stream, operation);
+  if (!device.lost) {
+    if (const char* broken = execute(lock, *stream, operation)) lose(device, broken, garbage);
+  }
+  stream->running = false;
+  stream->current = nullptr;
+  const bool done = !device.lost;
+  const bool marks = operation.point != nullptr && operation.kind != Operation::Kind::wait;
+  if (done) {
+    ++stream->completed;
+    stream->clock += device.time_for(operation);
+    device.now = std::max(device.now, stream->clock);
+    if (marks) finish_point(*operation.point, stream->clock);
+  } else if (marks) {
+    lose_point(*operation.point);
+  }
+  if (stream->destroyed && stream->queue.empty()) device.streams.erase(stream->id);
+  machine().changed.notify_all();
+  if (operation.graph != nullptr || operation.staged != nullptr || !garbage.empty()) {
+    lock.unlock();
+    operation = {};
+    garbage.clear();
+    lock.lock();
+  }
+  return done;
+}
+
+void lose(Device& device, const std::string& because, Garbage& garbage) {
+  if (device.lost) return;
+  device.lost = true;
+  device.lost_because = because;
+  drop_queues(device, garbage);
+  machine().changed.notify_all();
+}
+
+bool wait_for_stream(Lock& lock, const std::shared_ptr<Stream>& stream, std::uint64_t completed) {
+  Device& device = *stream->device;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
+  --device.blocked_callers;
+  return !device.lost;
+}
+
+void wait_while_touched(Lock& lock, const Range& range) {
+  machine().changed.wait(lock, [&] {
+    for (const Device* device : machine().devices) {
+      for (const auto& [id, stream] : device->streams) {
+        const Operation* current = stream->current;
+        if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
+      }
+    }
+    return true;
+  });
+}
+
+bool in_use(const Range& range) {
+  for (const Device* device : machine().devices) {
+    for (const auto& [id, stream] : device->streams) {
+      if (stream->current != nullptr && stream->current->touches(range)) return true;
+      for (const Operation& operation : stream->queue) {
+        if (operation.touches(range)) return true;
+      }
+    }
+  }
+  return false;
+}
+
+void shut_down(Device& device) {
+  Machine& all = machine();
+  Garbage garbage;
+  Lock lock(all.mutex);
+  // A worker may be here itself, from a graph's release in the middle of its stream: put that back on the list.
+  for (const auto& [id, stream] : device.streams) schedule(stream);
+  run_inline(lock);
+  const auto any_running = [&] {
+    return std::any_of(device.streams.begin(), device.streams.end(),
+                       [](const auto& entry) { return entry.second->running; });
+  };
+  while (!device.ready.empty() || any_running()) {
+    if (device.ready.empty()) {
+      all.changed.wait(lock);
+    } else {
+      run_ready(lock, device.ready);
+    }
+  }
+  device.stop = true;
+  device.work.notify_all();
+  auto workers = std::move(device.workers);
+  lock.unlock();
+  for (auto& thread : workers) {
+    if (thread.get_id() == std::this_thread::get_id()) {
+      thread.detach();
+    } else {
+      thread.join();
+    }
+  }
+  lock.lock();
+  drop_queues(device, garbage);
+  for (auto& [id, stream] : device.streams) {
+    stream->device = nullptr;
+    garbage.push_back(std::move(stream));
+  }
+  device.streams.clear();
+  std::erase(all.devices, &device);
+  forget_ranges(device);
+  lock.unlock();
+}
+
+}  // namespace thole::detail::simulated

@@ -1,0 +1,59 @@
+#include "base/process_exit.hpp"
+
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+
+namespace thole::detail {
+namespace {
+
+struct Calls {
+  std::mutex mutex;
+  std::condition_variable none;
+  unsigned going_on = 0;
+  bool ended = false;
+};
+
+// Never destroyed: the threads that use it are not joined.
+Calls& calls() noexcept {
+  static auto* const made = new Calls;
+  return *made;
+}
+
+bool begin_calls() noexcept {
+  Calls& self = calls();
+  const std::scoped_lock lock(self.mutex);
+  if (self.ended) return false;
+  ++self.going_on;
+  return true;
+}
+
+}  // namespace
+
+void end_background_calls_at_exit() noexcept {
+  static const pid_t process = getpid();
+  // Where it cannot be registered the process ends as it would without it. A forked child has none of the threads.
+  (void)std::atexit([] {
+    if (getpid() == process) end_background_calls(std::chrono::seconds(1));
+  });
+}
+
+void end_background_calls(std::chrono::milliseconds at_most) noexcept {
+  Calls& self = calls();
+  std::unique_lock lock(self.mutex);
+  self.ended = true;
+  self.none.wait_for(lock, at_most, [&] { return self.going_on == 0; });
+}
+
+BackgroundCalls::BackgroundCalls() noexcept : allowed_(begin_calls()) {}
+
+BackgroundCalls::~BackgroundCalls() {
+  if (!allowed_) return;
+  Calls& self = calls();
+  const std::scoped_lock lock(self.mutex);
+  if (--self.going_on == 0) self.none.notify_all();
+}
+
+}  // namespace thole::detail

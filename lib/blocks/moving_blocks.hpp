@@ -1,0 +1,72 @@
+#pragma once
+
+// Free blocks on their way: taken from one place (a stream's queue, a graph, a thread's cache, the store) and not yet
+// put into the next. Whoever finds no memory asks here whether some passed by while it looked.
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "blocks/block.hpp"
+
+namespace thole::detail {
+
+/// A list of blocks in transit. Blocks are pushed under the lock of the place that they leave, so that whoever looks
+/// there next, and misses them, sees that they are on their way. Costs nothing while it is empty.
+class MovingBlocks {
+ public:
+  MovingBlocks() = default;
+  /// All have been put where others find them.
+  ~MovingBlocks() {
+    if (!begun_) return;
+    arrivals_.fetch_add(1, std::memory_order_relaxed);
+    under_way_.fetch_sub(1, std::memory_order_release);  // pairs with MemorySearch::missed_some()
+  }
+  MovingBlocks(const MovingBlocks&) = delete;
+  MovingBlocks& operator=(const MovingBlocks&) = delete;
+
+  /// For blocks that do not go through the list.
+  void begin() noexcept {
+    if (begun_) return;
+    begun_ = true;
+    under_way_.fetch_add(1, std::memory_order_relaxed);  // released by the lock of the place
+  }
+  /// There were none after all.
+  void cancel() noexcept {
+    if (std::exchange(begun_, false)) under_way_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  bool empty() const noexcept { return blocks_.empty(); }
+  void push(Block* block) noexcept {
+    begin();
+    blocks_.push(block);
+  }
+  Block* pop() noexcept { return blocks_.pop(); }
+  void splice(BlockList& other) noexcept {
+    if (!other.empty()) begin();
+    blocks_.splice(other);
+  }
+
+  static bool any() noexcept { return under_way_.load(std::memory_order_acquire) != 0; }
+
+ private:
+  friend class MemorySearch;
+  alignas(64) static inline constinit std::atomic<std::uint64_t> under_way_{0};  // lists
+  static inline constinit std::atomic<std::uint64_t> arrivals_{0};               // lists, ever
+
+  BlockList blocks_;
+  bool begun_ = false;
+};
+
+/// A look into every place, one after the other, from its construction on.
+class MemorySearch {
+ public:
+  /// Whether blocks went from a place that had not been looked at yet to one that had been: they may have been missed.
+  bool missed_some() const noexcept {
+    return MovingBlocks::any() || MovingBlocks::arrivals_.load(std::memory_order_relaxed) != arrivals_before_;
+  }
+
+ private:
+  std::uint64_t arrivals_before_ = MovingBlocks::arrivals_.load(std::memory_order_acquire);
+};
+
+}  // namespace thole::detail

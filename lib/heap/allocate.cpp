@@ -1,0 +1,140 @@
+#include "heap/allocate.hpp"
+
+#include <algorithm>
+#include <string>
+#include <thread>
+
+#include "blocks/moving_blocks.hpp"
+#include "heap/collect.hpp"
+#include "heap/size_class.hpp"
+#include "heap/thread_cache_table.hpp"
+#include "streams/stream_registry.hpp"
+
+namespace thole::detail {
+namespace {
+
+// Below, sizes can be rounded without overflow.
+constexpr std::size_t beyond_any_machine = std::size_t{1} << 46;
+
+Error too_large_error(std::size_t bytes, std::size_t possible, const char* call) {
+  return Error(Errc::too_large, std::string(call) + ": " + std::to_string(bytes) +
+                                    " bytes are more than the arena can ever hold in one piece, " +
+                                    std::to_string(possible) + " bytes");
+}
+
+Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Error>& no_growth, bool timed_out,
+                      const char* call) {
+  const auto store = heap.arena().store().stats();
+  const auto heaps = heap.arena().sum();
+  std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
+                     std::to_string(bytes) + " bytes: " + std::to_string(store.free) + " free, " +
+                     std::to_string(store.largest_free) + " in the largest free piece, " +
+                     std::to_string(heaps.in_flight) + " in flight, " + std::to_string(heaps.in_use) + " in use, of " +
+                     std::to_string(store.capacity) + " (the arena may grow to " + std::to_string(store.max_capacity) +
+                     ")";
+  if (no_growth) text += std::string("; it could not grow: ") + no_growth->what();
+  return Error(timed_out ? Errc::timed_out : Errc::out_of_memory, text);
+}
+
+struct Request {
+  std::size_t asked;      // bytes
+  std::size_t bytes;      // rounded by size_class
+  std::size_t alignment;  // bytes
+};
+
+Block* take_cached(HeapCore& heap, const Request& request) noexcept {
+  return heap.take_cached(request.bytes, request.alignment, request.asked);
+}
+
+Block* take_from_store(HeapCore& heap, const Request& request) noexcept {
+  Block* const block = heap.take_from_store(request.bytes, request.alignment, request.asked);
+  if (block != nullptr) heap.note_peak();
+  return block;
+}
+
+/// What is kept or finished anywhere, without waiting for the device.
+Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
+  // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way.
+  constexpr int most_searches = 64;
+  DeviceCore& device = *heap.arena().device();
+  for (int i = 0; i != most_searches; ++i) {
+    const MemorySearch search;
+    collect(device);
+    if (Block* const block = take_cached(heap, request)) return block;
+    if (Block* const block = take_from_store(heap, request)) return block;
+    if (Block* const block = heap.take_from_others(request.bytes, request.alignment, request.asked)) return block;
+    heap.arena().flush();
+    if (Block* const block = take_from_store(heap, request)) return block;
+    if (!search.missed_some()) return nullptr;
+    if (MovingBlocks::any()) std::this_thread::yield();
+  }
+  return nullptr;
+}
+
+/// By growing; nullptr with the reason when the arena cannot, or may not.
+Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Error>& no_growth) {
+  Store& store = heap.arena().store();
+  for (;;) {
+    const auto seen = store.growths();
+    if (Block* const block = take_from_store(heap, request)) return block;
+    if (auto grown = store.grow(request.bytes, seen); !grown) {
+      no_growth = std::move(grown.error());
+      return nullptr;
+    }
+  }
+}
+
+/// Copies in flight give memory back in any stream, so that no single event can be waited for: look again, ever less
+/// often.
+Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline) noexcept {
+  constexpr auto longest_pause = std::chrono::microseconds(1000);
+  auto pause = std::chrono::microseconds(10);
+  heap.count_waited();
+  while (!heap.device_lost()) {
+    if (Block* const block = take_from_anywhere(heap, request)) return block;
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= *deadline) return nullptr;
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, *deadline - now));
+    pause = std::min(pause * 2, longest_pause);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Block* allocate_at_once(HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
+  if (bytes > beyond_any_machine || heap.device_lost()) [[unlikely]]
+    return nullptr;
+  return heap.take_cached(size_class::round_up(bytes), std::max(alignment, heap.alignment()), bytes);
+}
+
+Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t alignment, const Deadline& deadline,
+                              const char* call) noexcept {
+  DeviceCore& device = *heap.arena().device();
+  if (device.lost()) return tl::unexpected(device.lost_error(call));
+  const auto possible = heap.arena().store().largest_possible();
+  if (bytes > beyond_any_machine || size_class::round_up(bytes) > possible)
+    return tl::unexpected(too_large_error(bytes, possible, call));
+  if (alignment > size_class::page)
+    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": elements aligned to " +
+                                                            std::to_string(alignment) + " bytes; at most a page, " +
+                                                            std::to_string(size_class::page) + " bytes"));
+  const Request request{bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
+  // Where this thread left its last block is where one is most likely finished; else any stream, in turn.
+  if (Timeline* const recent = ThreadCacheTable::recent(); recent != nullptr)
+    collect_some(*recent);
+  else
+    collect_any(device);
+  Block* block = take_cached(heap, request);
+  if (block == nullptr) block = take_from_store(heap, request);
+  if (block == nullptr) block = take_from_anywhere(heap, request);
+  std::optional<Error> no_growth;
+  if (block == nullptr) block = take_by_growing(heap, request, no_growth);
+  if (block == nullptr) block = take_from_anywhere(heap, request);
+  if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline);
+  if (block != nullptr) return block;
+  if (device.lost()) return tl::unexpected(device.lost_error(call));
+  return tl::unexpected(exhausted_error(heap, bytes, no_growth, deadline.has_value(), call));
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,58 @@
+#pragma once
+
+// The small half of a store: stretches of the regions that mimalloc fills with small blocks. A region has a few places
+// for chunks; one is taken from the extents when small blocks are wanted and lent back when it is empty and the extents
+// want it. The caller holds the store's lock, which also serves every call into mimalloc.
+
+#include <cstddef>
+
+#include "blocks/block.hpp"
+
+namespace thole::detail {
+
+class Extents;
+struct Region;
+struct Chunk;
+
+class Chunks {
+ public:
+  explicit Chunks(Extents& extents) noexcept : extents_(extents) {}
+
+  /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: no memory for a
+  /// record.
+  bool add(Region& region) noexcept;
+  /// Undoes add() for a region without a block in it.
+  void remove(Region& region) noexcept;
+
+  /// A small block, or nullptr: mimalloc has no room, and there is no place for another chunk.
+  Block* take(std::size_t bytes, std::size_t alignment) noexcept;
+  void give(Block* block) noexcept;
+
+  /// Lends every empty chunk back to the extents. False when there was none.
+  bool lend_back() noexcept;
+  /// The last resort of blocks that find no extent: mimalloc's room between small blocks.
+  Block* take_leftover(std::size_t bytes, std::size_t alignment) noexcept;
+
+  std::size_t bytes() const noexcept { return bytes_; }
+  std::size_t live_bytes() const noexcept { return live_bytes_; }
+  /// What mimalloc keeps for its own data.
+  std::size_t overhead() const noexcept;
+  /// The chunk that an extent belongs to, if any.
+  static const Chunk* chunk_at(const Block& extent) noexcept;
+  /// The largest extent that there would be after lend_back().
+  std::size_t largest_if_lent() const noexcept;
+
+ private:
+  static bool idle(const Block& extent) noexcept;
+  Block* take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept;
+  Chunk* activate() noexcept;
+  Chunk* activate_in(Region& region, std::size_t slot) noexcept;
+
+  Extents& extents_;
+  Chunk* active_ = nullptr;    // mimalloc may use them; the last to be taken first
+  Region* regions_ = nullptr;  // those large enough for chunks
+  std::size_t bytes_ = 0;
+  std::size_t live_bytes_ = 0;
+};
+
+}  // namespace thole::detail

@@ -1,0 +1,68 @@
+#pragma once
+
+// The page-granular half of a store: which stretches of the pinned regions are free. Best fit over segregated lists of
+// free extents (16 lists for each power of two), neighbours joined at once. All records lie outside the pinned memory,
+// so a region can be handed out to its last byte and nothing here is ever overwritten by a copy. The caller holds the
+// store's lock.
+//
+// Why not one tree: the lists are found by two bit scans, and a list's sizes differ by at most a sixteenth, so the best
+// fit of the few that are looked at is as good as the best of all (tests/memory/fragmentation.cpp).
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "blocks/block.hpp"
+
+namespace thole::detail {
+
+struct Region;
+
+class Extents {
+ public:
+  static constexpr std::size_t page = 4096;
+  static constexpr std::size_t granule = 64;
+  /// From here on sizes are rounded to pages; below, where a page would waste too much, to the granule.
+  static constexpr std::size_t whole_pages_from = 32768;
+
+  /// Which end of a free extent is used: large blocks go to the high end, small ones and mimalloc's chunks, which come
+  /// seldom and stay long, to the low end, so that they do not cut the space of large blocks in two.
+  enum class End { low, high };
+
+  static constexpr std::size_t rounded(std::size_t bytes) noexcept {
+    const std::size_t unit = bytes < whole_pages_from ? granule : page;
+    return (bytes + unit - 1) / unit * unit;
+  }
+
+  /// The whole region becomes one free extent. False when there is no memory for its record.
+  bool add(Region& region) noexcept;
+  /// Forgets a region if nothing in it is taken.
+  bool remove(Region& region) noexcept;
+  static bool empty(const Region& region) noexcept;
+
+  /// An extent of at least `bytes` at a multiple of `alignment`, or nullptr. Its owner is the Region.
+  Block* take(std::size_t bytes, std::size_t alignment, End end) noexcept;
+  /// Exactly [data, data + bytes), if all of it is free; else nullptr.
+  Block* take_range(std::byte* data, std::size_t bytes) noexcept;
+  /// Takes an extent back; its record may be gone afterwards.
+  void give(Block* extent) noexcept;
+
+  std::size_t free_bytes() const noexcept { return free_bytes_; }
+  std::size_t largest() const noexcept;
+
+ private:
+  static constexpr unsigned subs = 16;
+  static constexpr unsigned bins = 44 * subs;
+
+  static unsigned bin_of(std::size_t bytes) noexcept;
+  unsigned next_bin(unsigned from) const noexcept;
+  void link(Block* extent) noexcept;
+  void unlink(Block* extent) noexcept;
+  Block* carve(Block* extent, std::byte* at, std::size_t bytes) noexcept;
+
+  std::array<Block*, bins> heads_{};
+  std::array<std::uint64_t, (bins + 63) / 64> used_{};  // a bit for each list that is not empty
+  std::size_t free_bytes_ = 0;
+};
+
+}  // namespace thole::detail

@@ -1,0 +1,48 @@
+#include "streams/host_functions.hpp"
+
+#include <list>
+#include <mutex>
+#include <utility>
+
+namespace thole::detail {
+namespace {
+
+struct Kept {
+  std::function<void()> function;
+  std::list<Kept>::iterator self;
+};
+
+struct OnTheirWay {
+  std::mutex mutex;
+  std::list<Kept> functions;
+};
+
+// Never destroyed: functions may run after main.
+OnTheirWay& on_their_way() noexcept {
+  static auto* const made = new OnTheirWay;
+  return *made;
+}
+
+}  // namespace
+
+void* keep_host_function(std::function<void()> function) {
+  OnTheirWay& list = on_their_way();
+  const std::scoped_lock lock(list.mutex);
+  list.functions.push_front({std::move(function), {}});
+  list.functions.front().self = list.functions.begin();
+  return &list.functions.front();
+}
+
+void drop_host_function(void* kept) noexcept {
+  std::list<Kept> gone;  // destroyed after the lock: what the function holds may do anything
+  OnTheirWay& list = on_their_way();
+  const std::scoped_lock lock(list.mutex);
+  gone.splice(gone.begin(), list.functions, static_cast<Kept*>(kept)->self);
+}
+
+void run_host_function(void* kept) {
+  static_cast<Kept*>(kept)->function();
+  drop_host_function(kept);
+}
+
+}  // namespace thole::detail

@@ -1,1 +1,0 @@
-#include "high.hpp"
