@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 namespace thole::detail {
 
@@ -90,23 +89,6 @@ std::string memlock_limit() {
   if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return "RLIMIT_MEMLOCK is unknown";
   if (limit.rlim_cur == RLIM_INFINITY) return "RLIMIT_MEMLOCK is unlimited";
   return "RLIMIT_MEMLOCK is " + bytes_text(limit.rlim_cur);
-}
-
-std::string bytes_text(std::size_t bytes) {
-  std::ostringstream text;
-  text << bytes << (bytes == 1 ? " byte" : " bytes");
-  static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  double value = static_cast<double>(bytes);
-  int unit = -1;
-  while (value >= 1024 && unit < 5) {
-    value /= 1024;
-    ++unit;
-  }
-  if (unit >= 0) {
-    text.precision(value < 10 ? 2 : value < 100 ? 3 : 4);
-    text << " (" << value << ' ' << units[unit] << ')';
-  }
-  return text.str();
 }
 
 bool numa_node_exists(int node) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "base/bytes.hpp"
+
 namespace thole::detail {
 
 /// The tightest of the limits on memory.
@@ -19,9 +21,6 @@ MemoryRoom memory_room();
 
 /// RLIMIT_MEMLOCK in words, such as "RLIMIT_MEMLOCK is 8388608 bytes".
 std::string memlock_limit();
-
-/// "1073741824 bytes (1 GiB)".
-std::string bytes_text(std::size_t bytes);
 
 /// Whether the system has the NUMA node.
 bool numa_node_exists(int node);

@@ -15,7 +15,6 @@ namespace thole::detail {
 
 namespace {
 
-constexpr std::size_t page = Extents::page;
 constexpr std::size_t least_growth = std::size_t{32} << 20;
 
 // Above this extents are better: as fast (40 ns), and they use all of a region where mimalloc 2.x, with pages of 512
@@ -26,10 +25,6 @@ constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std
 // inference servers the peak over the bytes alive falls from 1.21 to 1.17 by it; other borders between 64 KiB and 4 MiB
 // do no better.
 constexpr std::size_t large_bytes = std::size_t{256} << 10;
-
-std::size_t whole_pages(std::size_t bytes) noexcept {
-  return bytes > SIZE_MAX - page ? SIZE_MAX / page * page : (bytes + page - 1) / page * page;
-}
 
 // Closed stores, to be opened again: a Store is never destroyed, since a block's record points to it.
 struct Closed {

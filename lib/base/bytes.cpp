@@ -1,0 +1,24 @@
+#include "base/bytes.hpp"
+
+#include <sstream>
+
+namespace thole::detail {
+
+std::string bytes_text(std::size_t bytes) {
+  std::ostringstream text;
+  text << bytes << (bytes == 1 ? " byte" : " bytes");
+  static constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = static_cast<double>(bytes);
+  int unit = -1;
+  while (value >= 1024 && unit < 5) {
+    value /= 1024;
+    ++unit;
+  }
+  if (unit >= 0) {
+    text.precision(value < 10 ? 2 : value < 100 ? 3 : 4);
+    text << " (" << value << ' ' << units[unit] << ')';
+  }
+  return text.str();
+}
+
+}  // namespace thole::detail
