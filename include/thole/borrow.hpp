@@ -16,18 +16,18 @@ class PinnedBuffer;
 
 namespace detail {
 
-/// Nobody holds the block any more: recycles the memory, or queues it behind what the device still does with it.
-THOLE_EXPORT void let_go(BlockHead* block) noexcept;
+/// Nobody holds the block any more: its memory is free, or retires behind what the device still does with it.
+THOLE_EXPORT void release(BlockHead* block) noexcept;
 
-/// Ends a borrow. Never throws or blocks; recycles the memory if the borrow was the last to hold it.
-inline void end_read(BlockHead* block) noexcept {
-  if (block->hold.end_borrow()) [[unlikely]]
-    let_go(block);
+/// Ends a borrow. Never throws or blocks; releases the memory if the borrow was the last to hold it.
+template <bool Exclusive>
+void end_borrow(BlockHead* block) noexcept {
+  if (Exclusive ? block->holders.end_write() : block->holders.end_read()) [[unlikely]]
+    release(block);
 }
-inline void end_write(BlockHead* block) noexcept { end_read(block); }
 
 /// What `Borrow` and `BorrowMut` share: a contiguous range over memory that a borrow keeps alive.
-template <class T, void (*End)(BlockHead*) noexcept>
+template <class T>
 class BasicBorrow {
  public:
   using element_type = T;
@@ -44,7 +44,7 @@ class BasicBorrow {
   BasicBorrow(const BasicBorrow&) = delete;
   BasicBorrow& operator=(const BasicBorrow&) = delete;
   ~BasicBorrow() {
-    if (block_ != nullptr) End(block_);
+    if (block_ != nullptr) end_borrow<!std::is_const_v<T>>(block_);
   }
 
   /// The elements; the span is valid while this borrow lives.
@@ -76,10 +76,10 @@ class BasicBorrow {
 /// Read access to a `PinnedBuffer` from the CPU: a contiguous range and a `gsl::span<const T>` while it lives. Not
 /// copyable. Keeps the memory alive, even when the buffer is moved or dropped; may end on any thread.
 template <class T>
-using Borrow = detail::BasicBorrow<const T, detail::end_read>;
+using Borrow = detail::BasicBorrow<const T>;
 
 /// Exclusive access from the CPU, as `Borrow`, to a `gsl::span<T>`.
 template <class T>
-using BorrowMut = detail::BasicBorrow<T, detail::end_write>;
+using BorrowMut = detail::BasicBorrow<T>;
 
 }  // namespace thole

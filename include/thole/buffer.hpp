@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -20,37 +21,45 @@ namespace thole {
 class PinnedHeap;
 
 /// What the device does with a buffer in `use_on`. A write may also read.
-enum class Access : unsigned { device_reads = 1, device_writes = 2 };
-constexpr Access operator|(Access a, Access b) noexcept {
-  return static_cast<Access>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
-}
+struct Access {
+  struct Reads {};
+  struct Writes {};
+  static constexpr Reads device_reads{};
+  static constexpr Writes device_writes{};
+};
+constexpr Access::Writes operator|(Access::Reads, Access::Writes) noexcept { return {}; }
+constexpr Access::Writes operator|(Access::Writes, Access::Reads) noexcept { return {}; }
 
 namespace detail {
 
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
-THOLE_EXPORT void use_on(BlockHead* block, const StreamRef& stream, Access access,
-                         void (*run)(void* context, thole::NativeStream stream), void* context);
+THOLE_EXPORT Result<void> use_on(BlockHead* block, const StreamRef& stream, bool writes,
+                                 void (*run)(void* context, thole::NativeStream stream), void* context);
 
-// The untyped halves of PinnedBuffer. None blocks but wait_*; sizes are bytes. `where` is "PinnedBuffer::borrow" or so.
-THOLE_EXPORT Result<void> try_begin_read(BlockHead* block, const char* where) noexcept;
-THOLE_EXPORT Result<void> try_begin_write(BlockHead* block, const char* where) noexcept;
-THOLE_EXPORT Result<void> begin_read(BlockHead* block, const char* where) noexcept;   // waits for device writes
-THOLE_EXPORT Result<void> begin_write(BlockHead* block, const char* where) noexcept;  // waits for all uses
-THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, const char* where) noexcept;
+// The untyped halves of PinnedBuffer. None blocks but wait_*, begin_read and begin_write; sizes are bytes. `call` names
+// who asks, such as "PinnedBuffer::borrow", in errors.
+THOLE_EXPORT Result<void> try_begin_read(BlockHead* block, const char* call) noexcept;
+THOLE_EXPORT Result<void> try_begin_write(BlockHead* block, const char* call) noexcept;
+THOLE_EXPORT Result<void> begin_read(BlockHead* block, const char* call) noexcept;   // waits for device writes
+THOLE_EXPORT Result<void> begin_write(BlockHead* block, const char* call) noexcept;  // waits for all uses
+THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, std::optional<std::chrono::nanoseconds> timeout,
+                                        const char* call) noexcept;
 THOLE_EXPORT bool has_open_uses(const BlockHead* block) noexcept;
 inline void drop_handle(BlockHead* block) noexcept {
-  if (block->hold.drop_handle()) [[likely]]
-    let_go(block);
+  if (block->holders.drop_handle()) [[likely]]
+    release(block);
 }
 THOLE_EXPORT Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes,
-                                         const StreamRef& stream, void* destination, const void* destination_device,
-                                         DeviceBlock* destination_block) noexcept;
+                                         const StreamRef& stream, const DeviceSide& destination) noexcept;
 THOLE_EXPORT Result<void> copy_from_device(BlockHead* block, std::size_t offset, std::size_t bytes,
-                                           const StreamRef& stream, const void* source, const void* source_device,
-                                           DeviceBlock* source_block) noexcept;
-THOLE_EXPORT Error moved_from_error(const char* where);
-THOLE_EXPORT Error too_small_error(const char* where, std::size_t wanted, std::size_t has);
-THOLE_EXPORT Error outside_error(const char* where, std::size_t offset, std::size_t count, std::size_t size);
+                                           const StreamRef& stream, const DeviceSide& source,
+                                           const char* call) noexcept;
+/// New device memory, filled with all `bytes` of the block by the same piece of work.
+THOLE_EXPORT Result<DeviceBlock*> copy_to_new_device_block(BlockHead* block, std::size_t bytes,
+                                                           const StreamRef& stream) noexcept;
+THOLE_EXPORT Error moved_from_error(const char* call);
+THOLE_EXPORT Error too_small_error(const char* call, std::size_t wanted, std::size_t has);
+THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size);
 
 }  // namespace detail
 
@@ -63,8 +72,10 @@ THOLE_EXPORT Error outside_error(const char* where, std::size_t offset, std::siz
 /// CPU may read too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams, and
 /// any use after earlier writes, by the device itself: no call here but `borrow`, `borrow_mut` and `wait` ever blocks.
 ///
-/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`. One thread at a
-/// time may use a buffer; different buffers are independent, and borrows may end on other threads.
+/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
+/// Borrows may end on other threads.
 ///
 /// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone.
 /// Launches are not seen: synchronise with them before you borrow.
@@ -102,7 +113,7 @@ class PinnedBuffer {
   /// that stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when
   /// the write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
-    if (block_ == nullptr || !block_->untouched() || !block_->hold.begin_read()) [[unlikely]] {
+    if (block_ == nullptr || !block_->untouched() || !block_->holders.begin_read()) [[unlikely]] {
       check("PinnedBuffer::borrow");
       if (block_ != nullptr) detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
     }
@@ -111,14 +122,14 @@ class PinnedBuffer {
   /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and
   /// `borrowed` while any borrow lives.
   BorrowMut<T> borrow_mut() {
-    if (block_ == nullptr || !block_->untouched() || !block_->hold.begin_write()) [[unlikely]] {
+    if (block_ == nullptr || !block_->untouched() || !block_->holders.begin_write()) [[unlikely]] {
       check("PinnedBuffer::borrow_mut");
       if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
     }
     return BorrowMut<T>(block_, span_);
   }
-  /// As `borrow()`, but never waits: `Errc::in_flight` where `borrow()` would.
-  Result<Borrow<T>> try_borrow() const noexcept {
+  /// As `borrow()`, but never waits: `Errc::in_flight` call `borrow()` would.
+  [[nodiscard]] Result<Borrow<T>> try_borrow() const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_read(block_, "PinnedBuffer::try_borrow"); !began)
@@ -126,7 +137,7 @@ class PinnedBuffer {
     return Borrow<T>(block_, span_);
   }
   /// As `borrow_mut()`, but never waits.
-  Result<BorrowMut<T>> try_borrow_mut() noexcept {
+  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut() noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow_mut"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
@@ -139,7 +150,12 @@ class PinnedBuffer {
   /// Blocks until the device has finished every use of this buffer. Throws as `borrow()`.
   void wait() const {
     check("PinnedBuffer::wait");
-    if (block_ != nullptr) detail::unwrap(detail::wait_for_uses(block_, "PinnedBuffer::wait"));
+    if (block_ != nullptr) detail::unwrap(detail::wait_for_uses(block_, {}, "PinnedBuffer::wait"));
+  }
+  /// As `wait()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
+  [[nodiscard]] Result<void> wait_for(std::chrono::nanoseconds timeout) const noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::wait_for"));
+    return block_ != nullptr ? detail::wait_for_uses(block_, timeout, "PinnedBuffer::wait_for") : Result<void>();
   }
   /// The raw elements, without any check: the door for code that has its own ordering. nullptr when empty.
   T* unsynchronized_data() const noexcept { return span_.data(); }
@@ -147,21 +163,18 @@ class PinnedBuffer {
   /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream
   /// order. Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
   DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
-  Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
+  [[nodiscard]] Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
-    auto made = DeviceBuffer<T>::try_make(stream, size());
-    if (made && block_ != nullptr)
-      if (auto copied = detail::copy_to_device(block_, 0, size_bytes(), stream, made->span().native(),
-                                               made->span().device(), made->block_);
-          !copied)
-        return tl::unexpected(std::move(copied.error()));
-    return made;
+    if (block_ == nullptr) return DeviceBuffer<T>::try_make(stream, 0);
+    auto made = detail::copy_to_new_device_block(block_, size_bytes(), stream);
+    if (!made) return tl::unexpected(std::move(made.error()));
+    return DeviceBuffer<T>(*made, size());
   }
   /// Copies the buffer to the front of `destination`; returns at once. Also throws `too_small`.
   void async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const {
     detail::unwrap(try_async_to_device(stream, destination));
   }
-  Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
+  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
     return try_async_to_device(stream, destination, 0, size());
   }
   /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the
@@ -170,62 +183,53 @@ class PinnedBuffer {
                        std::size_t count) const {
     detail::unwrap(try_async_to_device(stream, destination, offset, count));
   }
-  Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
-                                   std::size_t count) const noexcept {
-    constexpr const char* where = "PinnedBuffer::async_to_device";
-    if (!valid_) return tl::unexpected(detail::moved_from_error(where));
+  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
+                                                 std::size_t count) const noexcept {
+    constexpr const char* call = "PinnedBuffer::async_to_device";
+    if (!valid_) return tl::unexpected(detail::moved_from_error(call));
     if (offset > size() || count > size() - offset)
-      return tl::unexpected(detail::outside_error(where, offset, count, size()));
-    if (destination.size() < count) return tl::unexpected(detail::too_small_error(where, count, destination.size()));
+      return tl::unexpected(detail::outside_error(call, offset, count, size()));
+    if (destination.size() < count) return tl::unexpected(detail::too_small_error(call, count, destination.size()));
     if (count == 0) return {};
-    return detail::copy_to_device(block_, offset * sizeof(T), count * sizeof(T), stream, destination.native(),
-                                  destination.device(), nullptr);
+    return detail::copy_to_device(block_, offset * sizeof(T), count * sizeof(T), stream, destination.side());
   }
   /// Fills this buffer from `offset` on with `source` (all of it); returns at once. Throws `Error`: `too_small` when
   /// the buffer ends before the source does, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
   void async_from_device(const StreamRef& stream, DeviceSpan<const T> source, std::size_t offset = 0) {
     detail::unwrap(try_async_from_device(stream, source, offset));
   }
-  Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
-                                     std::size_t offset = 0) noexcept {
-    constexpr const char* where = "PinnedBuffer::async_from_device";
-    if (!valid_) return tl::unexpected(detail::moved_from_error(where));
+  [[nodiscard]] Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
+                                                   std::size_t offset = 0) noexcept {
+    constexpr const char* call = "PinnedBuffer::async_from_device";
+    if (!valid_) return tl::unexpected(detail::moved_from_error(call));
     if (offset > size() || source.size() > size() - offset)
-      return tl::unexpected(detail::too_small_error(where, source.size(), offset > size() ? 0 : size() - offset));
+      return tl::unexpected(detail::too_small_error(call, source.size(), offset > size() ? 0 : size() - offset));
     if (source.size() == 0) return {};
-    return detail::copy_from_device(block_, offset * sizeof(T), source.size_bytes(), stream, source.native(),
-                                    source.device(), nullptr);
+    return detail::copy_from_device(block_, offset * sizeof(T), source.size_bytes(), stream, source.side(), call);
   }
 
-  /// For kernels and library calls: runs `f(T* pointer, NativeStream stream)`, which enqueues work that uses the
-  /// buffer, and records the use, also when `f` throws. Returns what `f` returns. `f` neither begins nor ends a
-  /// capture. Throws as `async_to_device`, and what `f` throws.
+  /// For kernels and library calls: runs `f(pointer, NativeStream)`, which enqueues work that uses the buffer, and
+  /// records the use, also when `f` throws. While `f` runs the use is a borrow of its kind. The pointer is a `const T*`
+  /// for `Access::device_reads`, a `T*` for `Access::device_writes`. Returns what `f` returns. `f` neither begins nor
+  /// ends a capture. Throws as `async_to_device`, and what `f` throws.
   template <class F>
-  std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access access, F&& f) {
-    using R = std::invoke_result_t<F, T*, NativeStream>;
-    check("PinnedBuffer::use_on");
-    if (block_ == nullptr) return std::invoke(std::forward<F>(f), span_.data(), stream.native());
-    const auto run = [](auto& call) {
-      return [](void* context, NativeStream native) {
-        (*static_cast<std::remove_reference_t<decltype(call)>*>(context))(native);
-      };
-    };
-    if constexpr (std::is_void_v<R>) {
-      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), span_.data(), native); };
-      detail::use_on(block_, stream, access, run(call), &call);
-    } else if constexpr (std::is_reference_v<R>) {
-      std::remove_reference_t<R>* result = nullptr;
-      auto call = [&](NativeStream native) {
-        result = std::addressof(std::invoke(std::forward<F>(f), span_.data(), native));
-      };
-      detail::use_on(block_, stream, access, run(call), &call);
-      return static_cast<R>(*result);
-    } else {
-      std::optional<R> result;
-      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), span_.data(), native)); };
-      detail::use_on(block_, stream, access, run(call), &call);
-      return std::move(*result);
-    }
+  std::invoke_result_t<F, const T*, NativeStream> use_on(const StreamRef& stream, Access::Reads, F&& f) const {
+    return use<const T>(stream, std::forward<F>(f));
+  }
+  template <class F>
+  std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access::Writes, F&& f) {
+    return use<T>(stream, std::forward<F>(f));
+  }
+  /// As `use_on`, but returns thole's own error instead of throwing it; `f` returns no reference.
+  template <class F>
+  [[nodiscard]] Result<std::invoke_result_t<F, const T*, NativeStream>> try_use_on(const StreamRef& stream,
+                                                                                   Access::Reads, F&& f) const {
+    return try_use<const T>(stream, std::forward<F>(f));
+  }
+  template <class F>
+  [[nodiscard]] Result<std::invoke_result_t<F, T*, NativeStream>> try_use_on(const StreamRef& stream, Access::Writes,
+                                                                             F&& f) {
+    return try_use<T>(stream, std::forward<F>(f));
   }
 
  private:
@@ -235,8 +239,46 @@ class PinnedBuffer {
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
       : block_(block), span_(data, size), valid_(true) {}
 
-  void check(const char* where) const {
-    if (!valid_) throw detail::moved_from_error(where);
+  /// Runs `call(native)` as a use of the buffer.
+  template <bool Writes, class Call>
+  Result<void> run_use(const StreamRef& stream, Call& call) const {
+    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::use_on"));
+    if (block_ == nullptr) return call(stream.native()), Result<void>();
+    return detail::use_on(
+        block_, stream, Writes, [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); },
+        &call);
+  }
+  template <class Element, class F>
+  std::invoke_result_t<F, Element*, NativeStream> use(const StreamRef& stream, F&& f) const {
+    using R = std::invoke_result_t<F, Element*, NativeStream>;
+    if constexpr (std::is_reference_v<R>) {
+      std::remove_reference_t<R>* result = nullptr;
+      auto call = [&](NativeStream native) {
+        result = std::addressof(std::invoke(std::forward<F>(f), static_cast<Element*>(span_.data()), native));
+      };
+      detail::unwrap(run_use<!std::is_const_v<Element>>(stream, call));
+      return static_cast<R>(*result);
+    } else {
+      return detail::unwrap(try_use<Element>(stream, std::forward<F>(f)));
+    }
+  }
+  template <class Element, class F, class R = std::invoke_result_t<F, Element*, NativeStream>>
+  [[nodiscard]] Result<R> try_use(const StreamRef& stream, F&& f) const {
+    constexpr bool writes = !std::is_const_v<Element>;
+    Element* const data = span_.data();
+    if constexpr (std::is_void_v<R>) {
+      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data, native); };
+      return run_use<writes>(stream, call);
+    } else {
+      std::optional<R> result;
+      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), data, native)); };
+      if (auto used = run_use<writes>(stream, call); !used) return tl::unexpected(std::move(used.error()));
+      return std::move(*result);
+    }
+  }
+
+  void check(const char* call) const {
+    if (!valid_) throw detail::moved_from_error(call);
   }
 
   detail::BlockHead* block_;  // nullptr: empty or moved from

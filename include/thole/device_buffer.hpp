@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -26,12 +27,26 @@ THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std
 THOLE_EXPORT void* device_block_data(const DeviceBlock* block) noexcept;
 THOLE_EXPORT const void* device_block_device(const DeviceBlock* block) noexcept;
 THOLE_EXPORT void drop_device_block(DeviceBlock* block) noexcept;
+/// Which life of its record the block has, for spans that may outlive it.
+THOLE_EXPORT std::uint32_t device_block_generation(const DeviceBlock* block) noexcept;
 /// The identity of a device, for DeviceSpan.
 THOLE_EXPORT const void* device_key(const Device& device) noexcept;
 
+/// The device's side of a copy.
+struct DeviceSide {
+  void* data = nullptr;
+  const void* device = nullptr;  // the identity of its device
+  DeviceBlock* block = nullptr;  // nullptr: memory that thole does not know
+  std::uint32_t generation = 0;  // of the block
+};
+
 }  // namespace detail
 
-/// A view of `size()` elements in the memory of one device. It cannot be read on the host. Trivially copyable.
+/// A view of `size()` elements in the memory of one device. It cannot be read on the host. Trivially copyable. A span
+/// of a `DeviceBuffer` knows that buffer: a copy through it is a use of the buffer, and says `invalid_argument` when
+/// that is gone. The memory behind any other span must live, and be ordered, as the program sees to it.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
 class DeviceSpan {
  public:
@@ -43,7 +58,12 @@ class DeviceSpan {
   /// From T to const T.
   template <class U>
   requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) DeviceSpan(DeviceSpan<U> other)
-  noexcept : DeviceSpan(other.native(), other.size(), other.device()) {}
+  noexcept
+      : data_(other.data_),
+        size_(other.size_),
+        device_(other.device_),
+        block_(other.block_),
+        generation_(other.generation_) {}
 
   /// The device address, for kernels and raw CUDA calls.
   T* native() const noexcept { return data_; }
@@ -54,7 +74,10 @@ class DeviceSpan {
   /// `count` elements from `offset` on; both must lie inside (a GSL contract).
   DeviceSpan subspan(std::size_t offset, std::size_t count) const {
     Expects(offset <= size_ && count <= size_ - offset);
-    return DeviceSpan(data_ + offset, count, device_);
+    DeviceSpan part = *this;
+    part.data_ += offset;
+    part.size_ = count;
+    return part;
   }
   /// Which device, as an opaque identity.
   const void* device() const noexcept { return device_; }
@@ -64,17 +87,32 @@ class DeviceSpan {
   friend class DeviceBuffer;
   template <class U>
   friend class DeviceSpan;
+  template <class U>
+  friend class PinnedBuffer;
   DeviceSpan(T* data, std::size_t size, const void* device) noexcept : data_(data), size_(size), device_(device) {}
+  DeviceSpan(T* data, std::size_t size, detail::DeviceBlock* block) noexcept
+      : data_(data),
+        size_(size),
+        device_(detail::device_block_device(block)),
+        block_(block),
+        generation_(detail::device_block_generation(block)) {}
+  detail::DeviceSide side() const noexcept {
+    return {const_cast<std::remove_const_t<T>*>(data_), device_, block_, generation_};
+  }
 
   T* data_ = nullptr;
   std::size_t size_ = 0;
   const void* device_ = nullptr;
+  detail::DeviceBlock* block_ = nullptr;  // nullptr: not of a DeviceBuffer
+  std::uint32_t generation_ = 0;
 };
 
 /// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in
 /// stream order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on
 /// another stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a
 /// DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
 class DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -82,7 +120,7 @@ class DeviceBuffer {
  public:
   /// `count` uninitialised elements. Throws `Error`: `out_of_memory`, `too_large`, `device_lost`.
   DeviceBuffer(const StreamRef& stream, std::size_t count);
-  static Result<DeviceBuffer> try_make(const StreamRef& stream, std::size_t count) noexcept {
+  [[nodiscard]] static Result<DeviceBuffer> try_make(const StreamRef& stream, std::size_t count) noexcept {
     auto block = detail::make_device_block(stream, count, sizeof(T));
     if (!block) return tl::unexpected(std::move(block.error()));
     return DeviceBuffer(*block, count);
@@ -105,19 +143,21 @@ class DeviceBuffer {
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
   bool empty() const noexcept { return size_ == 0; }
   /// The elements, for kernels and for `PinnedBuffer`'s copies; valid while this buffer lives. Empty when moved from.
-  DeviceSpan<T> span() noexcept { return {data(), size_, device()}; }
-  DeviceSpan<const T> span() const noexcept { return {data(), size_, device()}; }
+  DeviceSpan<T> span() noexcept { return block_ == nullptr ? DeviceSpan<T>() : DeviceSpan<T>(data(), size_, block_); }
+  DeviceSpan<const T> span() const noexcept {
+    return block_ == nullptr ? DeviceSpan<const T>() : DeviceSpan<const T>(data(), size_, block_);
+  }
 
   /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is
   /// ordered after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
   PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
-  Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream, const PinnedHeap& heap) const noexcept;
+  [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream,
+                                                          const PinnedHeap& heap) const noexcept;
 
  private:
   friend class PinnedBuffer<T>;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
-  T* data() const noexcept { return block_ == nullptr ? nullptr : static_cast<T*>(detail::device_block_data(block_)); }
-  const void* device() const noexcept { return block_ == nullptr ? nullptr : detail::device_block_device(block_); }
+  T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }
 
   detail::DeviceBlock* block_;  // nullptr: moved from
   std::size_t size_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include <thole/device.hpp>
@@ -10,10 +11,13 @@ namespace thole {
 
 namespace detail {
 struct Ticket;
-}
+class Timeline;
+}  // namespace detail
 
 /// A recorded point in a stream, from `StreamRef::record()`; move-only. Its event goes back to the device's pool when
-/// it is destroyed, at once and without a call. Safe to ask from any thread.
+/// it is destroyed, at once and without a call.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 class THOLE_EXPORT Event {
  public:
   Event(Event&& other) noexcept;
@@ -23,15 +27,18 @@ class THOLE_EXPORT Event {
   Device device() const;
   /// Whether all work before the point is done. Never waits and never disturbs a capture. Throws `Error` on a lost
   /// device.
-  bool ready() const;
+  [[nodiscard]] bool ready() const;
+  [[nodiscard]] Result<bool> try_ready() const noexcept;
   /// Blocks until it is. Throws `Error`: `device_lost`, `moved_from`.
   void synchronize() const;
+  /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
+  [[nodiscard]] Result<void> wait_for(std::chrono::nanoseconds timeout) const noexcept;
 
  private:
   friend class StreamRef;
   friend struct detail::HandleAccess;
   Event() = default;
-  std::shared_ptr<detail::DeviceCore> device_;
+  std::shared_ptr<detail::Timeline> timeline_;
   detail::Ticket* ticket_ = nullptr;
 };
 

@@ -145,7 +145,8 @@ Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host(const StreamRef& stre
   if (block_ == nullptr) return tl::unexpected(detail::moved_from_error("DeviceBuffer::async_to_host"));
   auto made = heap.try_make_buffer<T>(size_);
   if (made && size_ != 0)
-    if (auto copied = detail::copy_from_device(made->block_, 0, size_bytes(), stream, data(), device(), block_);
+    if (auto copied = detail::copy_from_device(made->block_, 0, size_bytes(), stream, span().side(),
+                                               "DeviceBuffer::async_to_host");
         !copied)
       return tl::unexpected(std::move(copied.error()));
   return made;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstdint>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <type_traits>
@@ -18,6 +18,7 @@ class Event;
 
 namespace detail {
 class Timeline;
+struct HandleAccess;
 /// The untyped half of `from_native` in `<thole/cuda.hpp>`.
 THOLE_EXPORT Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept;
 /// Returns the value or throws the error.
@@ -34,54 +35,57 @@ using NativeStream = ::CUstream_st*;
 /// A view of a stream: a queue of work that a device runs in order. Copyable; does not own the stream. Views of one
 /// native stream share one timeline, so uses through any of them are seen by all. Using a view of a thole `Stream` that
 /// is gone throws `Errc::invalid_argument`; a native stream must live while it is used through a view (as in CUDA).
-/// Safe from any thread; `<thole/cuda.hpp>` makes views of a `cudaStream_t`.
+/// `<thole/cuda.hpp>` makes views of a `cudaStream_t`.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. A
+/// view of `cudaStreamPerThread` belongs to the thread that made it, and says `invalid_argument` to others.
 class THOLE_EXPORT StreamRef {
  public:
   StreamRef(const StreamRef&) = default;
   StreamRef& operator=(const StreamRef&) = default;
   StreamRef(StreamRef&&) noexcept = default;
   StreamRef& operator=(StreamRef&&) noexcept = default;
-  /// Never blocks; what is in flight goes on.
-  ~StreamRef();
 
   Device device() const;
   /// Blocks until everything enqueued so far is done, then recycles what that frees. Throws `Error`: `device_lost`,
   /// `capturing` while the stream captures. CUDA: "Stream Management", cudaStreamSynchronize.
   void synchronize() const;
-  Result<void> try_synchronize() const noexcept;
+  /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
+  [[nodiscard]] Result<void> synchronize_for(std::chrono::nanoseconds timeout) const noexcept;
   /// The point after all work enqueued so far. Throws `Error`.
-  Event record() const;
+  [[nodiscard]] Event record() const;
+  [[nodiscard]] Result<Event> try_record() const noexcept;
   /// Work enqueued from now on starts after the event's point; does not block. Throws `Error`: `wrong_device` (never
   /// for two GPUs: CUDA allows that), `device_lost`.
   void wait(const Event& event) const;
+  [[nodiscard]] Result<void> try_wait(const Event& event) const noexcept;
   /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor
   /// throw. CUDA: "Execution Control", cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
   /// Whether a graph capture is going on in this stream. Never disturbs it.
-  bool capturing() const;
+  [[nodiscard]] bool capturing() const;
   /// The raw handle, for code that knows the backend; `thole::native` in `<thole/cuda.hpp>` is the same.
   NativeStream native() const;
 
-  friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.id_ == b.id_; }
+  friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.timeline_ == b.timeline_; }
 
  protected:
   friend struct detail::HandleAccess;
   StreamRef() = default;
-  std::shared_ptr<detail::DeviceCore> device_;
-  detail::Timeline* timeline_ = nullptr;
-  void* native_ = nullptr;
-  std::uint64_t id_ = 0;  // unique in the process and over time (cudaStreamGetId); 0: moved from
-  bool foreign_ = false;
+  std::shared_ptr<detail::Timeline> timeline_;  // nullptr: moved from
 };
 
 /// Owns a stream that runs independently of the legacy default stream; move-only, and a `StreamRef` wherever one is
 /// wanted. Destroying it returns at once: work in it still completes and frees what waits for it.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. A
+/// call through a view that another thread is in the middle of ends well when the stream is destroyed meanwhile.
 class THOLE_EXPORT Stream : public StreamRef {
  public:
   /// Throws `Error`: `device_lost`, `device_error`.
   explicit Stream(const Device& device);
-  static Result<Stream> try_make(const Device& device) noexcept;
-  Stream(Stream&& other) noexcept;
+  [[nodiscard]] static Result<Stream> try_make(const Device& device) noexcept;
+  Stream(Stream&& other) noexcept = default;
   Stream& operator=(Stream&& other) noexcept;
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

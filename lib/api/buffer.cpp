@@ -2,11 +2,13 @@
 
 #include <string>
 
+#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
 #include "blocks/block.hpp"
 #include "heap/heap_core.hpp"
+#include "streams/cross_device.hpp"
+#include "streams/device_allocation.hpp"
 #include "streams/device_block.hpp"
-#include "streams/stream_registry.hpp"
 #include "streams/submission.hpp"
 #include "streams/uses.hpp"
 
@@ -21,8 +23,8 @@ std::string bytes_of(const Block& block) {
 }
 
 Error borrowed_error(const Block& block, const char* call, bool writes) {
-  const auto borrows = block.hold.borrows();
-  const bool exclusive = block.hold.written_by_host();
+  const auto borrows = block.holders.borrows();
+  const bool exclusive = block.holders.written_by_host();
   std::string text(call);
   text += ": the buffer of " + bytes_of(block) + " has ";
   text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
@@ -32,139 +34,239 @@ Error borrowed_error(const Block& block, const char* call, bool writes) {
 
 DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_order_relaxed)->arena().device(); }
 
-/// The Error of a wait or query that did not end in ok.
-Error unfinished_error(const Block& block, Status status, const char* call, bool may_wait) {
-  if (status.code == StatusCode::not_ready || (status.code == StatusCode::capture && !may_wait))
+/// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
+Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {
+  if (status.code == StatusCode::not_ready || (status.code == StatusCode::capture && !waits))
     return Error(Errc::in_flight, std::string(call) + ": the device still uses the buffer of " + bytes_of(block));
   if (status.code == StatusCode::capture)
     return Error(Errc::capturing, std::string(call) + ": the buffer of " + bytes_of(block) +
                                       " was used in a stream that captures a graph now; whether that use is done can "
                                       "be asked when the capture has ended");
-  if (DeviceCore* const lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
+  if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
+
+/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
+Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
+  if (writes ? block.holders.borrows() != 0 : block.holders.written_by_host())
+    return tl::unexpected(borrowed_error(block, call, writes));
+  return {};
+}
+
+/// The same, taken: false where it forbids the borrow.
+bool begin(Block& block, bool writes) noexcept {
+  return writes ? block.holders.begin_write() : block.holders.begin_read();
+}
+
+/// A borrow that ends with the scope.
+class HeldBorrow {
+ public:
+  HeldBorrow(Block& block, bool writes) noexcept : block_(block), writes_(writes) {}
+  ~HeldBorrow() { writes_ ? end_borrow<true>(&block_) : end_borrow<false>(&block_); }
+  HeldBorrow(const HeldBorrow&) = delete;
+  HeldBorrow& operator=(const HeldBorrow&) = delete;
+
+ private:
+  Block& block_;
+  const bool writes_;
+};
 
 template <bool Writes, bool Waits>
 Result<void> start_borrow(Block& block, const char* call) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
-  Hold& hold = block.hold;
   if (any_open(block.uses, against)) [[unlikely]] {
-    // RefCell's rule before any waiting.
-    if (Writes ? hold.borrows() != 0 : hold.written_by_host())
-      return tl::unexpected(borrowed_error(block, call, Writes));
+    // Before any waiting: a mistake is told at once.
+    if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
     if (const Status status = Waits ? wait(block.uses, against) : query(block.uses, against); !status.ok())
       return tl::unexpected(unfinished_error(block, status, call, Waits));
   }
-  // The next borrow then need not look at all.
-  if (!any_open(block.uses, Against::everything)) clear(block.uses);
-  if (!(Writes ? hold.begin_write() : hold.begin_read())) [[unlikely]]
+  (void)forget_done(block);  // the next borrow then need not look at all
+  if (!begin(block, Writes)) [[unlikely]]
     return tl::unexpected(borrowed_error(block, call, Writes));
   return {};
 }
 
-/// What a copy needs of its two sides and its stream, and the rules about borrows.
+/// The work that a call submits, with what it needs of the pinned block checked, ordered and kept.
 Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream, const char* call) noexcept {
-  if (writes ? block.hold.borrows() != 0 : block.hold.written_by_host())
-    return tl::unexpected(borrowed_error(block, call, writes));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
-  if (const auto& core = HandleAccess::core(stream); &device_of(block) != core.get()) [[unlikely]] {
+  const auto& device = work->timeline().device();
+  if (&device_of(block) != device.get()) [[unlikely]] {
     // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
-    if (core->backend->simulated() != device_of(block).backend->simulated())
-      return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) +
-                                                          " is pinned for " +
-                                                          std::string(device_of(block).backend->name()) +
-                                                          ", the stream is of " + std::string(core->backend->name())));
-    if (!core->serves_others.load(std::memory_order_relaxed)) serve_others(core);
+    if (device->backend->simulated() != device_of(block).backend->simulated())
+      return tl::unexpected(
+          Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) + " is pinned for " +
+                                        std::string(device_of(block).backend->name()) + ", the stream is of " +
+                                        std::string(device->backend->name())));
+    note_use_across_devices(device);
   }
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
 }
 
-Result<void> copy(Block& block, std::size_t bytes, const StreamRef& stream, void* to, const void* from,
-                  const void* device, DeviceBlock* device_block, CopyKind kind, const char* call) noexcept {
-  const bool writes = kind == CopyKind::device_to_host;
-  if (device != HandleAccess::core(stream).get() && HandleAccess::core(stream) != nullptr)
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " +
-                                                        std::to_string(bytes) +
-                                                        " bytes is of another device than the stream"));
-  auto work = start_work(block, writes, stream, call);
-  if (!work) return tl::unexpected(std::move(work.error()));
-  if (device_block != nullptr)
-    if (auto used = work->use(*device_block, !writes); !used) return used;
-  if (const Status status = work->backend().copy(to, from, bytes, kind, work->timeline().native()); !status.ok())
-    return tl::unexpected(work->error(status, "enqueueing a copy", std::to_string(bytes) + " bytes"));
-  work->enqueued(block.capacity, writes ? Submission::Precision::at_once : Submission::Precision::coalesced);
+/// Copies of so many bytes, and all that the device writes, may take long: what was enqueued before does not wait.
+constexpr std::size_t long_copy = std::size_t{1} << 20;
+
+struct Copy {
+  Block& block;
+  std::size_t offset;  // in the block
+  std::size_t bytes;
+  CopyKind kind;
+};
+
+/// The work is ready: enqueues the copy between the block and `device_data`.
+Result<void> enqueue(Submission& work, const Copy& copy, void* device_data) noexcept {
+  const bool writes = copy.kind == CopyKind::device_to_host;
+  std::byte* const host_data = copy.block.data + copy.offset;
+  if (writes || copy.bytes >= long_copy) work.expect_long_work();
+  const Status status =
+      writes ? work.backend().copy(host_data, device_data, copy.bytes, copy.kind, work.timeline().native())
+             : work.backend().copy(device_data, host_data, copy.bytes, copy.kind, work.timeline().native());
+  if (!status.ok())
+    return tl::unexpected(work.error(status, "enqueueing a copy", std::to_string(copy.bytes) + " bytes"));
+  work.enqueued(copy.block.capacity, writes ? Submission::Precision::at_once : Submission::Precision::coalesced);
   return {};
+}
+
+/// Device memory that a span names, held while a call works with it.
+class HeldSpan {
+ public:
+  explicit HeldSpan(const DeviceSide& side) noexcept
+      : block_(side.block != nullptr && side.block->try_hold(side.generation) ? side.block : nullptr),
+        dangling_(side.block != nullptr && block_ == nullptr) {}
+  ~HeldSpan() {
+    if (block_ != nullptr) drop_device_block(block_);
+  }
+  HeldSpan(const HeldSpan&) = delete;
+  HeldSpan& operator=(const HeldSpan&) = delete;
+
+  DeviceBlock* block() const noexcept { return block_; }
+  bool dangling() const noexcept { return dangling_; }
+
+ private:
+  DeviceBlock* const block_;
+  const bool dangling_;
+};
+
+Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& side, const char* call) noexcept {
+  const bool writes = copy.kind == CopyKind::device_to_host;
+  if (auto allowed = check_borrows(copy.block, writes, call); !allowed) return allowed;
+  const HeldSpan span(side);
+  if (span.dangling())
+    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": the span of " +
+                                                            std::to_string(copy.bytes) +
+                                                            " bytes is of a DeviceBuffer that is gone"));
+  if (const auto& timeline = HandleAccess::shared(stream);
+      timeline != nullptr && side.device != timeline->device().get())
+    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " +
+                                                        std::to_string(copy.bytes) +
+                                                        " bytes is of another device than the stream"));
+  auto work = start_work(copy.block, writes, stream, call);
+  if (!work) return tl::unexpected(std::move(work.error()));
+  if (span.block() != nullptr)
+    if (auto used = work->use(*span.block(), !writes); !used) return used;
+  return enqueue(*work, copy, side.data);
 }
 
 }  // namespace
 
-void let_go(BlockHead* block) noexcept { of(block).heap.load(std::memory_order_relaxed)->let_go(&of(block)); }
-
-Result<void> try_begin_read(BlockHead* block, const char* where) noexcept {
-  return start_borrow<false, false>(of(block), where);
-}
-Result<void> try_begin_write(BlockHead* block, const char* where) noexcept {
-  return start_borrow<true, false>(of(block), where);
-}
-Result<void> begin_read(BlockHead* block, const char* where) noexcept {
-  return start_borrow<false, true>(of(block), where);
-}
-Result<void> begin_write(BlockHead* block, const char* where) noexcept {
-  return start_borrow<true, true>(of(block), where);
+void release(BlockHead* head) noexcept {
+  Block& block = of(head);
+  HeapCore& heap = *block.heap.load(std::memory_order_relaxed);
+  if (!heap.of_another_process()) [[likely]]
+    heap.let_go(&block);
 }
 
-Result<void> wait_for_uses(BlockHead* block, const char* where) noexcept {
-  if (device_of(of(block)).lost()) return tl::unexpected(device_of(of(block)).lost_error(where));
-  if (const Status status = wait(block->uses, Against::everything); !status.ok())
-    return tl::unexpected(unfinished_error(of(block), status, where, true));
-  return {};
+Result<void> try_begin_read(BlockHead* block, const char* call) noexcept {
+  return start_borrow<false, false>(of(block), call);
+}
+Result<void> try_begin_write(BlockHead* block, const char* call) noexcept {
+  return start_borrow<true, false>(of(block), call);
+}
+Result<void> begin_read(BlockHead* block, const char* call) noexcept {
+  return start_borrow<false, true>(of(block), call);
+}
+Result<void> begin_write(BlockHead* block, const char* call) noexcept {
+  return start_borrow<true, true>(of(block), call);
 }
 
-bool has_open_uses(const BlockHead* block) noexcept { return !query(block->uses, Against::everything).ok(); }
+Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanoseconds> timeout,
+                           const char* call) noexcept {
+  const Block& block = of(head);
+  if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
+  const WaitDeadline deadline = timeout ? WaitDeadline(deadline_after(*timeout)) : std::nullopt;
+  const Status status = wait(block.uses, Against::everything, deadline);
+  if (status.ok()) return {};
+  if (timeout && status.code == StatusCode::not_ready)
+    return tl::unexpected(Error(Errc::timed_out, std::string(call) + ": the device uses the buffer of " +
+                                                     bytes_of(block) + " longer than the given time"));
+  return tl::unexpected(unfinished_error(block, status, call, true));
+}
+
+bool has_open_uses(const BlockHead* block) noexcept {
+  return !query(static_cast<const Block*>(block)->uses, Against::everything).ok();
+}
 
 Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
-                            void* destination, const void* destination_device,
-                            DeviceBlock* destination_block) noexcept {
-  return copy(of(block), bytes, stream, destination, of(block).data + offset, destination_device, destination_block,
-              CopyKind::host_to_device, "PinnedBuffer::async_to_device");
+                            const DeviceSide& destination) noexcept {
+  return copy({of(block), offset, bytes, CopyKind::host_to_device}, stream, destination,
+              "PinnedBuffer::async_to_device");
 }
 
 Result<void> copy_from_device(BlockHead* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,
-                              const void* source, const void* source_device, DeviceBlock* source_block) noexcept {
-  return copy(of(block), bytes, stream, of(block).data + offset, source, source_device, source_block,
-              CopyKind::device_to_host,
-              source_block != nullptr ? "DeviceBuffer::async_to_host" : "PinnedBuffer::async_from_device");
+                              const DeviceSide& source, const char* call) noexcept {
+  return copy({of(block), offset, bytes, CopyKind::device_to_host}, stream, source, call);
 }
 
-void use_on(BlockHead* block, const StreamRef& stream, Access access, void (*run)(void*, thole::NativeStream),
-            void* context) {
-  const bool writes = (static_cast<unsigned>(access) & static_cast<unsigned>(Access::device_writes)) != 0;
+Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes, const StreamRef& stream) noexcept {
+  constexpr const char* call = "PinnedBuffer::async_to_device";
+  Block& block = of(head);
+  if (auto allowed = check_borrows(block, false, call); !allowed) return tl::unexpected(std::move(allowed.error()));
+  auto work = start_work(block, false, stream, call);
+  if (!work) return tl::unexpected(std::move(work.error()));
+  auto made = allocate_device(*work, bytes, true);
+  if (!made) return made;
+  if (auto copied = enqueue(*work, {block, 0, bytes, CopyKind::host_to_device}, (*made)->data); !copied) {
+    work->cancel();  // before the record is used again
+    drop_device_block(*made);
+    return tl::unexpected(std::move(copied.error()));
+  }
+  return made;
+}
+
+Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void (*run)(void*, thole::NativeStream),
+                    void* context) {
   constexpr const char* call = "PinnedBuffer::use_on";
-  unwrap(HandleAccess::timeline(stream, call))->expose();
-  auto work = unwrap(start_work(of(block), writes, stream, call));
-  // The work may be long: what was copied before does not wait for it.
-  if (!work.capturing()) (void)work.timeline().cover_all();
+  Block& block = of(head);
+  auto timeline = HandleAccess::live_timeline(stream, call);
+  if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  (*timeline)->expose();  // before it is asked whether it captures
+  if (!begin(block, writes)) return tl::unexpected(borrowed_error(block, call, writes));
+  // The function may drop the buffer, or look at it: until its work is noted the use is a borrow of its kind.
+  const HeldBorrow borrow(block, writes);
+  auto work = start_work(block, writes, stream, call);
+  if (!work) return tl::unexpected(std::move(work.error()));
+  work->expect_long_work();
   struct Enqueued {
     Submission& work;
     std::size_t bytes;
     ~Enqueued() { work.enqueued(bytes, Submission::Precision::at_once); }
-  } const enqueued{work, of(block).capacity};
-  run(context, static_cast<thole::NativeStream>(work.timeline().native()));
+  } const enqueued{*work, block.capacity};
+  run(context, static_cast<thole::NativeStream>(work->timeline().native()));
+  return {};
 }
 
-Error moved_from_error(const char* where) {
-  return Error(Errc::moved_from, std::string(where) + ": the buffer has been moved from and owns nothing");
+Error moved_from_error(const char* call) {
+  return Error(Errc::moved_from, std::string(call) + ": the buffer has been moved from and owns nothing");
 }
 
-Error outside_error(const char* where, std::size_t offset, std::size_t count, std::size_t size) {
-  return Error(Errc::invalid_argument, std::string(where) + ": " + std::to_string(count) + " elements from element " +
+Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
+  return Error(Errc::invalid_argument, std::string(call) + ": " + std::to_string(count) + " elements from element " +
                                            std::to_string(offset) + " on, of a buffer of " + std::to_string(size));
 }
 
-Error too_small_error(const char* where, std::size_t wanted, std::size_t has) {
-  return Error(Errc::too_small, std::string(where) + ": the source has " + std::to_string(wanted) +
+Error too_small_error(const char* call, std::size_t wanted, std::size_t has) {
+  return Error(Errc::too_small, std::string(call) + ": the source has " + std::to_string(wanted) +
                                     " elements, the destination only " + std::to_string(has));
 }
 

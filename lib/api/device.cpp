@@ -9,11 +9,11 @@
 
 #include <thole/config.hpp>
 
-#include <thole/detail/asymmetric_fence.hpp>
 #include "api/handle_access.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 #include "base/process_exit.hpp"
+#include "heap/collect.hpp"
 #include "streams/stream_registry.hpp"
 #ifdef THOLE_WITH_CUDA
 #include "backend/cuda/cuda_backend.hpp"
@@ -25,9 +25,9 @@ namespace {
 using detail::DeviceCore;
 
 std::shared_ptr<DeviceCore> make_core(std::shared_ptr<detail::DeviceBackend> backend) {
-  detail::prepare_asymmetric_fence();
   auto core = std::make_shared<DeviceCore>(std::move(backend));
-  core->timelines = std::make_shared<detail::StreamRegistry>(*core->backend);
+  core->streams = std::make_shared<detail::StreamRegistry>();
+  core->collect = detail::collect;
   return core;
 }
 
@@ -54,7 +54,6 @@ Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
     if (!backend) return tl::unexpected(std::move(backend.error()));
     detail::end_background_calls_at_exit();
     auto core = make_core(std::move(*backend));
-    core->immortal = true;
     gpus->cores[index] = std::move(core);
   }
   return gpus->cores[index];

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
 
 namespace thole {
@@ -12,46 +13,63 @@ using detail::StatusCode;
 
 namespace {
 
-void check(const detail::Ticket* ticket, const char* call) {
-  if (ticket == nullptr) throw Error(Errc::moved_from, std::string(call) + ": the event has been moved from");
+tl::unexpected<Error> moved_from(const char* call) {
+  return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the event has been moved from"));
+}
+
+tl::unexpected<Error> failed(detail::DeviceCore& device, Status status, const char* call, const char* what) {
+  if (device.lost()) return tl::unexpected(device.lost_error(call));
+  return tl::unexpected(device.error(status, call, what));
+}
+
+Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const detail::WaitDeadline& deadline,
+                  const char* call) noexcept {
+  if (ticket == nullptr) return moved_from(call);
+  if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
+  const Status status = timeline->wait(ticket, deadline);
+  if (status.ok()) return {};
+  if (status.code == StatusCode::not_ready)
+    return tl::unexpected(Error(Errc::timed_out, std::string(call) + ": the event is not ready in the given time"));
+  return failed(*timeline->device(), status, call, "waiting for the event");
 }
 
 }  // namespace
 
 Event::Event(Event&& other) noexcept
-    : device_(std::move(other.device_)), ticket_(std::exchange(other.ticket_, nullptr)) {}
+    : timeline_(std::move(other.timeline_)), ticket_(std::exchange(other.ticket_, nullptr)) {}
 
 Event& Event::operator=(Event&& other) noexcept {
   Event moved(std::move(other));
-  std::swap(device_, moved.device_);
+  std::swap(timeline_, moved.timeline_);
   std::swap(ticket_, moved.ticket_);
   return *this;
 }
 
 Event::~Event() {
-  if (ticket_ != nullptr) ticket_->timeline->release_ticket(ticket_);
+  if (ticket_ != nullptr && !timeline_->device()->of_another_process()) timeline_->release(ticket_);
 }
 
 Device Event::device() const {
-  check(ticket_, "Event::device");
-  return detail::HandleAccess::device(device_);
+  if (ticket_ == nullptr) throw moved_from("Event::device").value();
+  return detail::HandleAccess::device(timeline_->device());
 }
 
-bool Event::ready() const {
-  check(ticket_, "Event::ready");
-  const Status status = ticket_->timeline->query(ticket_->position);
+bool Event::ready() const { return detail::unwrap(try_ready()); }
+
+Result<bool> Event::try_ready() const noexcept {
+  constexpr const char* call = "Event::ready";
+  if (ticket_ == nullptr) return moved_from(call);
+  if (timeline_->device()->lost()) return tl::unexpected(timeline_->device()->lost_error(call));
+  const Status status = timeline_->query(ticket_);
   if (status.ok()) return true;
   if (status.code == StatusCode::not_ready) return false;
-  if (status.code == StatusCode::device_lost) throw device_->lost_error("Event::ready");
-  throw device_->error(status, "Event::ready", "asking for the event");
+  return failed(*timeline_->device(), status, call, "asking for the event");
 }
 
-void Event::synchronize() const {
-  check(ticket_, "Event::synchronize");
-  const Status status = ticket_->timeline->wait(ticket_->position);
-  if (status.ok()) return;
-  if (status.code == StatusCode::device_lost) throw device_->lost_error("Event::synchronize");
-  throw device_->error(status, "Event::synchronize", "waiting for the event");
+void Event::synchronize() const { detail::unwrap(wait(timeline_.get(), ticket_, {}, "Event::synchronize")); }
+
+Result<void> Event::wait_for(std::chrono::nanoseconds timeout) const noexcept {
+  return wait(timeline_.get(), ticket_, detail::deadline_after(timeout), "Event::wait_for");
 }
 
 }  // namespace thole

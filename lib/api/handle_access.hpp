@@ -3,6 +3,8 @@
 // The library's own door into the public handles.
 
 #include <memory>
+#include <string>
+#include <utility>
 
 #include <thole/device.hpp>
 #include <thole/event.hpp>
@@ -16,36 +18,57 @@ namespace thole::detail {
 
 struct HandleAccess {
   static const std::shared_ptr<DeviceCore>& core(const Device& device) noexcept { return device.core_; }
-  static const std::shared_ptr<DeviceCore>& core(const StreamRef& stream) noexcept { return stream.device_; }
   static Device device(std::shared_ptr<DeviceCore> core) noexcept { return Device(std::move(core)); }
 
-  /// The stream's timeline, or the Error of a stream that is gone or was moved from. `call` names who asks.
-  static Result<Timeline*> timeline(const StreamRef& stream, const char* call);
+  /// The stream's timeline; nullptr when the handle was moved from.
+  static const std::shared_ptr<Timeline>& shared(const StreamRef& stream) noexcept { return stream.timeline_; }
+  /// The stream's timeline, or the Error of a stream that is gone, was moved from, or belongs to another thread. `call`
+  /// names who asks.
+  static Result<Timeline*> timeline(const StreamRef& stream, const char* call) noexcept {
+    Timeline* const found = stream.timeline_.get();
+    if (found == nullptr)
+      return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the stream has been moved from"));
+    if (found->is_open() && !found->of_another_thread()) [[likely]]
+      return found;
+    const std::string id = "stream " + std::to_string(found->id());
+    if (found->of_another_thread())
+      return tl::unexpected(Error(Errc::invalid_argument,
+                                  std::string(call) + ": " + id +
+                                      " is the per-thread default stream of another thread, which alone may use it"));
+    // A foreign one's handle value has been seen on another stream since. CUDA gives no handle to two living streams.
+    return tl::unexpected(
+        Error(Errc::invalid_argument,
+              std::string(call) + ": " + id +
+                  (found->foreign() ? " is gone: another stream has its native handle now" : " has been destroyed")));
+  }
+  /// As timeline(), and the Error of a device that is lost.
+  static Result<Timeline*> live_timeline(const StreamRef& stream, const char* call) noexcept {
+    auto found = timeline(stream, call);
+    if (found && (*found)->device()->lost()) return tl::unexpected((*found)->device()->lost_error(call));
+    return found;
+  }
   /// One piece of work in the stream, from before it is enqueued; fails as timeline().
   static Result<Submission> begin_work(const StreamRef& stream, const char* call) noexcept {
     auto found = timeline(stream, call);
     if (!found) return tl::unexpected(std::move(found.error()));
-    return Submission::begin(*core(stream), **found, call);
+    return Submission::begin(**found, call);
   }
   /// The raw handle, for whoever only looks at the stream: nothing is recorded. Throws as timeline().
   static StreamHandle raw(const StreamRef& stream, const char* call) {
-    (void)unwrap(timeline(stream, call));
-    return stream.native_;
+    return unwrap(timeline(stream, call))->native();
   }
-  /// A view of the stream; the device has seen or sees it now.
-  static void bind(StreamRef& stream, std::shared_ptr<DeviceCore> core, StreamHandle native, std::uint64_t id,
-                   bool foreign);
-  static StreamRef view(std::shared_ptr<DeviceCore> core, StreamHandle native, std::uint64_t id, bool foreign) {
+  static StreamRef view(std::shared_ptr<Timeline> timeline) noexcept {
     StreamRef stream;
-    bind(stream, std::move(core), native, id, foreign);
+    stream.timeline_ = std::move(timeline);
     return stream;
   }
-  static Event event(std::shared_ptr<DeviceCore> core, Ticket* ticket) noexcept {
+  static Event event(std::shared_ptr<Timeline> timeline, Ticket* ticket) noexcept {
     Event event;
-    event.device_ = std::move(core);
+    event.timeline_ = std::move(timeline);
     event.ticket_ = ticket;
     return event;
   }
+  static Timeline* timeline(const Event& event) noexcept { return event.timeline_.get(); }
   static Ticket* ticket(const Event& event) noexcept { return event.ticket_; }
 };
 

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/allocate.hpp"
@@ -22,9 +25,11 @@ namespace detail {
 
 class HeapHandle {
  public:
-  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment)
-      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment)) {}
-  ~HeapHandle() { heap_->close(); }
+  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim)
+      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment, background_reclaim)) {}
+  ~HeapHandle() {
+    if (!arena_->device()->of_another_process()) heap_->close();
+  }
   HeapHandle(const HeapHandle&) = delete;
   HeapHandle& operator=(const HeapHandle&) = delete;
 
@@ -38,34 +43,23 @@ class HeapHandle {
 
 namespace {
 
-/// What one of the heap's blocks waits for.
-struct Position {
-  Timeline* timeline;
-  std::uint64_t at;
-};
-
-std::vector<Position> open_positions(const HeapHandle& handle) {
-  std::vector<Position> positions;
+/// What the heap's blocks wait for: in each stream the latest position. Throws std::bad_alloc.
+std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHandle& handle) {
+  std::map<std::shared_ptr<Timeline>, std::uint64_t> latest;
   for (const StoreSpan& span : handle.arena()->store().spans())
     if (span.block != nullptr && span.block->heap.load(std::memory_order_relaxed) == &handle.heap())
-      for_each_open(span.block->uses, Against::everything, [&](Timeline& timeline, std::uint64_t at) {
-        positions.push_back({&timeline, at});
+      for_each_open(span.block->uses, Against::everything, [&](const OpenUse& open) {
+        auto& position = latest[open.timeline];
+        position = std::max(position, open.position);
         return true;
       });
-  return positions;
+  return latest;
 }
 
 /// The block is the program's.
 void open(Block& block, const std::source_location& where) noexcept {
-  block.hold.open();
+  block.holders.open();
   block.made_at.store(where, std::memory_order_relaxed);
-}
-
-Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout) {
-  using Clock = std::chrono::steady_clock;
-  if (!timeout) return {};
-  const auto now = Clock::now();
-  return *timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + *timeout;
 }
 
 }  // namespace
@@ -79,8 +73,8 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
     throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::size_class::page) + " bytes");
-  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::size_class::granule));
-  if (options.background_reclaim) detail::watch_for(core_->arena()->device(), core_);
+  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::size_class::granule),
+                                               options.background_reclaim);
 }
 
 detail::Allocation PinnedHeap::allocate_at_once(std::size_t count, std::size_t element_bytes, std::size_t alignment,
@@ -104,7 +98,9 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
                                                      std::to_string(element_bytes) +
                                                      " bytes are more bytes than a size can say"));
   if (bytes == 0) return detail::Allocation{};
-  auto block = detail::allocate_block(core_->heap(), bytes, alignment, detail::deadline_after(timeout), call);
+  auto block =
+      detail::allocate_block(core_->heap(), bytes, alignment,
+                             timeout ? detail::Deadline(detail::deadline_after(*timeout)) : std::nullopt, call);
   if (!block) return tl::unexpected(std::move(block.error()));
   detail::open(**block, where);
   return detail::Allocation{*block, (*block)->data};

@@ -1,15 +1,17 @@
 #include <thole/stream.hpp>
 
+#include <new>
 #include <string>
 #include <utility>
 
 #include <thole/event.hpp>
 
+#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
 #include "heap/collect.hpp"
 #include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"
-#include "streams/submission.hpp"
+#include "streams/watcher.hpp"
 
 namespace thole {
 namespace detail {
@@ -19,38 +21,15 @@ Error out_of_memory(const char* call) {
   return Error(Errc::out_of_memory, std::string(call) + ": the system has no memory");
 }
 
-/// Not a call that waits or asks: only whether there is something to capture into.
-Result<CaptureInfo> capture_of(DeviceCore& core, Timeline& timeline, const char* call) {
-  CaptureInfo info;
-  if (const Status status = core.note(core.backend->capture_info(timeline.native(), &info)); !status.ok())
-    return tl::unexpected(core.error(status, call, "asking whether the stream captures"));
-  return info;
+tl::unexpected<Error> capturing_error(const char* call, const char* why) {
+  return tl::unexpected(Error(Errc::capturing, std::string(call) + ": " + why));
 }
+
+// CUDA: "Stream Management": the handle of the default stream that each thread has for itself, also of the simulated
+// device.
+const StreamHandle per_thread_stream = reinterpret_cast<StreamHandle>(2);
 
 }  // namespace
-
-Result<Timeline*> HandleAccess::timeline(const StreamRef& stream, const char* call) {
-  if (stream.device_ == nullptr)
-    return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the stream has been moved from"));
-  if (stream.timeline_->is_open(stream.id_)) return stream.timeline_;
-  if (!stream.foreign_)
-    return tl::unexpected(Error(Errc::invalid_argument,
-                                std::string(call) + ": stream " + std::to_string(stream.id_) + " has been destroyed"));
-  // Its handle value has been seen on another stream since, and this timeline was closed. CUDA gives no handle to two
-  // living streams, so the view is stale.
-  return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": the view of native stream " +
-                                                          std::to_string(stream.id_) +
-                                                          " is stale: another stream has its handle now"));
-}
-
-void HandleAccess::bind(StreamRef& stream, std::shared_ptr<DeviceCore> core, void* native, std::uint64_t id,
-                        bool foreign) {
-  stream.timeline_ = &core->timelines->of(core, native, id, foreign);
-  stream.device_ = std::move(core);
-  stream.native_ = native;
-  stream.id_ = id;
-  stream.foreign_ = stream.timeline_->foreign();
-}
 
 Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept try {
   constexpr const char* call = "from_native";
@@ -66,7 +45,8 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
     return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the stream is of device " +
                                                         std::to_string(ordinal) + ", not of device " +
                                                         std::to_string(core->backend->ordinal())));
-  return HandleAccess::view(core, native, id, true);
+  const auto kind = native == per_thread_stream ? Timeline::Kind::of_thread : Timeline::Kind::foreign;
+  return HandleAccess::view(core->streams->of(core, native, id, kind));
 } catch (const std::bad_alloc&) {
   return tl::unexpected(out_of_memory("from_native"));
 }
@@ -75,73 +55,73 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
 
 using detail::HandleAccess;
 using detail::Status;
-
-StreamRef::~StreamRef() {
-  // A stream of thole's own has ~Stream. Nobody else comes for a foreign one when the program's last handles go.
-  if (foreign_ && device_ != nullptr && timeline_->has_work()) detail::watch_orphan(device_);
-}
+using detail::StatusCode;
 
 Device StreamRef::device() const {
-  if (device_ == nullptr) throw Error(Errc::moved_from, "StreamRef::device: the stream has been moved from");
-  return HandleAccess::device(device_);
+  if (timeline_ == nullptr) throw Error(Errc::moved_from, "StreamRef::device: the stream has been moved from");
+  return HandleAccess::device(timeline_->device());
 }
 
-void StreamRef::synchronize() const { detail::unwrap(try_synchronize()); }
-
-Result<void> StreamRef::try_synchronize() const noexcept {
+void StreamRef::synchronize() const {
   constexpr const char* call = "Stream::synchronize";
-  auto timeline = HandleAccess::timeline(*this, call);
-  if (!timeline) return tl::unexpected(std::move(timeline.error()));
-  if (device_->lost()) return tl::unexpected(device_->lost_error(call));
-  auto capture = detail::capture_of(*device_, **timeline, call);
-  if (!capture) return tl::unexpected(std::move(capture.error()));
-  if (capture->state != detail::CaptureInfo::State::none)
-    return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a graph capture is going on in the stream"));
-  const auto position = (*timeline)->issued();
-  Status status;
-  {
-    const detail::CaptureGuard guard(*device_->backend);
-    status = device_->note(device_->backend->synchronize_stream(native_));
+  detail::Timeline& timeline = *detail::unwrap(HandleAccess::live_timeline(*this, call));
+  if (const Status status = timeline.synchronize(); !status.ok()) {
+    if (status.code == StatusCode::capture && status.native == 0)
+      throw detail::capturing_error(call, "a graph capture is going on in the stream").value();
+    throw timeline.device()->error(status, call, "waiting for the stream");
   }
-  if (!status.ok()) return tl::unexpected(device_->error(status, call, "waiting for the stream"));
-  (*timeline)->finish(position);
-  detail::collect_stream(**timeline);
-  return {};
+  detail::collect_stream(timeline);
 }
 
-Event StreamRef::record() const {
+Result<void> StreamRef::synchronize_for(std::chrono::nanoseconds timeout) const noexcept {
+  auto end = try_record();
+  if (!end) return tl::unexpected(std::move(end.error()));
+  auto waited = end->wait_for(timeout);
+  if (waited) detail::collect_stream(*timeline_);
+  return waited;
+}
+
+Event StreamRef::record() const { return detail::unwrap(try_record()); }
+
+Result<Event> StreamRef::try_record() const noexcept {
   constexpr const char* call = "Stream::record";
-  auto* const timeline = detail::unwrap(HandleAccess::timeline(*this, call));
-  if (device_->lost()) throw device_->lost_error(call);
+  auto timeline = HandleAccess::live_timeline(*this, call);
+  if (!timeline) return tl::unexpected(std::move(timeline.error()));
   detail::Ticket* ticket = nullptr;
-  if (const Status status = timeline->record_ticket(&ticket); !status.ok()) {
-    if (status.code == detail::StatusCode::capture)
-      throw Error(Errc::capturing, std::string(call) + ": a graph capture is going on in the stream");
-    throw device_->error(status, call, "recording an event");
-  }
-  return HandleAccess::event(device_, ticket);
+  const Status status = (*timeline)->record(&ticket);
+  if (status.ok()) return HandleAccess::event(timeline_, ticket);
+  if (status.code == StatusCode::capture)
+    return detail::capturing_error(call, "a graph capture is going on in the stream");
+  return tl::unexpected((*timeline)->device()->error(status, call, "recording an event"));
 }
 
-void StreamRef::wait(const Event& event) const {
+void StreamRef::wait(const Event& event) const { detail::unwrap(try_wait(event)); }
+
+Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   constexpr const char* call = "Stream::wait";
-  auto* const timeline = detail::unwrap(HandleAccess::timeline(*this, call));
-  const detail::Ticket* const ticket = HandleAccess::ticket(event);
-  if (ticket == nullptr) throw Error(Errc::moved_from, std::string(call) + ": the event has been moved from");
-  if (device_->lost()) throw device_->lost_error(call);
-  if (event.device().backend() != device().backend())
-    throw Error(Errc::wrong_device, std::string(call) + ": the event is of another kind of device");
-  if (ticket->timeline->done(ticket->position)) return;
-  auto capture = detail::unwrap(detail::capture_of(*device_, *timeline, call));
+  auto found = HandleAccess::live_timeline(*this, call);
+  if (!found) return tl::unexpected(std::move(found.error()));
+  detail::Timeline& timeline = **found;
+  detail::Timeline* const other = HandleAccess::timeline(event);
+  if (other == nullptr)
+    return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the event has been moved from"));
+  if (HandleAccess::ticket(event)->done.load(std::memory_order_acquire)) return {};  // pairs with Timeline::complete()
+  detail::DeviceCore& device = *timeline.device();
+  if (other->device()->backend->simulated() != device.backend->simulated())
+    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the event is of another kind of device"));
+  const detail::Timeline::Call going_on(timeline);
+  detail::CaptureInfo capture;
+  if (const Status status = timeline.capture_info(&capture); !status.ok())
+    return tl::unexpected(device.error(status, call, "asking whether the stream captures"));
   if (capture.state != detail::CaptureInfo::State::none)
-    throw Error(Errc::capturing, std::string(call) +
-                                     ": the stream captures a graph, which cannot wait for an event "
-                                     "recorded outside of it");
+    return detail::capturing_error(
+        call, "the stream captures a graph, which cannot wait for an event recorded outside of it");
   // What was copied before is finished before the wait is: its event goes in front.
-  (void)timeline->cover_all();
-  const Status status = ticket->timeline->order_before(*device_->backend, native_, ticket->position);
-  if (status.ok()) return;
-  if (auto* const other = ticket->timeline->device(); other->lost()) throw other->lost_error(call);
-  throw device_->error(status, call, "waiting for an event");
+  (void)timeline.cover_all();
+  const Status status = other->order_before(timeline, HandleAccess::ticket(event));
+  if (status.ok()) return {};
+  if (other->device()->lost()) return tl::unexpected(other->device()->lost_error(call));
+  return tl::unexpected(device.error(status, call, "waiting for an event"));
 }
 
 void StreamRef::launch_host_function(std::function<void()> function) const {
@@ -155,11 +135,12 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
                                             [](void* f) { delete static_cast<std::function<void()>*>(f); });
     if (status.ok())
       status = work.backend().launch_host_function(
-          native_, [](void* f) { (*static_cast<std::function<void()>*>(f))(); }, owned.release());
+          timeline_->native(), [](void* f) { detail::run_function_of_graph(*static_cast<std::function<void()>*>(f)); },
+          owned.release());
   } else {
-    (void)work.timeline().cover_all();
+    work.expect_long_work();
     void* const kept = detail::keep_host_function(std::move(function));
-    status = work.backend().launch_host_function(native_, detail::run_host_function, kept);
+    status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
     if (!status.ok()) detail::drop_host_function(kept);
   }
   if (!status.ok()) throw work.error(status, "enqueueing a host function");
@@ -167,16 +148,20 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
 
 bool StreamRef::capturing() const {
   constexpr const char* call = "Stream::capturing";
-  auto* const timeline = detail::unwrap(HandleAccess::timeline(*this, call));
-  return detail::unwrap(detail::capture_of(*device_, *timeline, call)).state != detail::CaptureInfo::State::none;
+  detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, call));
+  const detail::Timeline::Call going_on(timeline);
+  detail::CaptureInfo info;
+  if (const Status status = timeline.capture_info(&info); !status.ok())
+    throw timeline.device()->error(status, call, "asking whether the stream captures");
+  return info.state != detail::CaptureInfo::State::none;
 }
 
 NativeStream StreamRef::native() const {
   // Whoever asks may enqueue work of its own that is long: what was copied before does not wait for it.
-  auto* const timeline = detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
-  if (!device_->lost()) (void)timeline->cover_all();
-  timeline->expose();
-  return static_cast<NativeStream>(native_);
+  detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
+  if (!timeline.device()->lost()) (void)timeline.cover_all();
+  timeline.expose();
+  return static_cast<NativeStream>(timeline.native());
 }
 
 Stream::Stream(const Device& device) : Stream(detail::unwrap(try_make(device))) {}
@@ -195,7 +180,7 @@ Result<Stream> Stream::try_make(const Device& device) noexcept try {
   }
   Stream stream;
   try {
-    HandleAccess::bind(stream, core, native, id, false);
+    stream.timeline_ = core->streams->of(core, native, id, detail::Timeline::Kind::own);
   } catch (...) {
     (void)backend.destroy_stream(native);
     throw;
@@ -205,34 +190,19 @@ Result<Stream> Stream::try_make(const Device& device) noexcept try {
   return tl::unexpected(detail::out_of_memory("Stream"));
 }
 
-Stream::Stream(Stream&& other) noexcept : StreamRef(std::move(other)) { other.id_ = 0; }
-
 Stream& Stream::operator=(Stream&& other) noexcept {
   Stream moved(std::move(other));
-  std::swap(static_cast<StreamRef&>(*this), static_cast<StreamRef&>(moved));
+  std::swap(timeline_, moved.timeline_);
   return *this;
 }
 
 Stream::~Stream() {
-  if (device_ == nullptr) return;
-  if (!device_->lost()) {
-    // The last event: whoever waits for anything in this stream waits for it. A driver may refuse one call and take the
-    // next.
-    Status status = timeline_->record();
-    if (!status.ok()) status = timeline_->record();
-    if (!status.ok()) {
-      device_->keep_error(status, "~Stream", "recording its last event");
-      // Without an event the memory in use could never come back: rather keep the stream, so that one can be recorded
-      // later.
-      if (!device_->lost() && !timeline_->cover_all().ok()) return;
-    }
-  }
-  device_->timelines->close(*timeline_);
-  timeline_->wait_for_visits();
-  if (const Status status = device_->backend->destroy_stream(native_); !status.ok())
-    device_->keep_error(status, "~Stream", "destroying the stream");
-  detail::collect_some(*timeline_);
-  if (timeline_->has_work()) detail::watch_orphan(device_);
+  if (timeline_ == nullptr || timeline_->device()->of_another_process()) return;
+  const auto device = timeline_->device();
+  device->streams->end(timeline_);
+  if (!timeline_->has_work()) return;
+  if (!detail::in_host_function()) detail::collect_some(*timeline_);
+  if (timeline_->has_work()) detail::watch(device);
 }
 
 }  // namespace thole

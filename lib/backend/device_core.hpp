@@ -13,11 +13,12 @@
 #include <thole/error.hpp>
 
 #include "backend/backend.hpp"
+#include "backend/event_stock.hpp"
+#include "base/fork.hpp"
 
 namespace thole::detail {
 
 class StreamRegistry;
-struct DeviceBlock;
 
 struct DeviceCore {
   explicit DeviceCore(std::shared_ptr<DeviceBackend> made);
@@ -26,8 +27,16 @@ struct DeviceCore {
   DeviceCore& operator=(const DeviceCore&) = delete;
 
   const std::shared_ptr<DeviceBackend> backend;
-  /// Every stream that was used on this device (timelines.hpp); set once by who makes the device.
-  std::shared_ptr<StreamRegistry> timelines;
+  EventStock events{*backend};
+  /// The streams that were used on this device (streams/stream_registry.hpp); set once by who makes the device.
+  std::shared_ptr<StreamRegistry> streams;
+  /// Hands everything of the device that is finished to its heaps; returns how many blocks that were
+  /// (heap/collect.hpp). Set once by who makes the device: what stands below the heaps calls it, too.
+  std::size_t (*collect)(DeviceCore&) noexcept = nullptr;
+
+  /// Whether a process made the device of which this one is a forked child. The library's threads do not run here, and
+  /// locks may be held for ever: nothing of the device may be touched.
+  bool of_another_process() const noexcept { return made_by_ != this_process(); }
 
   bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note()'s release
   /// Remembers a device_lost (or unloading); returns the status unchanged. Called with every Status of a backend.
@@ -44,19 +53,15 @@ struct DeviceCore {
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
-  /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
-  std::atomic<bool> serves_others{false};
-  /// A GPU's, which is never destroyed; set by who makes it. Else see watch_orphan().
-  bool immortal = false;
-  /// Device memory that cannot be freed yet (device_block.hpp): a stack; pushing releases, taking all of it acquires.
-  std::atomic<DeviceBlock*> waiting_device_blocks{nullptr};
-  /// How many references to this object only keep it alive until its streams have run dry: Timeline::keep_,
-  /// and device memory that waits to be freed.
-  std::atomic<long> orphan_references{0};
+  /// Set once memory of another device's arena is used here: who collects for that device has to ask here, too.
+  std::atomic<bool> used_across_devices{false};
+  /// Whether the library's own thread looks at the device already (streams/watcher.hpp): relaxed, a hint.
+  std::atomic<bool> watched{false};
 
  private:
   void note_lost(Status status) noexcept;
 
+  const std::uint32_t made_by_ = this_process();
   alignas(64) std::atomic<bool> lost_{false};  // alone in its line: every call looks at it
   std::mutex mutex_;
   std::optional<Status> lost_status_;

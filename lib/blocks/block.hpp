@@ -13,6 +13,8 @@
 
 #include <thole/detail/block_head.hpp>
 
+#include "blocks/use.hpp"
+
 namespace thole::detail {
 
 class Store;
@@ -20,12 +22,13 @@ struct HeapCore;
 
 struct alignas(64) Block : BlockHead {
   // What every call touches.
+  Uses uses;
   std::byte* data = nullptr;
   std::size_t capacity = 0;              ///< bytes that the memory can hold; at least what was asked for
   std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
   Block* next = nullptr;                 ///< link of the one list in which the block is
 
-  // Where it waits after a drop: the stream's position that frees it.
+  /// While it is retired: the position of the stream that it waits for.
   std::uint64_t wait_position = 0;
 
   // Where and when, for heap.report(). Atomic, relaxed.
@@ -40,7 +43,10 @@ struct alignas(64) Block : BlockHead {
   bool is_free = false;
   Block* address_before = nullptr;  ///< the neighbours by address, free or not, in one region
   Block* address_after = nullptr;
-  Block* free_before = nullptr;  ///< the list of free extents of one size class
+  union {
+    Block* free_before = nullptr;  ///< while it is free: the list of free extents of one size class
+    Block* first_child;            ///< while it is retired: the heap of blocks that wait (streams/waiting_blocks.hpp)
+  };
   Block* free_after = nullptr;
 };
 

@@ -7,7 +7,6 @@
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
 #include "heap/size_class.hpp"
-#include "heap/thread_cache_table.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -121,7 +120,7 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
                                                             std::to_string(size_class::page) + " bytes"));
   const Request request{bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
   // Where this thread left its last block is where one is most likely finished; else any stream, in turn.
-  if (Timeline* const recent = ThreadCacheTable::recent(); recent != nullptr)
+  if (const auto recent = heap.recent(); recent != nullptr)
     collect_some(*recent);
   else
     collect_any(device);

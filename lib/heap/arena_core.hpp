@@ -19,7 +19,9 @@ class ArenaCore {
   explicit ArenaCore(std::shared_ptr<DeviceCore> device, Store* store) noexcept
       : device_(std::move(device)), store_(store) {}
   /// No handle, heap, buffer, borrow or copy in flight is left.
-  ~ArenaCore() { store_->close(); }
+  ~ArenaCore() {
+    if (!device_->of_another_process()) store_->close();
+  }
   ArenaCore(const ArenaCore&) = delete;
   ArenaCore& operator=(const ArenaCore&) = delete;
 

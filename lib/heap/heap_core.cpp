@@ -3,9 +3,10 @@
 #include <array>
 #include <new>
 
-#include "heap/collect.hpp"
 #include "heap/thread_cache_table.hpp"
+#include "streams/cross_device.hpp"
 #include "streams/uses.hpp"
+#include "streams/watcher.hpp"
 
 namespace thole::detail {
 
@@ -66,7 +67,7 @@ class HeapPool {
 
 // ---- Life
 
-HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment) {
+HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim) {
   HeapCore* const heap = HeapPool::get().take();
   try {
     arena->add(heap);
@@ -78,6 +79,7 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
   heap->for_each_cache([](ThreadCache& cache) {
     cache.counts.reset();
     cache.returned = 0;
+    cache.recent.reset();
   });
   heap->peak = 0;
   heap->most_in_flight = 0;
@@ -85,17 +87,31 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
   heap->device_ = arena->device().get();
   heap->arena_ = std::move(arena);
   heap->alignment_ = alignment;
+  heap->background_reclaim_ = background_reclaim;
   heap->finished_ = false;
   heap->closed_.store(false, std::memory_order_relaxed);
   return heap;
 }
 
+namespace {
+
+/// The heap's blocks may wait on any device that uses memory of others.
+void watch_all(const std::shared_ptr<DeviceCore>& device) noexcept try {
+  watch(device);
+  for (const auto& other : devices_used_across(*device)) watch(other);
+} catch (const std::bad_alloc&) {
+  // What waits there comes back when that device is asked for another reason.
+}
+
+}  // namespace
+
 void HeapCore::close() noexcept {
   // Relaxed: the caches' locks, taken next, order it before every put that comes later.
-  const std::weak_ptr<DeviceCore> device = arena_->device();
+  const std::shared_ptr<DeviceCore> device = arena_->device();
   closed_.store(true, std::memory_order_relaxed);
+  const bool waiting = in_flight.load(std::memory_order_relaxed) != 0;
   finish_if_all_back();
-  if (in_flight.load(std::memory_order_relaxed) != 0) watch(device);
+  if (waiting) watch_all(device);
 }
 
 void HeapCore::finish_if_all_back() noexcept {
@@ -127,13 +143,9 @@ void HeapCore::finish_if_all_back() noexcept {
 /// Under the heap's mutex.
 template <class F>
 void HeapCore::for_each_cache(F&& f) noexcept {
-  ThreadCache* const first = caches_.load(std::memory_order_acquire);
-  for (ThreadCache* cache = first; cache != nullptr; cache = cache->next) cache->lock.announce_other();
-  if (first != nullptr) BiasedLock::announced();
-  for (ThreadCache* cache = first; cache != nullptr; cache = cache->next) {
-    cache->lock.lock_announced();
+  for (ThreadCache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
+    const SpinGuard guard(cache->lock);
     f(*cache);
-    cache->lock.unlock_other();
   }
   f(spare_);
 }
@@ -241,31 +253,39 @@ void HeapCore::count_waited() noexcept {
   in_cache([](ThreadCache& cache) { cache.counts.waited.add(1); });
 }
 
+std::shared_ptr<Timeline> HeapCore::recent() noexcept {
+  std::shared_ptr<Timeline> found;
+  in_cache([&](ThreadCache& cache) { found = cache.recent.lock(); });
+  return found;
+}
+
 void HeapCore::let_go(Block* block) noexcept {
   if (block->untouched()) [[likely]]
     return recycle(block, false);
-  std::uint64_t position = 0;
-  Timeline* const timeline = first_open(block->uses, &position);
-  if (timeline == nullptr) return recycle(block, false);
+  OpenUse open;
+  if (std::size_t first = 0; !next_open(block->uses, Against::everything, first, open)) return recycle(block, false);
   in_cache([&](ThreadCache& cache) {
     count_let_go(cache.counts, *block);
     cache.counts.deferred_bytes.add(block->capacity);
+    cache.note_recent(open.timeline);
   });
   const auto now = in_flight.fetch_add(1, std::memory_order_relaxed) + 1;
   if (now > most_in_flight.load(std::memory_order_relaxed)) most_in_flight.store(now, std::memory_order_relaxed);
   const bool orphan = closed_.load(std::memory_order_relaxed);
-  const std::weak_ptr<DeviceCore> device = orphan ? arena_->device() : nullptr;
-  ThreadCacheTable::set_recent(timeline);
-  block->wait_position = position;
-  timeline->push(block);
-  if (orphan) watch(device);
+  const bool keenly = background_reclaim_;
+  block->wait_position = open.position;
+  open.timeline->retire(block);  // the heap may end from here on
+  if (orphan || (keenly && !open.timeline->device()->watched.load(std::memory_order_relaxed)))
+    watch(open.timeline->device(), keenly);
 }
 
 void HeapCore::came_back(Block* block) noexcept {
-  std::uint64_t position = 0;
-  if (Timeline* const timeline = first_open(block->uses, &position); timeline != nullptr) {
-    block->wait_position = position;
-    timeline->push(block);
+  OpenUse open;
+  if (std::size_t first = 0; next_open(block->uses, Against::everything, first, open)) {
+    const bool orphan = closed_.load(std::memory_order_relaxed);
+    block->wait_position = open.position;
+    open.timeline->retire(block);  // the heap may end from here on
+    if (orphan) watch(open.timeline->device());
     return;
   }
   in_flight.fetch_sub(1, std::memory_order_relaxed);
@@ -273,7 +293,10 @@ void HeapCore::came_back(Block* block) noexcept {
 }
 
 void HeapCore::recycle(Block* block, bool deferred) noexcept {
-  if (!block->untouched()) clear(block->uses);
+  if (!block->untouched()) {
+    forget_all(block->uses);
+    block->used.store(false, std::memory_order_relaxed);
+  }
   bool closed = false;
   MovingBlocks surplus;
   in_cache([&](ThreadCache& cache) {

@@ -30,7 +30,7 @@ struct HeapFigures {
 
 struct HeapCore {
   /// A heap on the arena. Throws std::bad_alloc.
-  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment);
+  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false);
   /// The handle is gone: nothing is made any more, and what comes back goes to the store. Never throws or blocks.
   void close() noexcept;
 
@@ -41,6 +41,8 @@ struct HeapCore {
   /// As take_cached, from the store; small ones in batches of which the rest goes into the cache.
   Block* take_from_store(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept;
   void count_waited() noexcept;
+  /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
+  std::shared_ptr<Timeline> recent() noexcept;
 
   /// Nobody holds the block any more: frees it, or queues it on the stream that uses it.
   void let_go(Block* block) noexcept;
@@ -57,6 +59,7 @@ struct HeapCore {
 
   ArenaCore& arena() const noexcept { return *arena_; }
   bool device_lost() const noexcept { return device_->lost(); }
+  bool of_another_process() const noexcept { return device_->of_another_process(); }
   std::size_t alignment() const noexcept { return alignment_; }
 
   /// Notes how much is in use and in flight now.
@@ -86,6 +89,7 @@ struct HeapCore {
   alignas(64) std::shared_ptr<ArenaCore> arena_;
   DeviceCore* device_ = nullptr;
   std::size_t alignment_ = 0;
+  bool background_reclaim_ = false;
   std::uint32_t index_ = 0;                    // in each thread's table of caches; set once
   std::atomic<bool> closed_{true};             // looked at under a cache's lock; close() takes them all afterwards
   std::atomic<ThreadCache*> caches_{nullptr};  // only ever grows

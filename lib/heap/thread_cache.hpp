@@ -8,11 +8,13 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
-#include "base/biased_lock.hpp"
+#include "base/spin_lock.hpp"
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/size_class.hpp"
+#include "streams/timeline.hpp"
 
 namespace thole::detail {
 
@@ -43,9 +45,8 @@ struct Counts {
 
 class alignas(64) ThreadCache {
  public:
-  /// Around every call below: the thread that owns the cache takes it by lock(), others, under the heap's mutex, by
-  /// announce_other() and what follows it.
-  BiasedLock lock;
+  /// Around every call below. The thread that owns the cache takes it all the time, others hardly ever.
+  SpinLock lock;
 
   /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr.
   Block* take(std::size_t bytes, std::size_t alignment) noexcept {
@@ -79,7 +80,14 @@ class alignas(64) ThreadCache {
   /// Bytes that it keeps, at least.
   std::size_t bytes() const noexcept;
 
+  void note_recent(const std::shared_ptr<Timeline>& timeline) noexcept {
+    if (recent_address_ == timeline.get() && !recent.expired()) return;
+    recent_address_ = timeline.get();
+    recent = timeline;
+  }
+
   Counts counts;
+  std::weak_ptr<Timeline> recent;  ///< where the thread last left a block
   /// Blocks that came back for good: the heap ends when all have.
   std::uint64_t returned = 0;
 
@@ -105,6 +113,7 @@ class alignas(64) ThreadCache {
   Block* take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
 
   std::size_t large_bytes_ = 0;
+  const Timeline* recent_address_ = nullptr;  // of `recent`, to compare
   std::array<List, size_class::count> lists_{};
 };
 

@@ -5,8 +5,6 @@
 
 #include <cstdint>
 
-#include "streams/timeline.hpp"
-
 namespace thole::detail {
 
 class ThreadCache;
@@ -21,10 +19,6 @@ struct ThreadCacheTable {
   static bool prepare(std::uint32_t index) noexcept;
   static void set(std::uint32_t index, HeapCore* heap, ThreadCache* cache) noexcept;
 
-  /// The timeline on which this thread last left a block, or nullptr: where to look first for memory.
-  static Timeline* recent() noexcept { return table_.recent; }
-  static void set_recent(Timeline* timeline) noexcept { table_.recent = timeline; }
-
  private:
   friend struct AbandonCaches;
   struct Entry {
@@ -35,7 +29,6 @@ struct ThreadCacheTable {
     Entry* entries = nullptr;
     std::uint32_t size = 0;
     bool ended = false;
-    Timeline* recent = nullptr;
   };
   static void leave() noexcept;
   // Trivially destructible, so that it can be asked at any time. Initial-exec: one instruction instead of a call.

@@ -29,7 +29,7 @@ State state_of(const StoreSpan& span) {
   if (span.kind == StoreSpan::Kind::mimalloc_free) return State::kept_by_mimalloc;
   if (span.kind != StoreSpan::Kind::block || span.block == nullptr) return State::free;
   const bool open = any_open(span.block->uses, Against::everything);
-  if (span.block->hold.nobody()) return open ? State::in_flight : State::cached;
+  if (span.block->holders.unreferenced()) return open ? State::in_flight : State::cached;
   return open ? State::in_use_by_both : State::in_use;
 }
 

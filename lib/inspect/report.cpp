@@ -9,6 +9,7 @@
 
 #include "inspect/make_report.hpp"
 #include "memory/store.hpp"
+#include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
 namespace thole {
@@ -20,10 +21,10 @@ Report make_report(const Store& store, const HeapCore& heap) {
   for (const StoreSpan& span : store.spans()) {
     const Block* const block = span.block;
     if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &heap) continue;
-    for_each_open(block->uses, Against::everything, [&](Timeline& timeline, std::uint64_t) {
+    for_each_open(block->uses, Against::everything, [&](const OpenUse& open) {
       const std::chrono::nanoseconds since(block->used_since_ns.load(std::memory_order_relaxed));
-      report.blocks.push_back({timeline.last_id(), span.bytes, std::max(now - since, std::chrono::nanoseconds(0)),
-                               block->made_at.load(std::memory_order_relaxed), block->hold.dropped()});
+      report.blocks.push_back({open.timeline->id(), span.bytes, std::max(now - since, std::chrono::nanoseconds(0)),
+                               block->made_at.load(std::memory_order_relaxed), block->holders.dropped()});
       return true;
     });
   }

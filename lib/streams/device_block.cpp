@@ -1,18 +1,25 @@
 #include "streams/device_block.hpp"
 
+#include <new>
+#include <utility>
+
+#include "base/immortal.hpp"
+#include "base/recycling_pool.hpp"
+#include "streams/host_functions.hpp"
+#include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
+#include "streams/watcher.hpp"
 
 namespace thole::detail {
 namespace {
 
-/// It cannot be freed in order of its stream: that is gone, or it captures, or a graph let go of the memory.
+using Pool = RecyclingPool<DeviceBlock, &DeviceBlock::next>;
+
+/// It cannot be freed now: its stream captures or is gone, or this thread may not call the device.
 void wait_to_be_freed(DeviceBlock* block) noexcept {
-  DeviceCore& core = *block->core;
-  core.orphan_references.fetch_add(1, std::memory_order_relaxed);
-  block->next = core.waiting_device_blocks.load(std::memory_order_relaxed);
-  while (!core.waiting_device_blocks.compare_exchange_weak(block->next, block, std::memory_order_release,
-                                                           std::memory_order_relaxed)) {
-  }
+  const std::shared_ptr<DeviceCore> core = block->core;  // the block may be freed at once
+  core->streams->device_blocks.push(block);
+  watch(core);
 }
 
 /// Runs `f(stream)` with a stream that nobody else knows; waits for it if `finish`.
@@ -29,22 +36,15 @@ Status on_own_stream(DeviceCore& core, bool finish, F&& f) noexcept {
   return status;
 }
 
-bool made_on_lives(const DeviceBlock* block) noexcept {
-  return block->made_on != nullptr && block->made_on->is_open(block->made_on_id);
-}
-
 /// Frees in the order of the stream that it was made on, after its uses on others. False: not now, or that is gone.
 bool free_in_order(DeviceBlock* block) noexcept {
-  Timeline* const timeline = block->made_on;
+  Timeline* const timeline = block->made_on.get();
   if (timeline == nullptr) return false;
-  const Timeline::Visit visit(*timeline);  // another thread may destroy the stream
-  if (!made_on_lives(block)) return false;
-  DeviceBackend& backend = *block->core->backend;
+  const Timeline::Call call(*timeline);
   CaptureInfo capture;
-  if (timeline->may_capture() &&
-      (!backend.capture_info(timeline->native(), &capture).ok() || capture.state != CaptureInfo::State::none))
-    return false;
+  if (!call || !timeline->capture_info(&capture).ok() || capture.state != CaptureInfo::State::none) return false;
   if (!order_after(block->uses, Against::everything, *timeline).ok()) return false;
+  DeviceBackend& backend = *block->core->backend;
   const CaptureGuard guard(backend);
   const Status status = backend.free_device(block->data, timeline->native());
   if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
@@ -55,20 +55,26 @@ bool free_in_order(DeviceBlock* block) noexcept {
 /// behind what the program enqueued there, is kept by an event; on thole's own stream one can be had later. A foreign
 /// one may be gone then: it is not touched any more, and only the uses that thole saw count.
 void keep_place(DeviceBlock* block) noexcept {
-  if (!made_on_lives(block)) return;
-  Timeline& timeline = *block->made_on;
-  Use* const slot = slot_for(block->uses, timeline);
-  const bool kept = slot != nullptr && (timeline.record().ok() || timeline.record().ok());
-  if (kept) slot->write.store(timeline.issued(), std::memory_order_relaxed);
-  if (kept || timeline.foreign()) block->made_on = nullptr;
+  Timeline* const timeline = block->made_on.get();
+  if (timeline == nullptr || !timeline->is_open()) return;
+  bool was_open = false;
+  if (reserve(block->uses, *timeline, &was_open)) {
+    const auto position = timeline->issue();
+    const bool kept = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
+    note(block->uses, *timeline, kept ? position : 0, true);
+    if (!kept && !timeline->foreign()) return;
+  }
+  block->made_on.reset();
 }
 
 /// Frees what has a place kept, or a stream that is gone, once all is done: of such a stream also the work behind the
 /// last use that thole saw, the program's own, up to its end.
 bool free_when_done(DeviceBlock* block) noexcept {
-  if (made_on_lives(block)) return false;
-  Timeline* const timeline = block->made_on;
-  if (timeline != nullptr && timeline->id() == 0 && !timeline->query(timeline->issued()).ok()) return false;
+  Timeline* const timeline = block->made_on.get();
+  if (timeline != nullptr) {
+    if (timeline->is_open()) return false;
+    if (!timeline->foreign() && !timeline->query(timeline->last_position()).ok()) return false;
+  }
   if (!query(block->uses, Against::everything).ok()) return false;
   const Status status = on_own_stream(
       *block->core, false, [&](StreamHandle stream) { return block->core->backend->free_device(block->data, stream); });
@@ -81,16 +87,32 @@ bool nothing_to_free(const DeviceBlock* block) noexcept { return block->data == 
 
 }  // namespace
 
-void destroy(DeviceBlock* block) noexcept {
-  for (UseChunk* chunk = block->uses.more.load(std::memory_order_relaxed); chunk != nullptr;) {
-    UseChunk* const following = chunk->next.load(std::memory_order_relaxed);
-    delete chunk;
-    chunk = following;
-  }
-  delete block;
+bool DeviceBlock::try_hold(std::uint32_t wanted) noexcept {
+  auto now = life.load(std::memory_order_relaxed);
+  do {
+    if (now >> 32 != wanted || (now & 0xffffffff) == 0) return false;
+  } while (!life.compare_exchange_weak(now, now + 1, std::memory_order_acquire, std::memory_order_relaxed));
+  return true;
 }
 
-Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept {
+DeviceBlock* new_device_block(std::shared_ptr<DeviceCore> core) noexcept {
+  DeviceBlock* block = immortal<Pool>().take();
+  if (block == nullptr) block = new (std::nothrow) DeviceBlock;
+  if (block == nullptr) return nullptr;
+  block->core = std::move(core);
+  block->life.store((std::uint64_t{block->generation()} + 1) << 32 | 1, std::memory_order_relaxed);
+  return block;
+}
+
+void recycle(DeviceBlock* block) noexcept {
+  forget_all(block->uses);
+  block->data = nullptr;
+  block->made_on.reset();
+  const std::shared_ptr<DeviceCore> core = std::move(block->core);  // may end the device, when all here is done
+  immortal<Pool>().give(block);
+}
+
+Status allocate_for_graph(DeviceBlock& block, std::size_t bytes) noexcept {
   return on_own_stream(*block.core, true, [&](StreamHandle stream) {
     return block.core->backend->allocate_device(bytes, stream, &block.data);
   });
@@ -98,32 +120,30 @@ Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept {
 
 void release_device_block_from_graph(void* object) {
   auto* const block = static_cast<DeviceBlock*>(object);
-  if (block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) wait_to_be_freed(block);
+  if (block->let_go()) wait_to_be_freed(block);
 }
 
 void free_waiting_device_blocks(DeviceCore& device) noexcept {
-  if (!device_blocks_wait(device)) return;
-  DeviceBlock* block = device.waiting_device_blocks.exchange(nullptr, std::memory_order_acquire);
-  while (block != nullptr) {
+  if (device.streams->device_blocks.empty()) return;
+  for (DeviceBlock* block = device.streams->device_blocks.take_all(); block != nullptr;) {
     DeviceBlock* const following = block->next;
-    block->core->orphan_references.fetch_sub(1, std::memory_order_relaxed);
-    if (!nothing_to_free(block)) keep_place(block);
-    if (nothing_to_free(block) || free_when_done(block))
-      destroy(block);
+    const bool gone = nothing_to_free(block) || free_in_order(block);
+    if (!gone) keep_place(block);
+    if (gone || free_when_done(block))
+      recycle(block);
     else
-      wait_to_be_freed(block);
+      device.streams->device_blocks.push(block);
     block = following;
   }
 }
 
 void free_device_block(DeviceBlock* block) noexcept {
-  if (nothing_to_free(block) || free_in_order(block)) return destroy(block);
-  keep_place(block);
+  if (block->core->of_another_process()) return;
+  if (!in_host_function()) {
+    if (nothing_to_free(block) || free_in_order(block)) return recycle(block);
+    keep_place(block);
+  }
   wait_to_be_freed(block);
-}
-
-bool device_blocks_wait(const DeviceCore& device) noexcept {
-  return device.waiting_device_blocks.load(std::memory_order_relaxed) != nullptr;
 }
 
 }  // namespace thole::detail

@@ -1,38 +1,55 @@
 #pragma once
 
-// Device memory of a DeviceBuffer: allocated in the order of one stream, freed in stream order after all its uses.
+// Device memory of a DeviceBuffer: allocated in the order of one stream, freed in stream order after all its uses. Its
+// records are used again and never given back to the system, so that a DeviceSpan which outlives its buffer finds out.
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
-#include <thole/detail/use.hpp>
+#include "backend/device_core.hpp"
+#include "blocks/use.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
 
 struct DeviceBlock {
   std::shared_ptr<DeviceCore> core;
-  void* data = nullptr;         // nullptr: 0 bytes
-  Timeline* made_on = nullptr;  // nullptr: made while its stream captured, on a stream of the library's
-  std::uint64_t made_on_id = 0;
+  void* data = nullptr;               ///< nullptr: 0 bytes
+  std::shared_ptr<Timeline> made_on;  ///< whose order frees it; nullptr: when all its uses are done, on any stream
   Uses uses;
-  std::atomic<long> references{1};  // the handle, and one per graph node
-  DeviceBlock* next = nullptr;      // DeviceCore::waiting_device_blocks
+  DeviceBlock* next = nullptr;  ///< of the list in which it waits
+
+  /// The life of the record that is going on, in the upper half: spans remember theirs. In the lower, who holds the
+  /// memory: the handle, each graph node, calls that go on. One word, so that no span can hold memory that is gone.
+  std::atomic<std::uint64_t> life{0};
+
+  std::uint32_t generation() const noexcept {
+    return static_cast<std::uint32_t>(life.load(std::memory_order_relaxed) >> 32);
+  }
+  void hold() noexcept { life.fetch_add(1, std::memory_order_relaxed); }
+  /// False: the memory that the span was made for is gone. Acquire: pairs with let_go().
+  bool try_hold(std::uint32_t generation) noexcept;
+  /// True: nobody holds the memory any more, and the caller alone frees it.
+  bool let_go() noexcept {
+    return (life.fetch_sub(1, std::memory_order_acq_rel) & 0xffffffff) == 1;  // all that was done is done before
+  }
 };
 
-/// Frees the memory and the record once nothing uses it any more: now, in the order of its stream, or later.
-void free_device_block(DeviceBlock* block) noexcept;
+/// A record that the caller holds; nullptr when the system has no memory.
+DeviceBlock* new_device_block(std::shared_ptr<DeviceCore> core) noexcept;
 /// A record whose memory is gone, or was never there.
-void destroy(DeviceBlock* block) noexcept;
+void recycle(DeviceBlock* block) noexcept;
+/// Nobody holds the block any more: frees the memory and the record once nothing uses it: now, in the order of its
+/// stream, or later, by the library's own thread.
+void free_device_block(DeviceBlock* block) noexcept;
 /// Allocates for a graph that is being captured: the memory is there on return.
-Status allocate_at_once(DeviceBlock& block, std::size_t bytes) noexcept;
+Status allocate_for_graph(DeviceBlock& block, std::size_t bytes) noexcept;
 
-/// For retain_in_graph: may not call the device, so that the memory is freed by the next reclaim.
+/// For retain_in_graph: may not call the device, so that the library's own thread frees the memory.
 void release_device_block_from_graph(void* block);
 /// Frees the device's memory that had to wait and need not any more. Called wherever blocks are reclaimed.
 void free_waiting_device_blocks(DeviceCore& device) noexcept;
-/// Whether any has to wait.
-bool device_blocks_wait(const DeviceCore& device) noexcept;
 
 }  // namespace thole::detail

@@ -4,6 +4,8 @@
 #include <mutex>
 #include <utility>
 
+#include "base/immortal.hpp"
+
 namespace thole::detail {
 namespace {
 
@@ -17,11 +19,16 @@ struct OnTheirWay {
   std::list<Kept> functions;
 };
 
-// Never destroyed: functions may run after main.
-OnTheirWay& on_their_way() noexcept {
-  static auto* const made = new OnTheirWay;
-  return *made;
-}
+OnTheirWay& on_their_way() noexcept { return immortal<OnTheirWay>(); }
+
+thread_local int functions_running = 0;
+
+struct Running {
+  Running() noexcept { ++functions_running; }
+  ~Running() { --functions_running; }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+};
 
 }  // namespace
 
@@ -41,8 +48,16 @@ void drop_host_function(void* kept) noexcept {
 }
 
 void run_host_function(void* kept) {
+  const Running running;
   static_cast<Kept*>(kept)->function();
   drop_host_function(kept);
 }
+
+void run_function_of_graph(const std::function<void()>& function) {
+  const Running running;
+  function();
+}
+
+bool in_host_function() noexcept { return functions_running != 0; }
 
 }  // namespace thole::detail

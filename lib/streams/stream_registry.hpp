@@ -1,7 +1,8 @@
 #pragma once
 
-// All timelines of one device, by stream. Timeline objects are type-stable: a block may name one that has since gone to
-// another stream or device; its positions then read as complete.
+// The streams of one device that thole has seen and that somebody still knows: by number, to find the timeline that all
+// views of a stream share, and as a list, to look for blocks that wait. The registry keeps none of them alive: handles,
+// memory in use and events do.
 
 #include <cstddef>
 #include <cstdint>
@@ -10,43 +11,44 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/lock_free_stack.hpp"
+#include "streams/device_block.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
 
-/// Notes that blocks of other devices' arenas are used on this device.
-void serve_others(const std::shared_ptr<DeviceCore>& device) noexcept;
-/// The devices of which that was said, but `but`; those that live.
-std::vector<std::shared_ptr<DeviceCore>> devices_that_serve_others(const DeviceCore& but);
-
+/// Thread safety: any thread, at any time.
 class StreamRegistry {
  public:
-  explicit StreamRegistry(DeviceBackend& backend) noexcept : backend_(backend) {}
-  ~StreamRegistry();
-  StreamRegistry(const StreamRegistry&) = delete;
-  StreamRegistry& operator=(const StreamRegistry&) = delete;
-
   /// The timeline of the stream with this number, made on first sight. A foreign stream with the same native handle
   /// that was seen before is gone: its timeline is closed. Throws std::bad_alloc.
-  Timeline& of(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id, bool foreign);
-  /// A stream of thole's own ends.
-  void close(Timeline& timeline) noexcept;
+  std::shared_ptr<Timeline> of(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id,
+                               Timeline::Kind kind);
 
-  /// Polls every timeline; see Timeline::poll.
-  void poll(MovingBlocks& out, bool thorough) noexcept;
-  /// One that has blocks or tickets waiting, another one each time; nullptr if none has.
-  Timeline* next_with_work() noexcept;
-  /// Whether any block or ticket waits.
+  /// Looks for blocks in every timeline; see Timeline::reclaim.
+  void reclaim(MovingBlocks& out, bool thorough) noexcept;
+  /// A timeline in which blocks wait, another one each time, if one of the next few has any; else nullptr.
+  std::shared_ptr<Timeline> next_with_work() noexcept;
+  /// The stream's handle is gone: it ends now, or when its last event can be recorded, which end_waiting() tries again.
+  void end(std::shared_ptr<Timeline> timeline) noexcept;
+  void end_waiting() noexcept;
+
+  /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet.
   bool has_work() const noexcept;
 
- private:
-  void recycle_idle() noexcept;
+  /// Device memory that cannot be freed yet (device_block.cpp).
+  LockFreeStack<DeviceBlock, &DeviceBlock::next> device_blocks;
 
-  DeviceBackend& backend_;
+ private:
+  using List = std::vector<std::weak_ptr<Timeline>>;
+
   mutable std::mutex mutex_;
-  std::unordered_map<std::uint64_t, Timeline*> open_;  // by stream number
-  std::size_t turn_ = 0;                               // next_with_work
-  std::vector<Timeline*> all_;                         // open ones, and closed ones that are not idle yet
+  std::unordered_map<std::uint64_t, std::weak_ptr<Timeline>> by_id_;
+  std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> foreign_;  // by native handle; not of_thread
+  List all_;
+  std::vector<std::shared_ptr<Timeline>> ending_;
+  std::size_t turn_ = 0;          // of next_with_work()
+  std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
 };
 
 }  // namespace thole::detail

@@ -3,31 +3,42 @@
 // One piece of work in a stream, from before it is enqueued until just after: what it uses is checked and ordered
 // first, and noted afterwards. What could fail (memory for a slot, a foreign stream's event) is done before the work is
 // enqueued.
+//
+// A capture may begin or end on another thread between the first question and the work. So the stream is asked again
+// behind the work, and where the two answers differ both are taken for true: the graph keeps the memory, and the use
+// counts as work in the stream.
 
 #include <array>
 #include <cstddef>
+#include <string_view>
 
 #include <thole/error.hpp>
 
 #include "blocks/block.hpp"
+#include "streams/device_block.hpp"
 #include "streams/uses.hpp"
 
 namespace thole::detail {
 
-struct DeviceBlock;
-
 class Submission {
  public:
   /// `call` names who asks, in errors. Not blocking.
-  static Result<Submission> begin(DeviceCore& core, Timeline& timeline, const char* call) noexcept;
+  static Result<Submission> begin(Timeline& timeline, const char* call) noexcept;
   Submission(Submission&& other) noexcept;
   Submission& operator=(Submission&&) = delete;
+  /// Work that was not enqueued uses nothing.
   ~Submission();
 
-  /// The work reads or writes the memory of the block. The stream waits for what conflicts on other streams; in a
-  /// capture, where it cannot, conflicting work must be complete (`in_flight`), and the graph keeps the block.
+  /// The work reads or writes the memory of the block, which the caller holds until after the work. The stream waits
+  /// for what conflicts on other streams; in a capture, where it cannot, conflicting work must be complete
+  /// (`in_flight`), and the graph keeps the block.
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
+
+  /// The work is not enqueued: it uses nothing.
+  void cancel() noexcept { note_all(0); }
+  /// The work may take long: what was enqueued before it gets its event in front, and does not wait for it.
+  void expect_long_work() noexcept;
 
   /// What a following event is for: the slack of copies, or an event at once.
   enum class Precision { coalesced, at_once };
@@ -35,34 +46,38 @@ class Submission {
   void enqueued(std::size_t bytes, Precision precision) noexcept;
 
   Timeline& timeline() const noexcept { return *timeline_; }
-  DeviceCore& core() const noexcept { return *core_; }
-  DeviceBackend& backend() const noexcept { return *core_->backend; }
-  bool capturing() const noexcept { return graph_ != nullptr; }
-  GraphHandle graph() const noexcept { return graph_; }
+  DeviceCore& core() const noexcept { return *timeline_->device(); }
+  DeviceBackend& backend() const noexcept { return *core().backend; }
+  bool capturing() const noexcept { return capture_.graph != nullptr; }
+  GraphHandle graph() const noexcept { return capture_.graph; }
   Error error(Status status, std::string_view what, std::string_view numbers = {}) noexcept;
 
  private:
-  Submission() = default;
-  Result<void> order(Uses& uses, bool writes) noexcept;
-  Error order_error(const Uses& uses, Status status, std::string_view what) noexcept;
-
-  struct Noted {
-    Use* slot = nullptr;
+  /// One of the pieces of memory that the work uses.
+  struct Used {
+    Block* block = nullptr;
+    DeviceBlock* device_block = nullptr;
     bool writes = false;
-    Block* stamp = nullptr;  // the block whose first open use this is
+    bool stamp = false;  // this is the block's first open use
+    Uses& uses() const noexcept { return block != nullptr ? block->uses : device_block->uses; }
   };
 
-  const char* call_ = "";
-  DeviceCore* core_ = nullptr;
-  Timeline* timeline_ = nullptr;
-  GraphHandle graph_ = nullptr;
+  explicit Submission(Timeline& timeline, const char* call) noexcept
+      : call_(call), timeline_(&timeline), going_on_(timeline) {}
+  Result<void> use(Used used) noexcept;
+  Result<void> order(const Uses& uses, bool writes) noexcept;
+  Status keep_in(GraphHandle graph, const Used& used) noexcept;
+  void keep_in_graph_after(const CaptureInfo& after) noexcept;
+  void note_all(std::uint64_t position) noexcept;
+  void wait_for_work() noexcept;
+
+  const char* call_;
+  Timeline* timeline_;
+  Timeline::Call going_on_;
+  CaptureInfo capture_;
   Ticket* reserved_ = nullptr;
-  std::array<Noted, 2> noted_;
+  std::array<Used, 2> used_;
   std::size_t count_ = 0;
 };
-
-/// Blocks that a graph let go of and that nobody else holds; a graph's release may not call the device, so that they
-/// wait here for the next reclaim.
-void take_graph_released(MovingBlocks& out) noexcept;
 
 }  // namespace thole::detail

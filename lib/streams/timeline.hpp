@@ -2,83 +2,98 @@
 
 // One stream as thole sees it: positions, the events (tickets) that cover them, and the blocks that wait for them.
 //
-// Every use of memory in a stream gets the next position, taken after the work was enqueued. A ticket is an event with
-// a position of its own, taken before the event is recorded: so the event covers every position up to its own, whatever
-// other threads do meanwhile. Positions never go back, not even when the Timeline serves another stream later: what is
-// complete stays complete.
+// Every use of memory in a stream gets the next position, taken after the work was enqueued. An event covers all
+// positions that were taken before it was recorded. How far events may be behind (the slack): one is recorded after
+// `uses_per_ticket` uses or `bytes_per_ticket` bytes of blocks, before work that may be long, at once behind a device
+// write and on a foreign stream, and whenever somebody needs an answer.
 //
-// How far a ticket may be behind (the slack): an event is recorded after `uses_per_ticket` uses or `bytes_per_ticket`
-// bytes of blocks, at once behind a device write and on a foreign stream, before and after any work that is not a copy
-// of thole's (use_on, host functions, native()), and whenever somebody needs an answer.
+// A Timeline is shared: by the stream's handles, by the slots of memory that it uses, by Event handles. It keeps its
+// device. It serves one stream and no other ever after, so that nobody can meet a wrong one.
 //
-// The mutex of a timeline guards its lists. It is never held across a call of the backend.
+// Locks, in the order in which they are taken: `polling_` (one thread asks for finished blocks), `recording_` (events
+// are recorded and listed one after the other, so that their order is one), `mutex_` (the lists; never held across a
+// call of the backend but to destroy an event that is broken).
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.hpp"
 #include "backend/device_core.hpp"
+#include "base/lock_free_stack.hpp"
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
+#include "streams/ticket.hpp"
+#include "streams/waiting_blocks.hpp"
 
 namespace thole::detail {
 
-/// An event and what waits for it.
-struct Ticket {
-  Timeline* timeline = nullptr;
-  EventHandle event = nullptr;
-  std::uint64_t position = 0;
-  unsigned references = 0;  // threads that wait for it and Event handles; it is not recorded again meanwhile
-  bool pending = false;
-  Ticket* before = nullptr;
-  Ticket* after = nullptr;  // also the link of the free list
-  BlockList blocks;
-};
+using WaitDeadline = std::optional<std::chrono::steady_clock::time_point>;  ///< empty: as long as it takes
 
-class Timeline {
+class Timeline : public std::enable_shared_from_this<Timeline> {
  public:
   static constexpr std::uint64_t uses_per_ticket = 16;
   static constexpr std::size_t bytes_per_ticket = std::size_t{1} << 20;
-  static constexpr unsigned bounded_queries = 8;  // of a poll that is not thorough
+  static constexpr unsigned bounded_queries = 8;  // of a look for finished blocks that is not thorough
 
-  // ---- Making and ending (timelines.cpp)
+  /// Whose the native stream is.
+  enum class Kind {
+    own,        ///< thole's: destroyed when it is closed and no call is in it
+    foreign,    ///< the program's: not touched by thole after a call, so that the program may destroy it
+    of_thread,  ///< foreign, and another stream on each thread: cudaStreamPerThread
+  };
 
-  /// Starts to serve a stream. The timeline is idle.
-  void open(std::shared_ptr<DeviceCore> device, StreamHandle native, std::uint64_t id, bool foreign) noexcept;
-  /// The stream is gone: nothing is enqueued or recorded any more.
-  void close() noexcept;
-  /// After close() and before the native stream is destroyed: waits for the end of calls on it that other threads are
-  /// in the middle of, to cover a use or to free memory. A microsecond, and hardly ever.
-  void wait_for_visits() const noexcept;
-  /// Around a call on the native stream by a thread that may not know whether that still lives; and as long as a ticket
-  /// is neither in the lists nor lent. Meanwhile the timeline serves no other stream.
-  class Visit {
+  Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std::uint64_t id, Kind kind) noexcept;
+  ~Timeline();
+  Timeline(const Timeline&) = delete;
+  Timeline& operator=(const Timeline&) = delete;
+
+  const std::shared_ptr<DeviceCore>& device() const noexcept { return device_; }
+  StreamHandle native() const noexcept { return native_; }
+  std::uint64_t id() const noexcept { return id_; }
+  bool foreign() const noexcept { return kind_ != Kind::own; }
+  /// Whether the stream belongs to another thread than the caller's.
+  bool of_another_thread() const noexcept;
+
+  // ---- Calls on the native stream
+
+  /// A call on the native stream, by whichever thread; while it lives the stream is not destroyed.
+  class [[nodiscard]] Call {
    public:
-    explicit Visit(Timeline& timeline) noexcept : timeline_(timeline) {
-      timeline.visits_.fetch_add(1, std::memory_order_seq_cst);  // before id() is asked; against close()
+    explicit Call(Timeline& timeline) noexcept : timeline_(timeline.enter() ? &timeline : nullptr) {}
+    Call(Call&& other) noexcept : timeline_(std::exchange(other.timeline_, nullptr)) {}
+    Call& operator=(Call&&) = delete;
+    ~Call() {
+      if (timeline_ != nullptr) timeline_->leave();
     }
-    ~Visit() { timeline_.visits_.fetch_sub(1, std::memory_order_release); }  // pairs with wait_for_visits()
-    Visit(const Visit&) = delete;
-    Visit& operator=(const Visit&) = delete;
+    /// False: the stream is closed, and must not be touched.
+    explicit operator bool() const noexcept { return timeline_ != nullptr; }
 
    private:
-    Timeline& timeline_;
+    Timeline* timeline_;
   };
-  bool is_open(std::uint64_t id) const noexcept { return id_.load(std::memory_order_seq_cst) == id; }
-  /// Closed, and nothing waits: may serve another stream.
-  bool idle() noexcept;
-  /// Destroys its events. The timeline is closed and idle, or its device is going away.
-  void destroy_events(DeviceBackend& backend) noexcept;
-
+  /// The handle of a stream of thole's own is gone: records its last event, behind which everything in it lies, and
+  /// closes it. False: the event is refused at the moment; the stream stays open, and this is called again.
+  bool end() noexcept;
+  /// Of a closed stream: the position behind which nothing was enqueued.
+  std::uint64_t last_position() const noexcept { return last_position_.load(std::memory_order_acquire); }
+  bool is_open() const noexcept { return (calls_.load(std::memory_order_acquire) & closed) == 0; }
+  /// The stream's handle is gone, or a foreign one's value serves another stream: no call begins any more. A stream of
+  /// thole's own is destroyed with the end of the last call, which may be this one. Never blocks.
+  void close() noexcept;
   /// The native handle is given to the program, which may capture with it. Release, against may_capture().
   void expose() noexcept { exposed_.store(true, std::memory_order_release); }
   /// Whether it makes sense to ask if the stream captures: that call takes the driver's lock, and with 16 threads
   /// doubles what a copy costs.
   bool may_capture() const noexcept { return exposed_.load(std::memory_order_acquire); }
+  /// The stream's capture now; none where may_capture() is false. Never blocks, never disturbs a capture.
+  Status capture_info(CaptureInfo* info) noexcept;
 
   // ---- Positions
 
@@ -88,108 +103,116 @@ class Timeline {
   /// Whether the position is known to be complete. Acquire: what its event ordered before is visible.
   bool done(std::uint64_t position) const noexcept { return completed_.load(std::memory_order_acquire) >= position; }
 
-  // ---- Events
+  // ---- Events. `capture` is the answer where the stream captures: no event can be recorded then.
 
-  /// An event at the end of the stream, whatever the slack. `capture`: the stream captures.
-  Status record() noexcept;
-  /// As record(), for the caller to keep: release it with release_ticket.
-  Status record_ticket(Ticket** ticket) noexcept;
-  void release_ticket(Ticket* ticket) noexcept;
-  /// A ticket for record_reserved(), made before the work is enqueued so that recording cannot fail for lack of one.
-  Status reserve(Ticket** ticket) noexcept;
-  Status record_reserved(Ticket* ticket) noexcept;
-  void give_back(Ticket* ticket) noexcept;
-  /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
-  void record_if_due(std::size_t bytes) noexcept;
-  /// Makes sure that a ticket covers the position.
+  /// Makes sure that an event covers the position.
   Status cover(std::uint64_t position) noexcept;
   /// Covers everything that was issued, if anything is not covered.
   Status cover_all() noexcept { return cover(issued()); }
+  /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
+  void record_if_due(std::size_t bytes) noexcept;
+  /// An event behind all that the stream has been given so far, by whomever. The caller keeps it and calls release().
+  Status record(Ticket** ticket) noexcept;
+  /// A ticket for record_reserved(), made before the work is enqueued so that recording cannot fail for lack of one.
+  Status reserve(Ticket** ticket) noexcept;
+  /// Records it, behind the caller's own work, and consumes it. The caller keeps its Call, and has asked for captures
+  /// before its work; `after` says whether the stream captures now.
+  Status record_reserved(Ticket* ticket, CaptureInfo* after) noexcept;
+  /// The ticket is not used.
+  void give_back(Ticket* ticket) noexcept;
+  /// The caller's hold on it ends.
+  void release(Ticket* ticket) noexcept;
 
-  // ---- Waiting. All answer capture when the position is not covered and the stream captures.
+  // ---- Waiting
 
   /// ok or not_ready; never waits.
   Status query(std::uint64_t position) noexcept;
-  /// Blocks until the position is complete.
-  Status wait(std::uint64_t position) noexcept;
-  /// The caller knows, by other means, that everything up to the position is complete.
-  void finish(std::uint64_t position) noexcept;
-  /// The stream `waiter` goes on only after this timeline's position; does not block. Both streams' backends are of a
-  /// kind.
-  Status order_before(DeviceBackend& backend, StreamHandle waiter, std::uint64_t position) noexcept;
+  Status query(Ticket* ticket) noexcept;
+  /// Blocks until the position, or what the ticket is behind, is complete; not_ready when the deadline is over.
+  Status wait(std::uint64_t position, const WaitDeadline& deadline = {}) noexcept;
+  Status wait(Ticket* ticket, const WaitDeadline& deadline = {}) noexcept;
+  /// Blocks until all that the stream has been given so far is done; not while it captures.
+  Status synchronize() noexcept;
+  /// The stream `waiter` goes on only after this one's position, or after the ticket; does not block. Both streams'
+  /// backends are of a kind.
+  Status order_before(Timeline& waiter, std::uint64_t position) noexcept;
+  Status order_before(Timeline& waiter, Ticket* ticket) noexcept;
 
   // ---- Blocks that wait
 
-  /// The block waits for `wait_position`. No lock, no allocation, no call.
-  void push(Block* block) noexcept;
-  /// Moves blocks whose position is complete to `out`. One thread polls at a time. A thorough poll covers what no
-  /// ticket covers yet, waits for another thread's poll and asks until it has found all; else that other poll is
-  /// enough, and the first blocks that are found in `bounded_queries`.
-  void poll(MovingBlocks& out, bool thorough) noexcept;
-  /// Whether blocks or tickets wait.
-  bool has_work() const noexcept;
-
-  bool foreign() const noexcept { return foreign_; }
-  std::uint64_t id() const noexcept { return id_.load(std::memory_order_seq_cst); }
-  StreamHandle native() const noexcept { return native_; }
-  /// The stream's number when it was open, for reports.
-  std::uint64_t last_id() const noexcept { return last_id_.load(std::memory_order_relaxed); }
-  DeviceCore* device() const noexcept { return device_.load(std::memory_order_acquire); }
-
-  Timeline* next_idle = nullptr;  // (timelines.cpp)
-  Timeline* next_made = nullptr;
+  /// The block waits for `wait_position`, which one of its uses here has. No lock, no allocation, no call.
+  void retire(Block* block) noexcept { retired_.push(block); }
+  /// Moves blocks whose position is complete to `out`. A thorough look covers what no event covers yet, waits for
+  /// another thread's look and asks until it has found all, also where no block waits, for the uses of blocks that are
+  /// held; else another's look is enough, and so are the first blocks that are found in `bounded_queries`.
+  void reclaim(MovingBlocks& out, bool thorough) noexcept;
+  /// Whether blocks wait. Who is told that none do sees that the last of them are moving.
+  bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
+  /// Whether uses have an event that is not known to be done.
+  bool has_events() const noexcept {
+    return recorded_.load(std::memory_order_relaxed) > completed_.load(std::memory_order_relaxed);
+  }
 
  private:
+  using Lock = std::unique_lock<std::mutex>;
+  static constexpr std::uint32_t closed = std::uint32_t{1} << 31;
+
+  bool enter() noexcept;
+  void leave() noexcept;
+  void destroy_native() noexcept;
+
   Status take_ticket(Ticket** ticket) noexcept;
-  Status record_taken(Ticket* ticket) noexcept;
-  Status record_into(Ticket* ticket) noexcept;
+  void recycle(Ticket* ticket) noexcept;
   Status check_no_capture() noexcept;
-  /// No event has the position after all, and no use: it needs no cover where all before it have theirs.
-  void pass_over(std::uint64_t position) noexcept;
-  void insert(Ticket* ticket) noexcept;
-  Ticket* first_covering(std::uint64_t position) noexcept;
-  void unpin(Ticket* ticket) noexcept;
-  void complete(std::uint64_t position) noexcept;
-  void remove(Ticket* ticket) noexcept;
-  void retire(MovingBlocks& out, std::shared_ptr<DeviceCore>& keep) noexcept;
-  void absorb_dropped(MovingBlocks& out) noexcept;
-  /// What is complete though the event that covers it is not, or is still to come: a position before it became known.
-  void take_done(BlockList& from, MovingBlocks& out) noexcept;
-  void query_tickets(MovingBlocks& out, bool thorough, std::shared_ptr<DeviceCore>& keep,
-                     std::unique_lock<std::mutex>& lock) noexcept;
-  Status ask(Ticket* ticket, std::unique_lock<std::mutex>& lock) noexcept;
+  Status record_locked(Ticket* ticket, CaptureInfo* after) noexcept;
+  Status cover_for_others(std::uint64_t position) noexcept;
+  void ask_if_many() noexcept;
+
+  class Pin;
+  Ticket* covering(std::uint64_t position) noexcept;
+  Status ask(Ticket* ticket, Lock& lock, const WaitDeadline* deadline) noexcept;
+  Status finish_asking(Ticket* ticket, Status status) noexcept;
+  Status resolve(std::uint64_t position, const WaitDeadline* deadline) noexcept;
+  void complete(std::uint64_t serial, std::uint64_t position) noexcept;
+  void set_aside(Ticket* ticket) noexcept;
   Status not_covered() const noexcept;
 
-  // Set by open(), read by everybody who uses the stream.
-  std::atomic<DeviceCore*> device_{nullptr};
-  std::weak_ptr<DeviceCore> device_reference_;
-  StreamHandle native_ = nullptr;
-  std::atomic<std::uint64_t> id_{0};  // 0: closed. Release in open(), acquire in is_open(); seq_cst against visits_
-  std::atomic<std::uint64_t> last_id_{0};
-  bool foreign_ = false;
-  std::atomic<bool> exposed_{false};
+  void absorb_retired() noexcept;
+  void take_done(MovingBlocks& out) noexcept;
+  void ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noexcept;
+
+  const std::shared_ptr<DeviceCore> device_;
+  const StreamHandle native_;
+  const std::uint64_t id_;  // unique in the process and over time (cudaStreamGetId)
+  const Kind kind_;
+  const std::uint64_t thread_;  // of_thread: whose
+  std::atomic<bool> exposed_;
 
   // Written by who uses the stream.
   alignas(64) std::atomic<std::uint64_t> issued_{0};
-  std::atomic<std::size_t> bytes_since_ticket_{0};
-  std::atomic<unsigned> visits_{0};
-  std::atomic<Block*> dropped_{nullptr};  // a stack; push() releases, absorb_dropped() acquires
+  std::atomic<std::size_t> bytes_since_ticket_{0};  // relaxed: a hint
+  std::atomic<std::uint32_t> calls_{0};             // calls going on, and `closed`
+  std::atomic<std::uint64_t> last_position_{0};     // release in end()
+  std::atomic<bool> destroyed_{false};              // the native stream; who sets it destroys it
+  LockFreeStack<Block, &Block::next> retired_;
 
-  // Written by who polls; under the mutex.
-  alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers
+  // Written by who records and asks.
+  alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers; release, acquire
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
-  std::atomic<bool> polling_{false};
-  std::atomic<bool> waiting_{false};  // tickets or blocks wait, for has_work()
-  std::mutex mutex_;
-  Ticket* oldest_ = nullptr;  // pending tickets by position
-  Ticket* newest_ = nullptr;
-  Ticket* free_ = nullptr;
-  unsigned lent_ = 0;    // references of tickets
-  BlockList uncovered_;  // blocks that no pending ticket covers
-  std::uint64_t uncovered_last_ = 0;
-  std::uint64_t failed_at_ = 0;       // recorded_ when the last query said not_ready
-  std::uint64_t taken_at_ = 0;        // completed_ when done blocks were last taken out of the oldest ticket
-  std::shared_ptr<DeviceCore> keep_;  // while tickets are pending, the device lives
+  std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
+  std::mutex polling_;
+  std::mutex recording_;
+  std::mutex mutex_;  // what follows
+  TicketList pending_;
+  std::vector<Ticket*> free_;  // tickets with an event, to be recorded again
+  std::uint64_t last_serial_ = 0;
+  std::size_t ask_beyond_ = least_asked_;  // so many pending tickets are looked through for finished ones
+  WaitingBlocks blocks_;
+  std::uint64_t last_wanted_ = 0;  // the latest position that a block has waited for
+  std::uint64_t refused_at_ = 0;   // recorded_ when the first wanted ticket was last found unfinished
+
+  static constexpr std::size_t least_asked_ = 64;
+  static constexpr std::size_t most_free_ = 64;
 };
 
 }  // namespace thole::detail

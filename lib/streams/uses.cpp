@@ -1,86 +1,166 @@
 #include "streams/uses.hpp"
 
+#include <algorithm>
 #include <new>
+#include <utility>
+
+#include "streams/timeline.hpp"
 
 namespace thole::detail {
 namespace {
 
-bool complete(const Use& use) noexcept {
-  const Timeline* const timeline = use.timeline.load(std::memory_order_relaxed);
-  return timeline == nullptr || (timeline->done(use.read.load(std::memory_order_relaxed)) &&
-                                 timeline->done(use.write.load(std::memory_order_relaxed)));
+std::uint64_t position_of(const Use& use, Against against) noexcept {
+  return against == Against::everything ? std::max(use.read, use.write) : use.write;
 }
 
-void take(Use& use, Timeline& timeline) noexcept {
-  use.read.store(0, std::memory_order_relaxed);
-  use.write.store(0, std::memory_order_relaxed);
-  use.timeline.store(&timeline, std::memory_order_relaxed);
+bool is_open(const Use& use, Against against) noexcept {
+  return use.timeline != nullptr && !use.timeline->done(position_of(use, against));
+}
+
+bool is_vacant(const Use& use) noexcept { return use.under_way == 0 && !is_open(use, Against::everything); }
+
+/// Calls `f(use)` for each slot, until it returns true; the slot for which it did, or nullptr. Under the lock.
+template <class AnyUses, class F>
+auto find_slot(AnyUses& uses, F&& f) -> decltype(&uses.first) {
+  if (f(uses.first)) return &uses.first;
+  for (auto* batch = uses.more; batch != nullptr; batch = batch->next)
+    for (auto& use : batch->uses)
+      if (f(use)) return &use;
+  return nullptr;
+}
+
+Use* slot_of(Uses& uses, const Timeline& timeline) noexcept {
+  return find_slot(uses, [&](const Use& use) { return use.timeline.get() == &timeline; });
+}
+
+/// Asks the device about a few of the uses, so that memory which ever new streams use needs no ever new slots.
+void ask_some(const Uses& uses) noexcept {
+  int left = 4;
+  for_each_open(uses, Against::everything, [&](const OpenUse& open) {
+    (void)open.timeline->query(open.position);
+    return --left != 0;
+  });
 }
 
 }  // namespace
 
-DeviceCore* lost_device(const Uses& uses) noexcept {
-  DeviceCore* found = nullptr;
-  for_each_open(uses, Against::everything, [&](Timeline& timeline, std::uint64_t) {
-    if (timeline.device()->lost()) found = timeline.device();
+// ---- Asking
+
+bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& found, const Timeline* except) noexcept {
+  const SpinGuard guard(uses.lock);
+  std::size_t at = 0;
+  const Use* const use = find_slot(
+      uses, [&](const Use& slot) { return at++ >= index && slot.timeline.get() != except && is_open(slot, against); });
+  index = at;
+  if (use == nullptr) return false;
+  found = {use->timeline, position_of(*use, against)};
+  return true;
+}
+
+bool any_open(const Uses& uses, Against against) noexcept {
+  const SpinGuard guard(uses.lock);
+  return find_slot(uses, [&](const Use& use) { return is_open(use, against); }) != nullptr;
+}
+
+std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept {
+  std::shared_ptr<DeviceCore> found;
+  for_each_open(uses, Against::everything, [&](const OpenUse& open) {
+    if (open.timeline->device()->lost()) found = open.timeline->device();
     return found == nullptr;
   });
   return found;
 }
 
-Use* slot_for(Uses& uses, Timeline& timeline) noexcept {
-  if (uses.first.timeline.load(std::memory_order_relaxed) == &timeline) return &uses.first;
-  Use* vacant = complete(uses.first) ? &uses.first : nullptr;
-  std::atomic<UseChunk*>* link = &uses.more;
-  for (UseChunk* chunk = link->load(std::memory_order_relaxed); chunk != nullptr;
-       link = &chunk->next, chunk = link->load(std::memory_order_relaxed))
-    for (Use& use : chunk->uses) {
-      if (use.timeline.load(std::memory_order_relaxed) == &timeline) return &use;
-      if (vacant == nullptr && complete(use)) vacant = &use;
-    }
-  if (vacant == nullptr) {
-    auto* const made = new (std::nothrow) UseChunk;
-    if (made == nullptr) return nullptr;
-    link->store(made, std::memory_order_release);  // pairs with the acquire in for_each_open()
-    vacant = &made->uses[0];
-  }
-  take(*vacant, timeline);
-  return vacant;
-}
-
-void clear(Uses& uses) noexcept {
-  uses.first.timeline.store(nullptr, std::memory_order_relaxed);
-  for (UseChunk* chunk = uses.more.load(std::memory_order_relaxed); chunk != nullptr;
-       chunk = chunk->next.load(std::memory_order_relaxed))
-    for (Use& use : chunk->uses) use.timeline.store(nullptr, std::memory_order_relaxed);
-}
+// ---- Waiting
 
 Status query(const Uses& uses, Against against) noexcept {
   Status status;
-  for_each_open(uses, against, [&](Timeline& timeline, std::uint64_t position) {
-    status = timeline.query(position);
+  for_each_open(uses, against, [&](const OpenUse& open) {
+    status = open.timeline->query(open.position);
     return status.ok();
   });
   return status;
 }
 
-Status wait(const Uses& uses, Against against) noexcept {
+Status wait(const Uses& uses, Against against, const WaitDeadline& deadline) noexcept {
   Status status;
-  for_each_open(uses, against, [&](Timeline& timeline, std::uint64_t position) {
-    status = timeline.wait(position);
+  for_each_open(uses, against, [&](const OpenUse& open) {
+    status = open.timeline->wait(open.position, deadline);
     return status.ok();
   });
   return status;
 }
 
 Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept {
-  Status status;
-  for_each_open(uses, against, [&](Timeline& timeline, std::uint64_t position) {
-    if (&timeline == &waiter) return true;
-    status = timeline.order_before(*waiter.device()->backend, waiter.native(), position);
-    return status.ok();
+  OpenUse open;
+  for (std::size_t index = 0; next_open(uses, against, index, open, &waiter);)
+    if (const Status status = open.timeline->order_before(waiter, open.position); !status.ok()) return status;
+  return {};
+}
+
+// ---- Noting
+
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
+  std::shared_ptr<Timeline> forgotten;  // let go of after the lock: it may be the last reference
+  UseBatch* batch = nullptr;
+  for (bool asked = false;; asked = true) {
+    {
+      const SpinGuard guard(uses.lock);
+      Use* slot = slot_of(uses, timeline);
+      if (slot == nullptr) slot = find_slot(uses, is_vacant);
+      if (slot == nullptr && batch != nullptr) {
+        batch->next = std::exchange(uses.more, batch);
+        slot = &std::exchange(batch, nullptr)->uses[0];
+      }
+      if (slot != nullptr) {
+        *was_open = find_slot(uses, [](const Use& use) { return is_open(use, Against::everything); }) != nullptr;
+        if (slot->timeline.get() != &timeline) {
+          forgotten = std::exchange(slot->timeline, timeline.shared_from_this());
+          slot->read = slot->write = 0;
+        }
+        ++slot->under_way;
+        break;
+      }
+    }
+    if (!asked) {
+      ask_some(uses);
+    } else {
+      batch = new (std::nothrow) UseBatch;
+      if (batch == nullptr) return false;
+    }
+  }
+  delete batch;  // another thread has made room meanwhile
+  return true;
+}
+
+void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept {
+  const SpinGuard guard(uses.lock);
+  Use& slot = *slot_of(uses, timeline);  // there is one while a call is under way
+  --slot.under_way;
+  auto& noted = writes ? slot.write : slot.read;
+  noted = std::max(noted, position);
+}
+
+bool forget_done(Block& block) noexcept {
+  // Positions that are done stay done, and a call under way keeps its slot: only vacant slots are emptied. The streams'
+  // records may go with them; no lock of theirs is taken under this one, but for what ends a device (see ~Timeline).
+  std::array<std::shared_ptr<Timeline>, 1 + std::tuple_size_v<decltype(UseBatch::uses)>> forgotten;
+  std::size_t count = 0;
+  const SpinGuard guard(block.uses.lock);
+  const Use* const kept = find_slot(block.uses, [&](Use& use) {
+    if (!is_vacant(use)) return true;
+    if (use.timeline != nullptr && count != forgotten.size()) forgotten[count++] = std::move(use.timeline);
+    return use.timeline != nullptr;
   });
-  return status;
+  if (kept == nullptr) block.used.store(false, std::memory_order_release);
+  return kept == nullptr;
+}
+
+void forget_all(Uses& uses) noexcept {
+  find_slot(uses, [](Use& use) {
+    use.timeline.reset();
+    return false;
+  });
 }
 
 }  // namespace thole::detail

@@ -1,63 +1,72 @@
 #pragma once
 
-// The rules about uses: which are open, who must wait for which. A reader waits for writes, a writer for everything.
+// The rules about uses of memory by streams: which are open, and who must wait for which. A reader waits for writes, a
+// writer for everything.
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 
-#include <thole/detail/use.hpp>
-#include "streams/timeline.hpp"
+#include "backend/backend.hpp"
+#include "backend/device_core.hpp"
+#include "blocks/block.hpp"
+#include "blocks/use.hpp"
 
 namespace thole::detail {
+
+class Timeline;
 
 /// Which uses count: those that a reader must wait for, or those that a writer must.
 enum class Against { writes, everything };
 
-/// Calls `f(timeline, position)` for each open use, until it returns false. Returns whether all returned true.
+/// A use that is not known to be done. It keeps its stream's record, and so the device.
+struct OpenUse {
+  std::shared_ptr<Timeline> timeline;
+  std::uint64_t position = 0;
+};
+
+// ---- Asking
+
+/// The next open use from slot `index` on, which then stands behind it. False: there is none. `except`: a stream whose
+/// uses do not count, or nullptr.
+bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& found,
+               const Timeline* except = nullptr) noexcept;
+/// Calls `f(open_use)` for each open use, until it returns false. Returns whether all returned true.
 template <class F>
 bool for_each_open(const Uses& uses, Against against, F&& f) {
-  const auto visit = [&](const Use& use) {
-    Timeline* const timeline = use.timeline.load(std::memory_order_relaxed);
-    if (timeline == nullptr) return true;
-    auto position = use.write.load(std::memory_order_relaxed);
-    if (against == Against::everything)
-      if (const auto read = use.read.load(std::memory_order_relaxed); read > position) position = read;
-    return timeline->done(position) || f(*timeline, position);
-  };
-  if (!visit(uses.first)) return false;
-  for (const UseChunk* chunk = uses.more.load(std::memory_order_acquire); chunk != nullptr;
-       chunk = chunk->next.load(std::memory_order_acquire))
-    for (const Use& use : chunk->uses)
-      if (!visit(use)) return false;
+  OpenUse open;
+  for (std::size_t index = 0; next_open(uses, against, index, open);)
+    if (!f(open)) return false;
   return true;
 }
-
 /// Whether any is open, as far as is known without asking the device.
-inline bool any_open(const Uses& uses, Against against) noexcept {
-  return !for_each_open(uses, against, [](Timeline&, std::uint64_t) { return false; });
-}
+bool any_open(const Uses& uses, Against against) noexcept;
+/// The device of an open use that is lost, or nullptr: who must be named where a wait or an order fails.
+std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept;
 
-/// The first open use, or nullptr.
-inline Timeline* first_open(const Uses& uses, std::uint64_t* position) noexcept {
-  Timeline* found = nullptr;
-  for_each_open(uses, Against::everything, [&](Timeline& timeline, std::uint64_t at) {
-    found = &timeline;
-    *position = at;
-    return false;
-  });
-  return found;
-}
+// ---- Waiting. Each ends with the first failure.
 
-/// The first device of an open use that is lost, or nullptr: who must be named where a wait or an order fails.
-DeviceCore* lost_device(const Uses& uses) noexcept;
-/// The slot for this stream's uses: its own, one that is complete, or a new one. nullptr: the system has no memory.
-Use* slot_for(Uses& uses, Timeline& timeline) noexcept;
-/// Nothing is open: forgets the streams.
-void clear(Uses& uses) noexcept;
 /// ok when nothing is open; asks the device, but never waits (not_ready).
 Status query(const Uses& uses, Against against) noexcept;
-/// Blocks until nothing is open.
-Status wait(const Uses& uses, Against against) noexcept;
-/// Makes the stream of `timeline` wait for the open uses in other streams; does not block.
-Status order_after(const Uses& uses, Against against, Timeline& timeline) noexcept;
+/// Blocks until nothing is open; not_ready when the deadline is over.
+Status wait(const Uses& uses, Against against,
+            const std::optional<std::chrono::steady_clock::time_point>& deadline = {}) noexcept;
+/// Makes the stream `waiter` wait for the open uses in other streams; does not block.
+Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept;
+
+// ---- Noting
+
+/// Takes a slot for a use by the stream before its work is enqueued, so that noting cannot fail afterwards: the
+/// stream's own, one that is done, or a new one. Sets `was_open` where anything was open before. False when the system
+/// has no memory.
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept;
+/// The work is enqueued at the position; or it was not, with position 0. Follows each reserve().
+void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept;
+/// Forgets the streams if nothing is open or under way, so that the next borrow need not look. Returns whether it did.
+bool forget_done(Block& block) noexcept;
+/// Nobody can look any more: forgets the streams.
+void forget_all(Uses& uses) noexcept;
 
 }  // namespace thole::detail

@@ -66,7 +66,9 @@ TEST_CASE("a device read under a mutable borrow is an error, and nothing is enqu
     CHECK(has(text, "PinnedBuffer::async_to_device"));
     errc_text_of(scene.buffer.try_async_to_device(scene.stream, scene.memory.span()), Errc::borrowed);
     errc_text(
-        [&] { scene.buffer.use_on(scene.stream, Access::device_reads, [](std::byte*, NativeStream) { FAIL(""); }); },
+        [&] {
+          scene.buffer.use_on(scene.stream, Access::device_reads, [](const std::byte*, NativeStream) { FAIL(""); });
+        },
         Errc::borrowed);
   }
   CHECK(rig.sim().pending() == pending);
@@ -78,7 +80,7 @@ TEST_CASE("a device read under a shared borrow is allowed") {
   Scene scene(rig);
   const auto borrow = scene.buffer.borrow();
   scene.buffer.async_to_device(scene.stream, scene.memory.span());
-  scene.buffer.use_on(scene.stream, Access::device_reads, [](std::byte*, NativeStream) {});
+  scene.buffer.use_on(scene.stream, Access::device_reads, [](const std::byte*, NativeStream) {});
 }
 
 TEST_CASE("a device write under any borrow is an error, and nothing is enqueued") {

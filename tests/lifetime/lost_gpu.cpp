@@ -51,7 +51,7 @@ void lose(thole::Device device) {
   stream->synchronize();
   auto idle = heap->make_buffer<std::byte>(bytes, std::byte{1});
   auto in_flight = heap->make_buffer<std::byte>(bytes, std::byte{2});
-  in_flight.use_on(*stream, Access::device_reads, [](std::byte*, thole::NativeStream native) {
+  in_flight.use_on(*stream, Access::device_reads, [](const std::byte*, thole::NativeStream native) {
     must(launch_fault(native), "the kernel is launched");
   });
   in_flight.async_to_device(*stream, target->span());

@@ -55,7 +55,7 @@ TEST_CASE("after the loss every call that needs the device says device_lost with
   says_lost([&] { (void)idle.async_to_device(stream); });
   says_lost([&] { idle.async_to_device(stream, target.span()); });
   says_lost([&] { idle.async_from_device(stream, target.span()); });
-  says_lost([&] { idle.use_on(stream, Access::device_reads, [](std::byte*, NativeStream) {}); });
+  says_lost([&] { idle.use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {}); });
   says_lost([&] { (void)target.async_to_host(stream, rig.heap); });
   says_lost([&] { (void)rig.heap.make_buffer<std::byte>(1); });
   says_lost([&] { rig.heap.drain(); });

@@ -24,14 +24,14 @@ TEST_CASE("use_on hands over the memory and the stream, and returns what the fun
   const Rig rig(under_test());
   const Stream stream(rig.device);
   auto buffer = rig.heap.make_buffer<int>(10);
-  const auto size = buffer.use_on(stream, Access::device_reads, [&](int* data, NativeStream native) {
+  const auto size = buffer.use_on(stream, Access::device_reads, [&](const int* data, NativeStream native) {
     CHECK(data == buffer.unsynchronized_data());
     CHECK(native == stream.native());
     return std::string("returned");
   });
   CHECK(size == "returned");
   int answer = 0;
-  buffer.use_on(stream, Access::device_reads, [&](int*, NativeStream) -> int& { return answer; }) = 5;
+  buffer.use_on(stream, Access::device_reads, [&](const int*, NativeStream) -> int& { return answer; }) = 5;
   CHECK(answer == 5);
 }
 
@@ -53,7 +53,7 @@ TEST_CASE("a read by use_on lets the CPU read; a write makes it wait") {
   const Stream stream(rig.device);
   auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
   const auto work = [&](std::byte* data, NativeStream native) { launch(rig, native, write_8, data); };
-  buffer.use_on(stream, Access::device_reads, [](std::byte*, NativeStream) {});
+  buffer.use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {});
   CHECK(buffer.try_borrow().has_value());
   errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
   buffer.use_on(stream, Access::device_writes, work);
@@ -119,7 +119,7 @@ TEST_CASE("what was copied before a long use does not wait for it") {
   rig.settle(stream);
   rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(stream, target.span());
   auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
-  buffer.use_on(stream, Access::device_reads, [&](std::byte*, NativeStream native) {
+  buffer.use_on(stream, Access::device_reads, [&](const std::byte*, NativeStream native) {
     launch(
         rig, native, [](void*) {}, nullptr);
   });
@@ -141,9 +141,81 @@ TEST_CASE("use_on that cannot begin does not run the function") {
   const Stream stream(rig.device);
   auto buffer = rig.heap.make_buffer<int>(10);
   rig.sim().lose_device();
-  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](int*, NativeStream) { FAIL(""); }); },
+  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](const int*, NativeStream) { FAIL(""); }); },
             Errc::device_lost);
   auto moved = std::move(buffer);
-  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](int*, NativeStream) { FAIL(""); }); },
+  errc_text([&] { buffer.use_on(stream, Access::device_reads, [](const int*, NativeStream) { FAIL(""); }); },
             Errc::moved_from);
+}
+
+// ---- While the function runs, the use is a borrow of its kind.
+
+TEST_CASE("a function of use_on that looks at its buffer does not lose the use") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity());
+  DeviceBuffer<std::byte> target(other, 16);
+  rig.sim().run_all();
+  Gate gate(rig, stream);
+  buffer.use_on(stream, Access::device_reads, [&](const std::byte*, NativeStream native) {
+    launch(
+        rig, native, [](void*) {}, nullptr);
+    CHECK(buffer.borrow().size() == buffer.size());
+    CHECK(buffer.try_borrow().has_value());
+    buffer.async_to_device(other, target.span(), 0, 16);
+    rig.sim().run_all();
+    (void)buffer.try_borrow();  // the copy is done: its slot is another stream's to take, the function's own is not
+    buffer.async_to_device(other, target.span(), 0, 16);
+  });
+  rig.sim().run_all();
+  CHECK(buffer.busy());
+  errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+  gate.open();
+  CHECK(!buffer.busy());
+  CHECK(buffer.try_borrow_mut().has_value());
+}
+
+TEST_CASE("a function of use_on that drops its buffer leaves the memory in use by the device") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = std::make_unique<PinnedBuffer<std::byte>>(rig.heap.make_buffer<std::byte>(rig.arena.capacity()));
+  Gate gate(rig, stream);
+  buffer->use_on(stream, Access::device_writes, [&](std::byte* data, NativeStream native) {
+    launch(rig, native, write_8, data);
+    buffer.reset();
+    CHECK(!rig.all_free());
+  });
+  CHECK(!rig.all_free());
+  gate.open();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("what conflicts with a use that is under way is an error, and the use stays") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(16);
+  DeviceBuffer<std::byte> target(other, 16);
+  buffer.use_on(stream, Access::device_reads, [&](const std::byte*, NativeStream) {
+    CHECK(has(errc_text([&] { (void)buffer.borrow_mut(); }, Errc::borrowed), "live Borrow"));
+    errc_text([&] { buffer.async_from_device(other, target.span()); }, Errc::borrowed);
+    errc_text([&] { buffer.use_on(other, Access::device_writes, [](std::byte*, NativeStream) {}); }, Errc::borrowed);
+  });
+  buffer.use_on(stream, Access::device_writes, [&](std::byte*, NativeStream) {
+    CHECK(has(errc_text([&] { (void)buffer.borrow(); }, Errc::borrowed), "live BorrowMut"));
+    errc_text([&] { (void)buffer.async_to_device(other); }, Errc::borrowed);
+  });
+  CHECK(buffer.busy());
+  rig.sim().run_all();
+  CHECK(buffer.try_borrow_mut().has_value());  // the borrows of both uses have ended with them
+}
+
+TEST_CASE("try_use_on returns thole's error instead of throwing it, and what the function returns") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<int>(4);
+  const auto read = buffer.try_use_on(stream, Access::device_reads, [](const int*, NativeStream) { return 7; });
+  REQUIRE(read);
+  CHECK(*read == 7);
+  const auto borrow = buffer.borrow();
+  errc_text_of(buffer.try_use_on(stream, Access::device_writes, [](int*, NativeStream) {}), Errc::borrowed);
 }

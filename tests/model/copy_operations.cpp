@@ -241,7 +241,7 @@ void Program::use_on() {
   try {
     const auto failed = call([&] { return !borrowed && !open(); }, {borrowed ? Errc::borrowed : Errc::in_flight},
                              [&] {
-                               const auto run = [&](Word* pointer, thole::NativeStream native) {
+                               const auto run = [&](const Word* pointer, thole::NativeStream native) {
                                  if (pointer != memory.data) broken("use_on gives another pointer");
                                  ran = true;
                                  if (!lane->capture) {
@@ -260,8 +260,8 @@ void Program::use_on() {
                                  if (throws) throw Own{};
                                  return 42;
                                };
-                               const int answer = target->buffer.use_on(
-                                   *lane->ref, writes ? Access::device_writes : Access::device_reads, run);
+                               const int answer = writes ? target->buffer.use_on(*lane->ref, Access::device_writes, run)
+                                                         : target->buffer.use_on(*lane->ref, Access::device_reads, run);
                                if (answer != 42) broken("use_on returns something else than its function");
                              });
     if (failed && !ran) return forget_kernel();

@@ -281,7 +281,7 @@ void Program::moved_from_calls(Buffer& empty) {
   if (Lane* const lane = pick_lane(false)) {
     (void)call(false, {Errc::moved_from}, [&] { (void)empty.async_to_device(*lane->ref); });
     (void)call(false, {Errc::moved_from},
-               [&] { empty.use_on(*lane->ref, thole::Access::device_reads, [](Word*, thole::NativeStream) {}); });
+               [&] { empty.use_on(*lane->ref, thole::Access::device_reads, [](const Word*, thole::NativeStream) {}); });
   }
 }
 

@@ -32,7 +32,7 @@ TEST_CASE("an empty buffer is valid in every call") {
   buffer.async_to_device(stream, some.span());
   buffer.async_from_device(stream, there.span());
   errc_text([&] { buffer.async_from_device(stream, some.span()); }, Errc::too_small);
-  CHECK(buffer.use_on(stream, Access::device_reads, [](int* data, NativeStream) { return data == nullptr; }));
+  CHECK(buffer.use_on(stream, Access::device_reads, [](const int* data, NativeStream) { return data == nullptr; }));
   const auto moved = std::move(buffer);
   CHECK(moved.empty());
 }
@@ -50,7 +50,8 @@ TEST_CASE("a moved-from buffer says so in every call") {
            errc_text([&] { (void)from.async_to_device(stream); }, Errc::moved_from),
            errc_text([&] { from.async_to_device(stream, there.span()); }, Errc::moved_from),
            errc_text([&] { from.async_from_device(stream, there.span()); }, Errc::moved_from),
-           errc_text([&] { from.use_on(stream, Access::device_reads, [](int*, NativeStream) {}); }, Errc::moved_from),
+           errc_text([&] { from.use_on(stream, Access::device_reads, [](const int*, NativeStream) {}); },
+                     Errc::moved_from),
            errc_text_of(from.try_borrow(), Errc::moved_from),
            errc_text_of(from.try_borrow_mut(), Errc::moved_from),
            errc_text_of(from.try_async_to_device(stream), Errc::moved_from),
@@ -118,10 +119,10 @@ TEST_CASE("use_on returns what the function returns: nothing, a value, a referen
   const Stream stream(rig.device);
   auto buffer = rig.heap.make_buffer<int>(4, 1);
   int count = 0;
-  buffer.use_on(stream, Access::device_reads, [&](int*, NativeStream) { ++count; });
+  buffer.use_on(stream, Access::device_reads, [&](const int*, NativeStream) { ++count; });
   CHECK(count == 1);
   CHECK(buffer.use_on(stream, Access::device_reads, [](const int* data, NativeStream) { return data[0] + 1; }) == 2);
-  int& reference = buffer.use_on(stream, Access::device_reads, [&](int*, NativeStream) -> int& { return count; });
+  int& reference = buffer.use_on(stream, Access::device_reads, [&](const int*, NativeStream) -> int& { return count; });
   CHECK(&reference == &count);
 }
 

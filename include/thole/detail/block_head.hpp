@@ -1,20 +1,22 @@
 #pragma once
 
-// What a borrow looks at, of the record of a piece of pinned memory: who holds it and what the device does with it. It
-// stands in the open so that starting and ending a borrow needs no call; lib/block.hpp has the rest of the record.
+// What a borrow looks at, of the record of a piece of pinned memory. It stands in the open so that starting and ending
+// a borrow needs no call; the rest of the record is the library's.
+
+#include <atomic>
 
 #include <thole/detail/borrow_state.hpp>
-#include <thole/detail/use.hpp>
 
 namespace thole::detail {
 
 struct BlockHead {
-  Hold hold;
-  Uses uses;
+  BorrowState holders;
+  /// Whether a stream has used the block since its uses were last forgotten. While false, nothing is in flight. Set and
+  /// unset under the lock of the block's uses; acquire and release make a pair, so that what a use that is done wrote
+  /// is seen.
+  std::atomic<bool> used{false};
 
-  /// No use is noted, so that nothing is in flight: what a borrow finds nearly always. The first slot is taken first,
-  /// and forgotten only with all others.
-  bool untouched() const noexcept { return uses.first.timeline.load(std::memory_order_relaxed) == nullptr; }
+  bool untouched() const noexcept { return !used.load(std::memory_order_acquire); }
 };
 
 }  // namespace thole::detail

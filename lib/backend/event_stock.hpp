@@ -1,0 +1,42 @@
+#pragma once
+
+// A device's events that nobody uses at the moment. Creating one can block behind a stuck stream (CUDA holds a lock
+// while a queue is full), so a stock is made before it is needed.
+
+#include <cstddef>
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.hpp"
+
+namespace thole::detail {
+
+/// Thread safety: any thread, at any time.
+class EventStock {
+ public:
+  static constexpr std::size_t full = 128;  ///< as many as are made ahead
+  static constexpr std::size_t low = 32;    ///< with fewer, more should be made
+
+  explicit EventStock(DeviceBackend& backend) noexcept : backend_(backend) {}
+  /// Destroys the events; none is out.
+  ~EventStock();
+  EventStock(const EventStock&) = delete;
+  EventStock& operator=(const EventStock&) = delete;
+
+  /// An event from the stock, or a new one. Fails as DeviceBackend::create_event.
+  Status take(EventHandle* event) noexcept;
+  /// The event is not recorded again but by the next who takes it.
+  void give(EventHandle event) noexcept;
+  /// The event is of no use any more.
+  void discard(EventHandle event) noexcept;
+  /// Makes events until the stock is full. May block as long as a stream is stuck.
+  void refill() noexcept;
+  bool is_low() const noexcept;
+
+ private:
+  DeviceBackend& backend_;
+  mutable std::mutex mutex_;
+  std::vector<EventHandle> events_;
+};
+
+}  // namespace thole::detail

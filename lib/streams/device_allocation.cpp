@@ -1,0 +1,32 @@
+#include "streams/device_allocation.hpp"
+
+#include <string>
+
+namespace thole::detail {
+
+Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool in_graph) noexcept {
+  free_waiting_device_blocks(work.core());
+  DeviceBlock* const block = new_device_block(work.timeline().device());
+  if (block == nullptr) return tl::unexpected(work.error({StatusCode::out_of_memory}, "making a record"));
+  if (bytes == 0) return block;
+  Result<void> used;
+  Status status;
+  if (work.capturing()) {
+    // Memory that a graph uses must be there before the graph first runs, whatever stream that will be on.
+    status = allocate_for_graph(*block, bytes);
+    if (status.ok() && in_graph) used = work.use(*block, true);
+  } else {
+    used = work.use(*block, true);
+    const CaptureGuard guard(work.backend());
+    if (used) status = work.core().note(work.backend().allocate_device(bytes, work.timeline().native(), &block->data));
+    if (used && status.ok()) block->made_on = work.timeline().shared_from_this();
+  }
+  if (used && status.ok()) return block;
+  auto error = !used ? std::move(used.error())
+                     : work.error(status, "allocating device memory", std::to_string(bytes) + " bytes");
+  work.cancel();  // before the record is used again
+  if (block->let_go()) free_device_block(block);
+  return tl::unexpected(std::move(error));
+}
+
+}  // namespace thole::detail

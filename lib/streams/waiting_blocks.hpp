@@ -1,0 +1,65 @@
+#pragma once
+
+// The retired blocks of one stream, the one that waits for the earliest position first: a pairing heap whose links lie
+// in the blocks, so that retiring allocates nothing. Blocks arrive nearly in order, which costs some steps each; any
+// other order costs a logarithm.
+
+#include <cstdint>
+#include <utility>
+
+#include "blocks/block.hpp"
+
+namespace thole::detail {
+
+/// Not synchronised: the stream's mutex guards it.
+class WaitingBlocks {
+ public:
+  bool empty() const noexcept { return root_ == nullptr; }
+  /// The earliest position that a block waits for; only where there is one.
+  std::uint64_t first_position() const noexcept { return root_->wait_position; }
+  void push(Block* block) noexcept {
+    block->first_child = nullptr;
+    block->next = nullptr;
+    root_ = root_ == nullptr ? block : join(root_, block);
+  }
+  /// Takes a block that waits for first_position().
+  Block* pop() noexcept {
+    Block* const block = root_;
+    root_ = join_all(block->first_child);
+    block->first_child = block->next = nullptr;
+    return block;
+  }
+
+ private:
+  // `next` links the children of one block.
+  static Block* join(Block* a, Block* b) noexcept {
+    if (b->wait_position < a->wait_position) std::swap(a, b);
+    b->next = a->first_child;
+    a->first_child = b;
+    return a;
+  }
+  /// Joins the children pairwise, and then all pairs: the two passes that give the heap its bound.
+  static Block* join_all(Block* child) noexcept {
+    Block* pairs = nullptr;
+    while (child != nullptr) {
+      Block* const first = child;
+      Block* const second = first->next;
+      child = second != nullptr ? second->next : nullptr;
+      Block* const joined = second != nullptr ? join(first, second) : first;
+      joined->next = pairs;
+      pairs = joined;
+    }
+    Block* root = nullptr;
+    while (pairs != nullptr) {
+      Block* const following = pairs->next;
+      pairs->next = nullptr;
+      root = root == nullptr ? pairs : join(root, pairs);
+      pairs = following;
+    }
+    return root;
+  }
+
+  Block* root_ = nullptr;
+};
+
+}  // namespace thole::detail

@@ -1,0 +1,102 @@
+#include "streams/watcher.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <iterator>
+#include <list>
+#include <mutex>
+#include <utility>
+
+#include "base/background_thread.hpp"
+#include "base/immortal.hpp"
+#include "base/process_exit.hpp"
+#include "streams/stream_registry.hpp"
+
+namespace thole::detail {
+namespace {
+
+class Watcher {
+ public:
+  void add(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept try {
+    const std::scoped_lock lock(mutex_);
+    const auto known = std::ranges::find(watched_, device, &Watched::device);
+    if (known == watched_.end())
+      watched_.push_back({device, keenly});
+    else
+      known->keenly = known->keenly || keenly;
+    device->watched.store(true, std::memory_order_relaxed);
+    wake();
+  } catch (...) {
+    // No memory or no thread: the next call that collects does it.
+  }
+
+ private:
+  struct Watched {
+    std::shared_ptr<DeviceCore> device;
+    bool keenly;
+  };
+  static constexpr auto shortest_pause = std::chrono::milliseconds(1);
+  static constexpr auto longest_pause = std::chrono::milliseconds(64);
+
+  void wake() {
+    if (!started_) {
+      background_thread([this] { run(); }).detach();
+      started_ = true;
+    }
+    news_ = true;
+    changed_.notify_one();
+  }
+
+  void run() noexcept {
+    auto pause = shortest_pause;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      if (watched_.empty())
+        changed_.wait(lock, [this] { return news_; });
+      else
+        changed_.wait_for(lock, pause, [this] { return news_; });
+      const bool news = std::exchange(news_, false);
+      auto round = watched_;
+      lock.unlock();
+      const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
+      if (!calls) return;
+      bool progress = false;
+      bool keenly = false;
+      for (const Watched& watched : round) {
+        progress = watched.device->collect(*watched.device) != 0 || progress;
+        if (watched.device->events.is_low() && !watched.device->lost()) watched.device->events.refill();
+        keenly = keenly || watched.keenly;
+      }
+      pause = news || progress || keenly ? shortest_pause : std::min(pause * 2, longest_pause);
+      std::list<Watched> gone;  // with the last references, perhaps: destroyed outside of the lock
+      lock.lock();
+      for (auto at = watched_.begin(); at != watched_.end();) {
+        const auto next = std::next(at);
+        if (at->device->lost() || !at->device->streams->has_work()) {
+          at->device->watched.store(false, std::memory_order_relaxed);
+          gone.splice(gone.end(), watched_, at);
+        }
+        at = next;
+      }
+      lock.unlock();
+      round.clear();
+      gone.clear();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::list<Watched> watched_;
+  bool news_ = false;
+  bool started_ = false;
+};
+
+}  // namespace
+
+void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
+  if (!device->lost()) immortal<Watcher>().add(device, keenly);
+}
+
+}  // namespace thole::detail

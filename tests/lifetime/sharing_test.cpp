@@ -1,0 +1,99 @@
+// Const members of one object may be called by many threads at once, as with the standard library's.
+
+#include <array>
+#include <thread>
+#include <vector>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+/// Calls `f(index)` on so many threads, all of which begin at the same moment.
+template <class F>
+void on_threads(std::size_t count, F&& f) {
+  std::atomic<std::size_t> there{0};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i != count; ++i)
+    threads.emplace_back([&, i] {
+      there.fetch_add(1);
+      until([&] { return there.load() == count; });
+      f(i);
+    });
+  for (auto& thread : threads) thread.join();
+}
+
+}  // namespace
+
+TEST_CASE("borrows that many threads take of one buffer are all counted") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity(), std::byte{1});
+  std::atomic<bool> whole{true};
+  for (int round = 0; round != 300; ++round) {
+    std::array<std::optional<Borrow<std::byte>>, 4> kept;
+    on_threads(kept.size(), [&](std::size_t i) {
+      for (int n = 0; n != 50; ++n)
+        if (const auto borrow = std::as_const(buffer).borrow(); borrow[0] != std::byte{1}) whole = false;
+      kept[i] = std::as_const(buffer).borrow();
+    });
+    CHECK(!buffer.try_borrow_mut().has_value());
+    for (std::size_t i = 0; i != kept.size(); ++i) {
+      CHECK(!buffer.try_borrow_mut().has_value());
+      kept[i].reset();
+    }
+    CHECK(buffer.try_borrow_mut().has_value());
+  }
+  CHECK(whole);
+}
+
+TEST_CASE("the last of many threads that end borrows of a dropped buffer frees it, once") {
+  const Rig rig;
+  for (int round = 0; round != 300; ++round) {
+    auto buffer = std::make_unique<PinnedBuffer<std::byte>>(rig.heap.make_buffer<std::byte>(rig.arena.capacity()));
+    std::array<std::optional<Borrow<std::byte>>, 3> kept;
+    for (auto& borrow : kept) borrow = buffer->borrow();
+    on_threads(kept.size() + 1, [&](std::size_t i) {
+      if (i == kept.size())
+        buffer.reset();
+      else
+        kept[i].reset();
+    });
+    CHECK(rig.all_free());
+  }
+  CHECK(rig.heap.stats().freed_at_once >= 300);
+}
+
+TEST_CASE("a buffer that many threads copy to their own streams waits for each of the copies") {
+  const Rig rig;
+  std::vector<Stream> streams;
+  for (int i = 0; i != 6; ++i) streams.emplace_back(rig.device);
+  for (int round = 0; round != 100; ++round) {
+    auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte(round));
+    std::vector<std::optional<DeviceBuffer<std::byte>>> copies(streams.size());
+    on_threads(streams.size(), [&](std::size_t i) { copies[i] = std::as_const(buffer).async_to_device(streams[i]); });
+    for (const auto& stream : streams) rig.sim().hold(stream);
+    for (std::size_t i = 0; i != streams.size(); ++i) {
+      errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+      (void)streams[i].native();  // an event behind all of it
+      rig.sim().release(streams[i]);
+    }
+    CHECK(buffer.try_borrow_mut().has_value());
+  }
+}
+
+TEST_CASE("copies and borrows of one buffer on many threads leave nothing behind") {
+  const Rig rig(Device::simulated(), {.bytes = MiB});
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{5});
+  on_threads(4, [&](std::size_t i) {
+    const Stream stream(rig.device);
+    for (int n = 0; n != 200; ++n) {
+      if (i % 2 == 0) (void)std::as_const(buffer).async_to_device(stream);
+      CHECK(std::as_const(buffer).borrow()[0] == std::byte{5});
+    }
+    stream.synchronize();
+  });
+  buffer.wait();
+  CHECK(buffer.try_borrow_mut().has_value());
+  CHECK(!buffer.busy());
+}

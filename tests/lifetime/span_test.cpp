@@ -1,0 +1,85 @@
+// Rule 4 for device memory: a copy through a span of a DeviceBuffer is a use of that buffer.
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+using Bytes = PinnedBuffer<std::byte>;
+
+}  // namespace
+
+TEST_CASE("device memory is not freed while a copy through its span is to come") {
+  const Rig rig;
+  const Stream made_on(rig.device), stream(rig.device);
+  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{7});
+  auto target = std::make_unique<DeviceBuffer<std::byte>>(made_on, 4 * KiB);
+  rig.sim().run_all();
+  Gate gate(rig, stream);
+  source.async_to_device(stream, target->span());
+  target.reset();  // its free is ordered behind the copy, though that is on another stream
+  rig.sim().run_all();
+  CHECK(rig.sim().device_bytes() == 4 * KiB);
+  gate.open();
+  rig.sim().run_all();
+  CHECK(rig.sim().device_bytes() == 0);
+  CHECK(!rig.device.lost());
+}
+
+TEST_CASE("a copy through a span comes after what filled the buffer on another stream") {
+  const Rig rig;
+  const Stream filling(rig.device), reading(rig.device);
+  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{3});
+  const auto memory = source.async_to_device(filling);
+  auto back = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{0});
+  Gate gate(rig, filling);
+  back.async_from_device(reading, memory.span());
+  rig.sim().run_all();
+  errc_text_of(back.try_borrow(), Errc::in_flight);
+  gate.open();
+  rig.sim().run_all();
+  CHECK(all_are(back, 3));
+}
+
+TEST_CASE("a span whose DeviceBuffer is gone is refused, also when another buffer has its record") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const auto source = rig.heap.make_buffer<std::byte>(16);
+  DeviceSpan<std::byte> dangling, part;
+  {
+    DeviceBuffer<std::byte> memory(stream, 16);
+    dangling = memory.span();
+    part = dangling.subspan(4, 8);
+  }
+  rig.sim().run_all();
+  const DeviceBuffer<std::byte> next(stream, 16);
+  CHECK(has(errc_text([&] { source.async_to_device(stream, dangling); }, Errc::invalid_argument),
+            "DeviceBuffer that is gone"));
+  errc_text([&] { source.async_to_device(stream, part, 0, 8); }, Errc::invalid_argument);
+  auto back = rig.heap.make_buffer<std::byte>(16);
+  errc_text([&] { back.async_from_device(stream, DeviceSpan<const std::byte>(dangling)); }, Errc::invalid_argument);
+}
+
+TEST_CASE("a graph keeps the device memory behind a span") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(stream, 4 * KiB);
+  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{9});
+  rig.settle(stream);
+  rig.sim().begin_capture(stream);
+  source.async_to_device(stream, memory->span());
+  {
+    auto graph = rig.sim().end_capture(stream);
+    memory.reset();
+    rig.sim().run_all();
+    CHECK(rig.sim().device_bytes() == 4 * KiB);
+    auto exec = graph.instantiate();
+    exec.launch(stream);
+    rig.sim().run_all();
+    CHECK(!rig.device.lost());
+  }
+  rig.heap.collect();
+  rig.sim().run_all();
+  CHECK(rig.sim().device_bytes() == 0);
+}
