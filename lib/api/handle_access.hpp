@@ -28,7 +28,7 @@ struct HandleAccess {
     Timeline* const found = stream.timeline_.get();
     if (found == nullptr)
       return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the stream has been moved from"));
-    if (found->is_open() && !found->of_another_thread()) [[likely]]
+    if (found->is_usable() && !found->of_another_thread()) [[likely]]
       return found;
     const std::string id = "stream " + std::to_string(found->id());
     if (found->of_another_thread())

@@ -13,7 +13,7 @@ std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& 
                                              std::uint64_t id, Timeline::Kind kind) {
   const std::scoped_lock lock(mutex_);
   if (const auto found = by_id_.find(id); found != by_id_.end())
-    if (auto timeline = found->second.lock(); timeline != nullptr && timeline->is_open()) return timeline;
+    if (auto timeline = found->second.lock(); timeline != nullptr && timeline->is_usable()) return timeline;
   if (all_.size() >= drop_beyond_) {  // each that is looked at has been added since the last time, or lives
     std::erase_if(all_, [](const auto& timeline) { return timeline.expired(); });
     std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
@@ -52,6 +52,7 @@ void StreamRegistry::reclaim(MovingBlocks& out, bool thorough) noexcept {
 }
 
 void StreamRegistry::end(std::shared_ptr<Timeline> timeline) noexcept {
+  timeline->drop_handle();
   if (!in_host_function() && timeline->end()) return;
   const std::shared_ptr<DeviceCore> device = timeline->device();
   try {

@@ -78,7 +78,11 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
    private:
     Timeline* timeline_;
   };
-  /// The handle of a stream of thole's own is gone: records its last event, behind which everything in it lies, and
+  /// Whether views of the stream may be used: its handle is not gone.
+  bool is_usable() const noexcept { return is_open() && !handle_gone_.load(std::memory_order_acquire); }
+  /// The handle of a stream of thole's own is gone: no view may be used any more. end() follows.
+  void drop_handle() noexcept { handle_gone_.store(true, std::memory_order_release); }
+  /// Records its last event, behind which everything in it lies, and
   /// closes it. False: the event is refused at the moment; the stream stays open, and this is called again.
   bool end() noexcept;
   /// Of a closed stream: the position behind which nothing was enqueued.
@@ -193,6 +197,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::atomic<std::size_t> bytes_since_ticket_{0};  // relaxed: a hint
   std::atomic<std::uint32_t> calls_{0};             // calls going on, and `closed`
   std::atomic<std::uint64_t> last_position_{0};     // release in end()
+  std::atomic<bool> handle_gone_{false};
   std::atomic<bool> destroyed_{false};              // the native stream; who sets it destroys it
   LockFreeStack<Block, &Block::next> retired_;
 
