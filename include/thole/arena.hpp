@@ -4,23 +4,19 @@
 #include <iosfwd>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
+#include <thole/pin_method.hpp>
 
 namespace thole {
 
 namespace detail {
 class ArenaCore;
 }
-
-/// How an arena's memory becomes pinned.
-enum class PinMethod {
-  register_pages,  ///< Map huge pages, touch them from several threads, register them: the fast way.
-  host_alloc,      ///< Ask the driver (`cudaHostAlloc`): ten times slower, for systems where registering fails.
-};
 
 /// What an arena is made with.
 struct ArenaOptions {
@@ -46,6 +42,8 @@ struct ArenaStats {
   std::size_t regions = 0;       ///< Count of separate registrations.
   std::size_t grown = 0;         ///< How often the arena grew.
   std::size_t buffers_made = 0;  ///< Count, all heaps.
+  /// What makes this arena slower than it could be until the process ends, in a sentence; empty: nothing.
+  std::string_view trouble;
 };
 
 /// A stretch of pinned host memory that heaps share: a shared handle, cheap to copy, safe from any thread. The memory

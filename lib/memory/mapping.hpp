@@ -1,0 +1,45 @@
+#pragma once
+
+// The only place where memory is mapped: ranges of addresses, the pages in them, and what the kernel is told of them.
+//
+// mimalloc cannot forget an address range that it has been told of, so a range that is large enough for it is never
+// unmapped. When its arena ends, its pages go back to the system and the range is parked: the next arena that fits into
+// it uses it again.
+
+#include <cstddef>
+#include <string>
+
+#include <thole/config.hpp>
+#include <thole/error.hpp>
+
+namespace thole::detail {
+
+struct ChunkTable;
+
+/// One range of addresses that the library has mapped.
+struct Mapping {
+  std::byte* data = nullptr;     ///< where it starts
+  std::size_t bytes = 0;         ///< its length, whole pages
+  std::size_t kept_bytes = 0;    ///< at its start: they keep their contents when the pages go back to the system
+  ChunkTable* chunks = nullptr;  ///< what mimalloc has been told of it (chunk.hpp); stays with it for good
+  Mapping* next = nullptr;       ///< link of the parked ranges
+};
+
+/// Ranges from here on are parked instead of unmapped, and mimalloc may be told of them.
+inline constexpr std::size_t least_parked = 8 * config::smallest_region;
+
+/// A range of at least `bytes` (whole pages) that can be read and written, of which no page has been touched. From
+/// least_parked on it lies at config::region_alignment. Errors: limit, out_of_memory.
+Result<Mapping*> map_memory(std::size_t bytes);
+
+/// Gives the pages back to the system, but for the first `kept_bytes`; the range is unmapped or parked.
+void unmap_memory(Mapping* mapping) noexcept;
+
+/// Gives each page its memory now, from several threads, since registering would do it with one. What the pages hold
+/// stays.
+void touch(std::byte* data, std::size_t bytes) noexcept;
+
+/// The error of an arena that cannot have `bytes` of pinned memory.
+tl::unexpected<Error> cannot_pin(Errc code, std::size_t bytes, const std::string& why);
+
+}  // namespace thole::detail
