@@ -29,10 +29,11 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
     return invalid("NUMA node " + std::to_string(*options.numa_node) + " does not exist");
   const auto& core = HandleAccess::core(device);
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
-  auto store =
-      detail::Store::open(core, {.bytes = options.bytes,
-                                 .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
-                                 .region = {.pin = options.pin_method, .numa_node = options.numa_node.value_or(-1)}});
+  auto store = detail::Store::open(core, {.bytes = options.bytes,
+                                          .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
+                                          .region = {.pin = options.pin_method,
+                                                     .numa_node = options.numa_node.value_or(-1),
+                                                     .in_core_dumps = options.in_core_dumps}});
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
 } catch (const std::bad_alloc&) {

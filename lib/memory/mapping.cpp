@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -41,24 +42,34 @@ void park(Mapping* mapping) noexcept {
   parked.first = mapping;
 }
 
-// The smallest parked range that is large enough, so that small arenas do not use up the large ranges.
+// The smallest parked range that is large enough, but no large range for a small arena: for it the chunks would be too
+// large, and a large arena would want the range. The lock is held.
+Mapping** find_parked(ParkedRanges& parked, std::size_t bytes) noexcept {
+  Mapping** best = nullptr;
+  for (Mapping** at = &parked.first; *at != nullptr; at = &(*at)->next)
+    if ((*at)->bytes >= bytes && (*at)->bytes / 4 < bytes && (best == nullptr || (*at)->bytes < (*best)->bytes))
+      best = at;
+  return best;
+}
+
 Mapping* unpark(std::size_t bytes) noexcept {
   auto& parked = immortal<ParkedRanges>();
   const std::lock_guard lock(parked.mutex);
-  Mapping** best = nullptr;
-  for (Mapping** at = &parked.first; *at != nullptr; at = &(*at)->next)
-    if ((*at)->bytes >= bytes && (best == nullptr || (*at)->bytes < (*best)->bytes)) best = at;
-  if (best == nullptr) return nullptr;
-  Mapping* const mapping = *best;
-  *best = mapping->next;
+  Mapping** const place = find_parked(parked, bytes);
+  if (place == nullptr) return nullptr;
+  Mapping* const mapping = *place;
+  *place = mapping->next;
   mapping->next = nullptr;
   return mapping;
 }
 
+// Addresses that can be neither read nor written take no memory, also where the system promises no more than it has.
+constexpr int new_range = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
 // nullptr, with errno, when there is no such stretch of addresses.
 std::byte* map_aligned(std::size_t bytes, std::size_t alignment) noexcept {
   const std::size_t asked = bytes + (alignment - page);
-  void* const mapped = mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const mapped = mmap(nullptr, asked, PROT_NONE, new_range, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   auto* const start = static_cast<std::byte*>(mapped);
   std::byte* const data = align_up(start, alignment);
@@ -66,6 +77,22 @@ std::byte* map_aligned(std::size_t bytes, std::size_t alignment) noexcept {
   if (head != 0) munmap(start, head);
   if (const std::size_t tail = asked - head - bytes; tail != 0) munmap(data + bytes, tail);
   return data;
+}
+
+Result<Mapping*> map_new_range(std::size_t bytes) {
+  auto* const mapping = new (std::nothrow) Mapping;
+  if (mapping == nullptr) return cannot_pin(Errc::out_of_memory, bytes, "no memory for the record of its addresses");
+  mapping->bytes = bytes >= least_parked ? std::bit_ceil(bytes) : bytes;
+  mapping->data = map_aligned(mapping->bytes, alignment_for(bytes));
+  if (mapping->data == nullptr && mapping->bytes != bytes) {  // addresses are short
+    mapping->bytes = bytes;
+    mapping->data = map_aligned(bytes, alignment_for(bytes));
+  }
+  if (mapping->data != nullptr) return mapping;
+  const std::string reason = std::strerror(errno);
+  delete mapping;
+  return cannot_pin(Errc::limit, bytes,
+                    "the system has no such stretch of addresses (mmap: " + reason + "; RLIMIT_AS?)");
 }
 
 // A write puts back what is there: in a range that was parked, what mimalloc keeps.
@@ -78,21 +105,23 @@ void touch_part(std::byte* data, std::size_t bytes) noexcept {
 
 }  // namespace
 
-Result<Mapping*> map_memory(std::size_t bytes) {
+Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps) {
   Mapping* mapping = bytes >= least_parked ? unpark(bytes) : nullptr;
   if (mapping == nullptr) {
-    mapping = new (std::nothrow) Mapping;
-    if (mapping == nullptr) return cannot_pin(Errc::out_of_memory, bytes, "no memory for the record of its addresses");
-    mapping->data = map_aligned(bytes, alignment_for(bytes));
-    mapping->bytes = bytes;
-    if (mapping->data == nullptr) {
-      const std::string reason = std::strerror(errno);
-      delete mapping;
-      return cannot_pin(Errc::limit, bytes,
-                        "the system has no such stretch of addresses (mmap: " + reason + "; RLIMIT_AS?)");
-    }
+    auto made = map_new_range(bytes);
+    if (!made) return made;
+    mapping = *made;
   }
-  madvise(mapping->data, bytes, MADV_HUGEPAGE);  // a wish: systems without huge pages are slower, not wrong
+  if (mprotect(mapping->data, bytes, PROT_READ | PROT_WRITE) != 0) {
+    const std::string reason = std::strerror(errno);
+    unmap_memory(mapping);
+    return cannot_pin(Errc::limit, bytes,
+                      "the system promises no more memory (mprotect: " + reason + "; vm.overcommit_memory?)");
+  }
+  // Wishes: systems without huge pages, or with a kernel that knows one of the others not, are slower, not wrong.
+  madvise(mapping->data, bytes, MADV_HUGEPAGE);
+  madvise(mapping->data, bytes, in_core_dumps ? MADV_DODUMP : MADV_DONTDUMP);
+  copy_to_children(mapping->data + mapping->kept_bytes, bytes - mapping->kept_bytes, false);
   return mapping;
 }
 
@@ -102,8 +131,21 @@ void unmap_memory(Mapping* mapping) noexcept {
     delete mapping;
     return;
   }
-  madvise(mapping->data + mapping->kept_bytes, mapping->bytes - mapping->kept_bytes, MADV_DONTNEED);
+  // A new mapping in the place of the old one knows nothing of what the kernel was told of that.
+  std::byte* const rest = mapping->data + mapping->kept_bytes;
+  const std::size_t bytes = mapping->bytes - mapping->kept_bytes;
+  if (mmap(rest, bytes, PROT_NONE, new_range | MAP_FIXED, -1, 0) == MAP_FAILED) madvise(rest, bytes, MADV_DONTNEED);
   park(mapping);
+}
+
+bool has_parked_range(std::size_t bytes) noexcept {
+  auto& parked = immortal<ParkedRanges>();
+  const std::lock_guard lock(parked.mutex);
+  return find_parked(parked, bytes) != nullptr;
+}
+
+void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept {
+  madvise(data, bytes, copied ? MADV_DOFORK : MADV_DONTFORK);
 }
 
 // By writes: MADV_POPULATE_WRITE is as fast from one thread or four, but from eight on took 170 ms where they took 36

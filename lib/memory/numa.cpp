@@ -35,12 +35,18 @@ Result<void> bind_to_node(std::byte* data, std::size_t bytes, int node) {
       "binding it to NUMA node " + std::to_string(node) + " failed (mbind: " + std::strerror(reason) + ")");
 }
 
+void unbind(std::byte* data, std::size_t bytes) noexcept {
+  (void)syscall(SYS_mbind, data, bytes, MPOL_DEFAULT, nullptr, 0UL, 0U);
+}
+
 #else
 
 Result<void> bind_to_node(std::byte*, std::size_t bytes, int node) {
   return cannot_pin(Errc::invalid_argument, bytes,
                     "thole was built without NUMA support, so it cannot be bound to node " + std::to_string(node));
 }
+
+void unbind(std::byte*, std::size_t) noexcept {}
 
 #endif
 

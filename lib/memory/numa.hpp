@@ -12,4 +12,7 @@ namespace thole::detail {
 /// node, or thole was built without NUMA support), limit.
 Result<void> bind_to_node(std::byte* data, std::size_t bytes, int node);
 
+/// Undoes it for pages that are still to come.
+void unbind(std::byte* data, std::size_t bytes) noexcept;
+
 }  // namespace thole::detail

@@ -3,7 +3,6 @@
 #include <new>
 #include <string>
 
-#include "base/bytes.hpp"
 #include "memory/limits.hpp"
 #include "memory/numa.hpp"
 
@@ -14,14 +13,16 @@ namespace {
 tl::unexpected<Error> pin_failed(DeviceCore& device, Status status, std::size_t bytes, const char* call) {
   if (status.code != StatusCode::out_of_memory)
     return tl::unexpected(device.error(status, "PinnedArena", call, bytes_text(bytes)));
+  // Memory was there when it was asked for, so what is left tells whether others took it or the driver has a limit.
   return cannot_pin(Errc::limit, bytes,
-                    std::string(call) + " said " + device.backend->describe(status) +
-                        ": the limit on pinned memory is reached; " + memlock_limit());
+                    std::string(call) + " said " + device.backend->describe(status) + "; " + memory_room().limit);
 }
 
-Result<void> allocate_by_driver(DeviceCore& device, Region& region, int numa_node) {
-  if (numa_node >= 0)
+Result<void> allocate_by_driver(DeviceCore& device, Region& region, const RegionOptions& options) {
+  if (options.numa_node >= 0)
     return cannot_pin(Errc::invalid_argument, region.bytes, "PinMethod::host_alloc cannot bind memory to a NUMA node");
+  const MemoryReservation reservation(region.bytes, -1);
+  if (!reservation.granted()) return cannot_pin(Errc::limit, region.bytes, reservation.limit());
   void* data = nullptr;
   const CaptureGuard guard(*device.backend);
   if (const Status status = device.backend->allocate_host(region.bytes, &data); !status.ok())
@@ -30,34 +31,48 @@ Result<void> allocate_by_driver(DeviceCore& device, Region& region, int numa_nod
   return {};
 }
 
-Result<void> register_pages(DeviceCore& device, Region& region, int numa_node) {
-  auto mapping = map_memory(region.bytes);
+Result<void> touch_pages(Region& region, const RegionOptions& options) {
+  const MemoryReservation reservation(region.bytes, options.numa_node);
+  if (!reservation.granted()) return cannot_pin(Errc::limit, region.bytes, reservation.limit());
+  if (options.numa_node >= 0)
+    if (auto bound = bind_to_node(region.data, region.bytes, options.numa_node); !bound) return bound;
+  touch(region.data, region.bytes);
+  return {};
+}
+
+void give_back_pages(Region& region) noexcept {
+  unbind(region.data, region.bytes);
+  unmap_memory(region.mapping);
+}
+
+Result<void> register_pages(DeviceCore& device, Region& region, const RegionOptions& options) {
+  auto mapping = map_memory(region.bytes, options.in_core_dumps);
   if (!mapping) return tl::unexpected(std::move(mapping.error()));
-  region.data = (*mapping)->data;
-  auto pinned = numa_node >= 0 ? bind_to_node(region.data, region.bytes, numa_node) : Result<void>{};
+  region.mapping = *mapping;
+  region.data = region.mapping->data;
+  auto pinned = touch_pages(region, options);
   if (pinned) {
-    touch(region.data, region.bytes);
     const CaptureGuard guard(*device.backend);
     if (const Status status = device.backend->register_host(region.data, region.bytes); !status.ok())
       pinned = pin_failed(device, status, region.bytes, "register_host");
   }
-  if (pinned)
-    region.mapping = *mapping;
-  else
-    unmap_memory(*mapping);
+  if (!pinned) give_back_pages(region);
   return pinned;
 }
 
 }  // namespace
 
 Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, const RegionOptions& options) {
-  if (const MemoryRoom room = memory_room(); bytes > room.bytes) return cannot_pin(Errc::limit, bytes, room.limit);
+  if (bytes > largest_region)
+    return cannot_pin(Errc::limit, bytes,
+                      "drivers refuse to register 512 GiB and more at once; let an arena begin with less and grow, or "
+                      "make several");
   std::unique_ptr<Region> region(new (std::nothrow) Region);
   if (region == nullptr) return cannot_pin(Errc::out_of_memory, bytes, "no memory for the region's record");
   region->bytes = bytes;
   region->device = device;
   const auto pin = options.pin == PinMethod::host_alloc ? allocate_by_driver : register_pages;
-  if (auto pinned = pin(*device, *region, options.numa_node); !pinned) return tl::unexpected(std::move(pinned.error()));
+  if (auto pinned = pin(*device, *region, options); !pinned) return tl::unexpected(std::move(pinned.error()));
   return region.release();
 }
 
@@ -70,7 +85,7 @@ void unpin_region(Region* region) noexcept {
     // While the runtime unloads, or when the device is lost, the registration has ended or ends with it.
     if (!status.ok()) device.keep_error(status, "PinnedArena", "unregister_host");
   }
-  if (region->mapping != nullptr) unmap_memory(region->mapping);
+  if (region->mapping != nullptr) give_back_pages(*region);
   delete region;
 }
 

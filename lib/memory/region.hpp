@@ -9,6 +9,7 @@
 #include <thole/pin_method.hpp>
 
 #include "backend/device_core.hpp"
+#include "base/bytes.hpp"
 #include "blocks/block.hpp"
 #include "memory/mapping.hpp"
 
@@ -17,8 +18,12 @@ namespace thole::detail {
 /// How regions are pinned.
 struct RegionOptions {
   PinMethod pin = PinMethod::register_pages;
-  int numa_node = -1;  ///< -1: wherever the system likes
+  int numa_node = -1;          ///< -1: wherever the system likes
+  bool in_core_dumps = false;  ///< see ArenaOptions
 };
+
+/// The most that is registered at once: drivers refuse 512 GiB.
+inline constexpr std::size_t largest_region = (std::size_t{512} << 30) - huge_page;
 
 /// One stretch of pinned memory.
 struct Region {
@@ -31,8 +36,9 @@ struct Region {
   Region* next_with_chunks = nullptr;  ///< link of the store's regions that mimalloc may be given parts of
 };
 
-/// Maps, touches and pins `bytes` (whole pages). Errors: limit (says which, and how much was wanted), device_lost,
-/// device_error, invalid_argument (no such NUMA node); nothing is left behind.
+/// Maps, touches and pins `bytes` (whole pages). Errors: limit (says which, and how much was wanted), out_of_memory,
+/// device_lost, device_error, invalid_argument (no such NUMA node); nothing is left behind. Waits while other threads
+/// touch memory that may be the last there is.
 Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, const RegionOptions& options);
 
 /// Gives the memory back; the Region is gone. May block until running kernels have finished (see unpinner.hpp).

@@ -8,6 +8,7 @@
 #include <thole/config.hpp>
 
 #include "base/bytes.hpp"
+#include "base/fork.hpp"
 #include "base/immortal.hpp"
 #include "base/recycling_pool.hpp"
 #include "memory/chunk.hpp"
@@ -51,13 +52,13 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 }  // namespace
 
 Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options) {
-  if (options.bytes > SIZE_MAX / 4) return cannot_pin(Errc::limit, options.bytes, "no machine has so many addresses");
   if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
   auto region = pin_region_or_wait(device, whole_pages(options.bytes), options.region);
   if (!region) return tl::unexpected(std::move(region.error()));
 
   Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
   if (store == nullptr) store = new Store;
+  store->process_ = this_process();
   store->device_ = std::move(device);
   store->options_ = options;
   store->options_.bytes = whole_pages(options.bytes);
@@ -165,7 +166,8 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
                                                          bytes_text(now) + " of at most " +
                                                          bytes_text(options_.max_bytes)));
-  const std::size_t step = std::min(std::max({wanted, whole_pages(now / 2), least_growth}), room());
+  const std::size_t half = std::clamp(whole_pages(now / 2), least_growth, largest_region);
+  const std::size_t step = std::min(std::max(wanted, half), room());
   auto region = pin_region_or_wait(device_, step, options_.region);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
     region = pin_region_or_wait(device_, wanted, options_.region);
@@ -191,6 +193,7 @@ std::size_t Store::trim() {
 }
 
 void Store::close() noexcept {
+  if (process_ != this_process()) return;  // a forked child's copy: no lock of it is sound, and no memory behind it
   {
     const std::lock_guard growing(growing_);
     const std::lock_guard lock(mutex_);
@@ -220,7 +223,8 @@ bool Store::contains(const void* pointer) const noexcept {
 
 std::size_t Store::largest_possible() const noexcept {
   const std::lock_guard lock(mutex_);
-  std::size_t most = options_.max_bytes - options_.bytes;  // once everything grown is let go
+  // Once everything grown is let go.
+  std::size_t most = std::min(options_.max_bytes - options_.bytes, largest_region);
   for (const Region* region : regions_) most = std::max(most, region->bytes);
   return most;
 }

@@ -74,7 +74,8 @@ class Store {
   std::size_t trim();
 
   /// No handle is left and every block is back: gives all memory back (the unpinner thread unpins, since that may
-  /// block) and recycles the Store object. Called once per open, by one thread.
+  /// block) and recycles the Store object. Called once per open, by one thread. In a forked child it does nothing: the
+  /// memory is the parent's.
   void close() noexcept;
 
   /// Bytes pinned now. Lock-free.
@@ -93,6 +94,7 @@ class Store {
   bool add_region(Region* region) noexcept;
   Region* take_empty_regions(std::size_t* bytes) noexcept;
 
+  std::uint32_t process_ = 0;           // which process opened it (fork.hpp)
   std::shared_ptr<DeviceCore> device_;  // set while the store is open
   StoreOptions options_;                // both sizes in whole pages
 

@@ -70,6 +70,8 @@ void unpin_region_later(Region* region) noexcept {
 
 Result<Region*> pin_region_or_wait(const std::shared_ptr<DeviceCore>& device, std::size_t bytes,
                                    const RegionOptions& options) {
+  // An address range that is about to be parked is better than one more, which would stay for ever.
+  if (options.pin == PinMethod::register_pages && bytes >= least_parked && !has_parked_range(bytes)) finish_unpinning();
   const std::size_t before = regions_unpinned_later();
   auto region = pin_region(device, bytes, options);
   if (region || region.error().errc() != Errc::limit) return region;

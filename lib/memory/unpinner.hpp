@@ -13,8 +13,9 @@ namespace thole::detail {
 /// As unpin_region, on the unpinner's thread. Never blocks, never allocates.
 void unpin_region_later(Region* region) noexcept;
 
-/// As pin_region; where a limit is met, regions that wait to be unpinned may hold what is missing: it waits for the
-/// unpinner, which may wait for running kernels, and tries once more.
+/// As pin_region. Where a limit is met, or a large region finds no parked range of addresses, regions that wait to be
+/// unpinned may hold what is missing: it waits for the unpinner, which may wait for running kernels. (Meanwhile drivers
+/// register nothing, so that pinning would wait all the same.)
 Result<Region*> pin_region_or_wait(const std::shared_ptr<DeviceCore>& device, std::size_t bytes,
                                    const RegionOptions& options);
 

@@ -63,7 +63,9 @@ TEST_CASE("a limit on pinned memory is an error that tells the limit and how muc
     const Error error = refusal(machine, {4 * MiB, 0, {pin, -1}});
     CHECK(error.errc() == Errc::limit);
     CHECK(says(error, "4194304 bytes (4 MiB)"));
-    CHECK(says(error, "RLIMIT_MEMLOCK"));
+    CHECK(says(error, "simulatedErrorPinnedLimit"));
+    CHECK(says(error, "MemAvailable"));
+    CHECK_FALSE(says(error, "RLIMIT_MEMLOCK"));  // which no driver asks
     CHECK(machine.pinned() == 0);
   }
   const OpenStore fits(machine, 3 * MiB);
@@ -78,21 +80,23 @@ TEST_CASE("memory that closed arenas have not given back yet does not make the n
   CHECK(machine.pinned() == 0);
 }
 
-TEST_CASE("more memory than the machine has is refused before it is touched") {
+TEST_CASE("more than a driver registers at once is refused in words, as the arena's start and as a block") {
   const Machine machine;
-  for (const std::size_t bytes : {std::size_t{1} << 45, std::size_t{1} << 62, SIZE_MAX}) {
-    const Error error = refusal(machine, {bytes, 0, {PinMethod::register_pages, -1}});
+  for (const std::size_t bytes : {512 * GiB, std::size_t{1} << 62, SIZE_MAX}) {
+    const Error error = refusal(machine, {bytes, 0, {}});
     CHECK(error.errc() == Errc::limit);
-    CHECK(says(error, std::to_string(bytes)));
+    CHECK(says(error, std::to_string(whole_pages(bytes))));
+    CHECK(says(error, "512 GiB and more at once"));
   }
   CHECK(machine.pinned() == 0);
+  const OpenStore store(machine, 1 * MiB, 2048 * GiB);
+  CHECK(store->largest_possible() < 512 * GiB);
 }
 
 TEST_CASE("the room that the system has is known, and its limit has a name") {
   const MemoryRoom room = memory_room();
   CHECK(room.bytes > 0);
   CHECK_FALSE(room.limit.empty());
-  CHECK(memlock_limit().find("RLIMIT_MEMLOCK") == 0);
   CHECK(bytes_text(1) == "1 byte");
   CHECK(bytes_text(GiB) == "1073741824 bytes (1 GiB)");
 }
