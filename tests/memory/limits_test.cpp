@@ -3,9 +3,11 @@
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,7 +36,8 @@ class System {
 
   void write(const std::string& file, const std::string& text) const {
     std::filesystem::create_directories((root / file).parent_path());
-    std::ofstream(root / file) << text;
+    std::ofstream(root / "new") << text;
+    std::filesystem::rename(root / "new", root / file);  // readers find the old file or the new one
   }
   void available(std::size_t mib) const {
     write("proc/meminfo",
@@ -141,18 +144,27 @@ TEST_CASE("what one thread is about to touch is not there for another, which loo
 TEST_CASE("of eight threads that pin at once, as many get memory as there is memory for") {
   const System system;
   system.available(1000);
-  std::atomic<int> granted{0};
-  std::atomic<std::size_t> left{1000};
+  std::mutex mutex;
+  std::size_t left = 1000;
+  std::atomic<unsigned> granted{0}, touched{0}, refused{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i)
     threads.emplace_back([&] {
       const MemoryReservation mine(300 * MiB, -1, system.root);
-      if (!mine.granted()) return;
+      if (!mine.granted()) {
+        ++refused;
+        return;
+      }
       ++granted;
-      system.available(left -= 302);  // what is touched, page tables and all, before the reservation ends
+      // All have asked before the first has touched anything.
+      while (granted + MemoryReservation::waiting() + refused < 8 && touched == 0) std::this_thread::yield();
+      const std::lock_guard lock(mutex);
+      system.available(left -= std::min<std::size_t>(left, 302));  // page tables and all
+      ++touched;
     });
   for (std::thread& thread : threads) thread.join();
   CHECK(granted == 3);
+  CHECK(refused == 5);
 }
 
 TEST_CASE("the bookkeeping of pinned pages counts as memory") {
