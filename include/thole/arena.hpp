@@ -4,23 +4,19 @@
 #include <iosfwd>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
+#include <thole/pin_method.hpp>
 
 namespace thole {
 
 namespace detail {
 class ArenaCore;
 }
-
-/// How an arena's memory becomes pinned.
-enum class PinMethod {
-  register_pages,  ///< Map huge pages, touch them from several threads, register them: the fast way.
-  host_alloc,      ///< Ask the driver (`cudaHostAlloc`): ten times slower, for systems where registering fails.
-};
 
 /// What an arena is made with.
 struct ArenaOptions {
@@ -31,6 +27,10 @@ struct ArenaOptions {
   PinMethod pin_method = PinMethod::register_pages;
   /// The NUMA node that the memory is bound to; empty: wherever the system puts it.
   std::optional<int> numa_node = std::nullopt;
+  /// Whether a core dump contains the arena's memory. Off, since a crash should not write gigabytes of data to a disk,
+  /// and what is in flight says little; switch it on to look at buffers in a debugger afterwards. With
+  /// `PinMethod::host_alloc` the driver decides.
+  bool in_core_dumps = false;
 };
 
 /// A snapshot of an arena, in bytes where it does not say otherwise. Taking one costs microseconds.
@@ -46,15 +46,19 @@ struct ArenaStats {
   std::size_t regions = 0;       ///< Count of separate registrations.
   std::size_t grown = 0;         ///< How often the arena grew.
   std::size_t buffers_made = 0;  ///< Count, all heaps.
+  /// What makes this arena slower than it could be until the process ends, in a sentence; empty: nothing.
+  std::string_view trouble;
 };
 
 /// A stretch of pinned host memory that heaps share: a shared handle, cheap to copy, safe from any thread. The memory
 /// lives until the last handle, heap, buffer and borrow on it is gone and the device has finished with it; letting go
-/// never waits: a thread of the library's own unpins it.
+/// never waits: a thread of the library's own unpins it. A forked child has none of the memory, unless the driver made
+/// it (`PinMethod::host_alloc`).
 class THOLE_EXPORT PinnedArena {
  public:
-  /// Pins `options.bytes` now. Blocks for about 60 ms a GiB. Throws `Error`: `invalid_argument` (0 bytes, max_bytes
-  /// below bytes, no such NUMA node), `out_of_memory` or `limit` (says which limit, and how much was wanted),
+  /// Pins `options.bytes` now, below 512 GiB, which is what drivers register at once. Blocks for about 60 ms a GiB.
+  /// Throws `Error`: `invalid_argument` (0 bytes, max_bytes below bytes, no such NUMA node), `out_of_memory` or `limit`
+  /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
   explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
   /// The twin that returns the error.

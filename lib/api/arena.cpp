@@ -31,8 +31,9 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
   auto store = detail::Store::open(core, {.bytes = options.bytes,
                                           .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
-                                          .pin = options.pin_method,
-                                          .numa_node = options.numa_node.value_or(-1)});
+                                          .region = {.pin = options.pin_method,
+                                                     .numa_node = options.numa_node.value_or(-1),
+                                                     .in_core_dumps = options.in_core_dumps}});
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
 } catch (const std::bad_alloc&) {
@@ -58,6 +59,7 @@ ArenaStats PinnedArena::stats() const {
   stats.regions = store.regions;
   stats.grown = store.grown;
   stats.buffers_made = heaps.made;
+  stats.trouble = store.trouble;
   return stats;
 }
 

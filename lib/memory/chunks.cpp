@@ -6,22 +6,50 @@
 
 #include <thole/config.hpp>
 
+#include "base/bytes.hpp"
 #include "blocks/block_pool.hpp"
+#include "memory/chunk.hpp"
 #include "memory/extents.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/region.hpp"
 
 namespace thole::detail {
 
+namespace {
+
+// A chunk that holds one small block is closed to large ones, so chunks are a small part of a region, but not so many
+// that an arena of small blocks uses up mimalloc's slots. 3.x keeps data of its own at the start of each chunk for
+// ever, so there a region has one, at its start, where it cuts nothing in two. Smaller regions have none: extents serve
+// all sizes, as fast.
+ChunkTable* plan_chunks(std::size_t bytes) noexcept {
+  if (bytes < least_parked) return nullptr;
+  auto* const table = new (std::nothrow) ChunkTable;
+  if (table == nullptr) return nullptr;
+  constexpr std::size_t unit = config::smallest_region;
+  table->chunk_bytes = std::max(round_down(bytes / 32, unit), unit);
+  table->slots = config::arena_data_in_region ? 1 : std::min(bytes / table->chunk_bytes, ChunkTable::most_slots);
+  return table;
+}
+
+ChunkTable* table_of(const Region& region) noexcept {
+  return region.mapping != nullptr ? region.mapping->chunks : nullptr;
+}
+
+ChunkTable* table_of(const Block& extent) noexcept { return table_of(*static_cast<const Region*>(extent.owner)); }
+
+}  // namespace
+
 bool Chunks::add(Region& region) noexcept {
-  if (region.chunk_bytes == 0) return true;
+  if (region.mapping == nullptr) return true;
+  if (region.mapping->chunks == nullptr) region.mapping->chunks = plan_chunks(region.mapping->bytes);
+  const ChunkTable* const table = region.mapping->chunks;
+  if (table == nullptr) return true;
   region.next_with_chunks = regions_;
   regions_ = &region;
-  for (Chunk* chunk : region.chunks) {
-    if (chunk == nullptr) continue;
-    chunk->region = &region;
+  for (Chunk* chunk : table->chunks) {
     // What mimalloc keeps in it is not for anybody else; a chunk beyond the region's bytes has no part in it.
-    if (chunk->own_bytes == 0 || chunk->data + chunk->own_bytes > region.data + region.bytes) continue;
+    if (chunk == nullptr || chunk->own_bytes == 0 || chunk->data + chunk->own_bytes > region.data + region.bytes)
+      continue;
     chunk->own = extents_.take_range(chunk->data, chunk->own_bytes);
     if (chunk->own == nullptr) return false;
   }
@@ -35,7 +63,9 @@ void Chunks::remove(Region& region) noexcept {
       break;
     }
   region.next_with_chunks = nullptr;
-  for (Chunk* chunk : region.chunks)
+  const ChunkTable* const table = table_of(region);
+  if (table == nullptr) return;
+  for (Chunk* chunk : table->chunks)
     if (chunk != nullptr && chunk->own != nullptr) {
       extents_.give(chunk->own);
       chunk->own = nullptr;
@@ -64,7 +94,6 @@ Block* Chunks::take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment)
   chunk.blocks = block;
   ++chunk.live;
   chunk.live_bytes += bytes;
-  live_bytes_ += bytes;
   return block;
 }
 
@@ -77,21 +106,21 @@ void Chunks::give(Block* block) noexcept {
   if (block->address_after != nullptr) block->address_after->address_before = block->address_before;
   --chunk.live;
   chunk.live_bytes -= block->capacity;
-  live_bytes_ -= block->capacity;
   chunk.freed_since += block->capacity;
   free_in_chunk(block->data);
   release_block(block);
 }
 
 Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
-  std::byte* const data = region.data + slot * region.chunk_bytes;
-  Chunk* chunk = region.chunks[slot];
+  ChunkTable& table = *region.mapping->chunks;
+  std::byte* const data = region.data + slot * table.chunk_bytes;
+  Chunk* chunk = table.chunks[slot];
   if (chunk != nullptr) {
     if (chunk->heap == nullptr || chunk->extent != nullptr) return nullptr;
-    chunk->extent = extents_.take_range(data + chunk->own_bytes, region.chunk_bytes - chunk->own_bytes);
+    chunk->extent = extents_.take_range(data + chunk->own_bytes, chunk->bytes - chunk->own_bytes);
     if (chunk->extent == nullptr) return nullptr;
   } else {
-    Block* const whole = extents_.take_range(data, region.chunk_bytes);
+    Block* const whole = extents_.take_range(data, table.chunk_bytes);
     if (whole == nullptr) return nullptr;
     chunk = new (std::nothrow) Chunk;
     if (chunk == nullptr) {
@@ -99,16 +128,16 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
       return nullptr;
     }
     chunk->data = data;
-    chunk->bytes = region.chunk_bytes;
-    chunk->region = &region;
+    chunk->bytes = table.chunk_bytes;
     chunk->extent = whole;
     if (!introduce_chunk(*chunk)) {
       extents_.give(whole);
       delete chunk;
       return nullptr;
     }
-    region.chunks[slot] = chunk;  // for good
+    table.chunks[slot] = chunk;  // for good
     if (chunk->own_bytes != 0) {
+      region.mapping->kept_bytes = slot * table.chunk_bytes + chunk->own_bytes;  // there is only the first slot then
       // Two extents from now on, for the first stays when the second is lent back.
       extents_.give(whole);
       chunk->own = extents_.take_range(data, chunk->own_bytes);
@@ -124,13 +153,13 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
   chunk->freed_since = 0;
   chunk->next_active = active_;
   active_ = chunk;
-  bytes_ += chunk->bytes;
   return chunk;
 }
 
 Chunk* Chunks::activate() noexcept {
   for (Region* region = regions_; region != nullptr; region = region->next_with_chunks) {
-    const std::size_t slots = std::min(region->bytes / region->chunk_bytes, region->chunk_slots);
+    const ChunkTable& table = *region->mapping->chunks;
+    const std::size_t slots = std::min(region->bytes / table.chunk_bytes, table.slots);
     for (std::size_t slot = 0; slot < slots; ++slot)
       if (Chunk* const chunk = activate_in(*region, slot); chunk != nullptr) return chunk;
   }
@@ -162,7 +191,6 @@ bool Chunks::lend_back() noexcept {
     rest_chunk(*chunk);
     *at = chunk->next_active;
     chunk->next_active = nullptr;
-    bytes_ -= chunk->bytes;
     extents_.give(chunk->extent);
     chunk->extent = nullptr;
     any = true;
@@ -173,29 +201,31 @@ bool Chunks::lend_back() noexcept {
 std::size_t Chunks::overhead() const noexcept {
   std::size_t bytes = 0;
   for (const Region* region = regions_; region != nullptr; region = region->next_with_chunks)
-    for (const Chunk* chunk : region->chunks)
+    for (const Chunk* chunk : table_of(*region)->chunks)
       if (chunk != nullptr && chunk->own != nullptr) bytes += chunk->own_bytes;
   return bytes;
 }
 
-bool Chunks::idle(const Block& extent) noexcept {
-  const auto& chunks = static_cast<const Region*>(extent.owner)->chunks;
-  return std::any_of(chunks.begin(), chunks.end(), [&extent](const Chunk* chunk) {
-    return chunk != nullptr && chunk->extent == &extent && chunk->live == 0;
-  });
-}
-
 const Chunk* Chunks::chunk_at(const Block& extent) noexcept {
-  for (const Chunk* chunk : static_cast<const Region*>(extent.owner)->chunks)
+  const ChunkTable* const table = table_of(extent);
+  if (table == nullptr) return nullptr;
+  for (const Chunk* chunk : table->chunks)
     if (chunk != nullptr && (chunk->extent == &extent || chunk->own == &extent)) return chunk;
   return nullptr;
+}
+
+bool Chunks::is_idle_chunk(const Block& extent) noexcept {
+  const Chunk* const chunk = chunk_at(extent);
+  return chunk != nullptr && chunk->extent == &extent && chunk->live == 0;
 }
 
 std::size_t Chunks::largest_if_lent() const noexcept {
   std::size_t most = 0;
   for (const Chunk* chunk = active_; chunk != nullptr; chunk = chunk->next_active) {
     if (chunk->live != 0) continue;
-    auto lendable = [](const Block* extent) { return extent != nullptr && (extent->is_free || idle(*extent)); };
+    auto lendable = [](const Block* extent) {
+      return extent != nullptr && (extent->is_free || is_idle_chunk(*extent));
+    };
     std::size_t run = chunk->extent->capacity;
     for (const Block* at = chunk->extent->address_before; lendable(at); at = at->address_before) run += at->capacity;
     for (const Block* at = chunk->extent->address_after; lendable(at); at = at->address_after) run += at->capacity;

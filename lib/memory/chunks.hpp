@@ -18,8 +18,8 @@ class Chunks {
  public:
   explicit Chunks(Extents& extents) noexcept : extents_(extents) {}
 
-  /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: no memory for a
-  /// record.
+  /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: there is no memory
+  /// for a record.
   bool add(Region& region) noexcept;
   /// Undoes add() for a region without a block in it.
   void remove(Region& region) noexcept;
@@ -33,8 +33,6 @@ class Chunks {
   /// The last resort of blocks that find no extent: mimalloc's room between small blocks.
   Block* take_leftover(std::size_t bytes, std::size_t alignment) noexcept;
 
-  std::size_t bytes() const noexcept { return bytes_; }
-  std::size_t live_bytes() const noexcept { return live_bytes_; }
   /// What mimalloc keeps for its own data.
   std::size_t overhead() const noexcept;
   /// The chunk that an extent belongs to, if any.
@@ -43,16 +41,14 @@ class Chunks {
   std::size_t largest_if_lent() const noexcept;
 
  private:
-  static bool idle(const Block& extent) noexcept;
+  static bool is_idle_chunk(const Block& extent) noexcept;
   Block* take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept;
   Chunk* activate() noexcept;
   Chunk* activate_in(Region& region, std::size_t slot) noexcept;
 
   Extents& extents_;
-  Chunk* active_ = nullptr;    // mimalloc may use them; the last to be taken first
-  Region* regions_ = nullptr;  // those large enough for chunks
-  std::size_t bytes_ = 0;
-  std::size_t live_bytes_ = 0;
+  Chunk* active_ = nullptr;    // the chunks that mimalloc may use now, the last to be activated first
+  Region* regions_ = nullptr;  // the store's regions that have places for chunks
 };
 
 }  // namespace thole::detail

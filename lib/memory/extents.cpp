@@ -13,15 +13,6 @@ namespace {
 // Once something fits, this many more of its list are looked at for a tighter fit.
 constexpr int looks = 32;
 
-std::byte* align_up(std::byte* p, std::size_t alignment) noexcept {
-  const auto value = reinterpret_cast<std::uintptr_t>(p);
-  return p + (((value + alignment - 1) & ~(alignment - 1)) - value);
-}
-
-std::byte* align_down(std::byte* p, std::size_t alignment) noexcept {
-  return p - (reinterpret_cast<std::uintptr_t>(p) & (alignment - 1));
-}
-
 // Where `bytes` would lie in a free extent, or nullptr.
 std::byte* place(const Block* extent, std::size_t bytes, std::size_t alignment, Extents::End end) noexcept {
   if (extent->capacity < bytes) return nullptr;

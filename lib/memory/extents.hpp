@@ -6,12 +6,13 @@
 // store's lock.
 //
 // Why not one tree: the lists are found by two bit scans, and a list's sizes differ by at most a sixteenth, so the best
-// fit of the few that are looked at is as good as the best of all (tests/memory/fragmentation.cpp).
+// fit of the few that are looked at is as good as the best of all (tests/memory/fragmentation_test.cpp).
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/bytes.hpp"
 #include "blocks/block.hpp"
 
 namespace thole::detail {
@@ -20,8 +21,6 @@ struct Region;
 
 class Extents {
  public:
-  static constexpr std::size_t page = 4096;
-  static constexpr std::size_t granule = 64;
   /// From here on sizes are rounded to pages; below, where a page would waste too much, to the granule.
   static constexpr std::size_t whole_pages_from = 32768;
 
@@ -30,8 +29,7 @@ class Extents {
   enum class End { low, high };
 
   static constexpr std::size_t rounded(std::size_t bytes) noexcept {
-    const std::size_t unit = bytes < whole_pages_from ? granule : page;
-    return (bytes + unit - 1) / unit * unit;
+    return round_up(bytes, bytes < whole_pages_from ? granule : page);
   }
 
   /// The whole region becomes one free extent. False when there is no memory for its record.

@@ -1,10 +1,15 @@
 #include "memory/limits.hpp"
 
-#include <sys/resource.h>
-
 #include <algorithm>
-#include <filesystem>
+#include <array>
+#include <condition_variable>
 #include <fstream>
+#include <initializer_list>
+#include <mutex>
+#include <string_view>
+
+#include "base/bytes.hpp"
+#include "base/immortal.hpp"
 
 namespace thole::detail {
 
@@ -14,7 +19,17 @@ namespace fs = std::filesystem;
 
 bool read_number(const fs::path& path, std::size_t& number) {
   std::ifstream file(path);
-  return static_cast<bool>(file >> number);
+  return static_cast<bool>(file >> number);  // not where it says "max"
+}
+
+/// The sum of the lines "key value" of a file that have one of these keys. Words before the key are skipped.
+std::size_t read_keys(const fs::path& path, std::initializer_list<std::string_view> keys) {
+  std::ifstream file(path);
+  std::string word;
+  std::size_t sum = 0;
+  while (file >> word)
+    if (std::size_t value = 0; std::find(keys.begin(), keys.end(), word) != keys.end() && file >> value) sum += value;
+  return sum;
 }
 
 void lower(MemoryRoom& room, std::size_t bytes, const std::string& limit) {
@@ -23,78 +38,129 @@ void lower(MemoryRoom& room, std::size_t bytes, const std::string& limit) {
   room.limit = limit;
 }
 
-void look_at_meminfo(MemoryRoom& room) {
-  std::ifstream file("/proc/meminfo");
-  std::string key, rest;
-  std::size_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") {
-      lower(room, kib * 1024, "the machine has " + bytes_text(kib * 1024) + " available (MemAvailable)");
-      return;
-    }
-    std::getline(file, rest);
+void look_at_machine(MemoryRoom& room, const fs::path& root) {
+  const std::size_t available = read_keys(root / "proc/meminfo", {"MemAvailable:"}) * 1024;
+  if (available == 0) return;  // a system that does not say
+  lower(room, available, "the machine has " + bytes_text(available) + " available (MemAvailable)");
+}
+
+// The kernel says of no node what is available, so it is counted here as it counts for the machine: what is free, and
+// the page cache, less what it keeps for itself.
+void look_at_node(MemoryRoom& room, int node, const fs::path& root) {
+  const std::string name = "node" + std::to_string(node);
+  const fs::path meminfo = root / "sys/devices/system/node" / name / "meminfo";
+  const std::size_t total = read_keys(meminfo, {"MemTotal:"}) * 1024;
+  if (total == 0) return;
+  const std::size_t kept = total / 64;
+  const std::size_t free = read_keys(meminfo, {"MemFree:", "Active(file):", "Inactive(file):"}) * 1024;
+  const std::size_t available = free - std::min(free, kept);
+  lower(room, available,
+        "NUMA node " + std::to_string(node) + " has " + bytes_text(available) + " available of " + bytes_text(total));
+}
+
+struct GroupLimit {
+  const char* limit;
+  const char* usage;
+};
+constexpr std::array<GroupLimit, 2> limits_of_version_2{
+    {{"memory.max", "memory.current"}, {"memory.high", "memory.current"}}};  // above high, the kernel slows us down
+constexpr std::array<GroupLimit, 2> limits_of_version_1{
+    {{"memory.limit_in_bytes", "memory.usage_in_bytes"},
+     {"memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"}}};  // memsw: memory and swap together
+
+std::size_t page_cache_of(const fs::path& group, bool version_2) {
+  if (version_2) return read_keys(group / "memory.stat", {"active_file", "inactive_file"});
+  return read_keys(group / "memory.stat", {"total_active_file", "total_inactive_file"});
+}
+
+void look_at_group(MemoryRoom& room, const fs::path& group, bool version_2) {
+  for (const GroupLimit& names : version_2 ? limits_of_version_2 : limits_of_version_1) {
+    std::size_t limit = 0, usage = 0;
+    if (!read_number(group / names.limit, limit) || !read_number(group / names.usage, usage)) continue;
+    if (limit >= std::size_t{1} << 60) continue;  // version 1 says so when there is none
+    usage -= std::min(usage, page_cache_of(group, version_2));
+    lower(room, limit - std::min(limit, usage),
+          "the container's " + (group / names.limit).string() + " is " + bytes_text(limit) + ", of which " +
+              bytes_text(usage) + " is in use");
   }
 }
 
-// One cgroup's limit, less what it has in use; memory in its page cache can be had back.
-void look_at_group(MemoryRoom& room, const fs::path& group, const char* limit_name, const char* usage_name,
-                   const char* cache_key) {
-  std::size_t limit = 0, usage = 0;
-  if (!read_number(group / limit_name, limit) || !read_number(group / usage_name, usage)) return;
-  if (limit >= std::size_t{1} << 60) return;  // version 1 says so when there is none
-  std::ifstream stat(group / "memory.stat");
-  std::string key;
-  std::size_t value = 0;
-  while (stat >> key >> value)
-    if (key == cache_key) usage -= std::min(usage, value);
-  lower(room, limit - std::min(limit, usage),
-        "the container's " + (group / limit_name).string() + " is " + bytes_text(limit) + ", of which " +
-            bytes_text(usage) + " is in use");
-}
-
-void look_at_cgroups(MemoryRoom& room) {
-  std::ifstream file("/proc/self/cgroup");
+void look_at_groups(MemoryRoom& room, const fs::path& root) {
+  std::ifstream file(root / "proc/self/cgroup");
   std::string line;
   while (std::getline(file, line)) {
     const auto first = line.find(':');
     const auto second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
-    const bool two = controllers.empty();
-    if (!two && controllers != "memory") continue;
-    const fs::path root = two ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    const bool version_2 = controllers.empty();
+    if (!version_2 && controllers != "memory") continue;
+    const fs::path groups = root / (version_2 ? "sys/fs/cgroup" : "sys/fs/cgroup/memory");
     // Inside a container the path may be the host's, and absent here; then the root is the container's own group.
     for (fs::path path = line.substr(second + 1);; path = path.parent_path()) {
-      const fs::path group = root / path.relative_path();
-      if (two)
-        look_at_group(room, group, "memory.max", "memory.current", "inactive_file");
-      else
-        look_at_group(room, group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file");
+      look_at_group(room, groups / path.relative_path(), version_2);
       if (path.relative_path().empty()) break;
     }
   }
 }
 
+// What the threads of this process have reserved.
+struct Reservations {
+  std::mutex mutex;
+  std::condition_variable ended;
+  std::size_t bytes = 0;
+  unsigned waiting = 0;
+};
+
 }  // namespace
 
-MemoryRoom memory_room() {
+MemoryRoom memory_room(int numa_node, const fs::path& root) {
   MemoryRoom room;
-  look_at_meminfo(room);
-  look_at_cgroups(room);
+  look_at_machine(room, root);
+  look_at_groups(room, root);
+  if (numa_node >= 0) look_at_node(room, numa_node, root);
   return room;
 }
 
-std::string memlock_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return "RLIMIT_MEMLOCK is unknown";
-  if (limit.rlim_cur == RLIM_INFINITY) return "RLIMIT_MEMLOCK is unlimited";
-  return "RLIMIT_MEMLOCK is " + bytes_text(limit.rlim_cur);
+bool numa_node_exists(int node, const fs::path& root) {
+  std::error_code ignored;
+  const fs::path nodes = root / "sys/devices/system/node";
+  if (fs::exists(nodes / ("node" + std::to_string(node)), ignored)) return true;
+  return node == 0 && !fs::exists(nodes, ignored);  // a kernel without NUMA has one node
 }
 
-bool numa_node_exists(int node) {
-  std::error_code ignored;
-  if (fs::exists("/sys/devices/system/node/node" + std::to_string(node), ignored)) return true;
-  return node == 0 && !fs::exists("/sys/devices/system/node", ignored);  // a kernel without NUMA has one node
+MemoryReservation::MemoryReservation(std::size_t bytes, int numa_node, const fs::path& root) {
+  // The page tables and the driver's list of the pages take 8 bytes each for a page, and count as memory, too.
+  const std::size_t wanted = bytes + bytes / 256;
+  auto& reservations = immortal<Reservations>();
+  std::unique_lock lock(reservations.mutex);
+  for (;;) {
+    const MemoryRoom room = memory_room(numa_node, root);
+    if (wanted > room.bytes) {
+      limit_ = room.limit;
+      return;
+    }
+    if (wanted <= room.bytes - std::min(room.bytes, reservations.bytes)) break;
+    ++reservations.waiting;
+    reservations.ended.wait(lock);
+    --reservations.waiting;
+  }
+  reservations.bytes += wanted;
+  granted_ = wanted;
+}
+
+MemoryReservation::~MemoryReservation() {
+  if (granted_ == 0) return;
+  auto& reservations = immortal<Reservations>();
+  const std::lock_guard lock(reservations.mutex);
+  reservations.bytes -= granted_;
+  reservations.ended.notify_all();
+}
+
+unsigned MemoryReservation::waiting() noexcept {
+  auto& reservations = immortal<Reservations>();
+  const std::lock_guard lock(reservations.mutex);
+  return reservations.waiting;
 }
 
 }  // namespace thole::detail

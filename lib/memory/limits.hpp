@@ -1,12 +1,12 @@
 #pragma once
 
-// What the system lets this process have: asked before memory is touched, so that the OOM killer is not met.
+// What the system lets this process have: asked before memory is touched, so that the OOM killer is not met. Memory in
+// the page cache, which the kernel drops when it is wanted, counts as free.
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <string>
-
-#include "base/bytes.hpp"
 
 namespace thole::detail {
 
@@ -16,13 +16,33 @@ struct MemoryRoom {
   std::string limit;             ///< which limit that is, with its numbers
 };
 
-/// Reads MemAvailable of /proc/meminfo and memory.max of the process's cgroup and those above it (version 2 or 1).
-MemoryRoom memory_room();
-
-/// RLIMIT_MEMLOCK in words, such as "RLIMIT_MEMLOCK is 8388608 bytes".
-std::string memlock_limit();
+/// Reads what the machine has available, the limits of the process's cgroup and of those above it (version 2 or 1), and
+/// what `numa_node` has free (-1: any node will do). `root` is where /proc and /sys are.
+MemoryRoom memory_room(int numa_node = -1, const std::filesystem::path& root = "/");
 
 /// Whether the system has the NUMA node.
-bool numa_node_exists(int node);
+bool numa_node_exists(int node, const std::filesystem::path& root = "/");
+
+/// Room for `bytes` that are about to be touched, from the look at the limits until they are touched: what one thread
+/// has reserved is not there for another. Where reservations of other threads are all that is in the way, it waits
+/// until one of them ends, and looks again: what was touched shows in the system's figures by then.
+class MemoryReservation {
+ public:
+  MemoryReservation(std::size_t bytes, int numa_node, const std::filesystem::path& root = "/");
+  ~MemoryReservation();
+  MemoryReservation(const MemoryReservation&) = delete;
+  MemoryReservation& operator=(const MemoryReservation&) = delete;
+
+  bool granted() const noexcept { return granted_ != 0; }
+  /// Where nothing was granted: the limit, in words.
+  const std::string& limit() const noexcept { return limit_; }
+
+  /// How many threads wait for another's reservation to end.
+  static unsigned waiting() noexcept;
+
+ private:
+  std::size_t granted_ = 0;  // bytes
+  std::string limit_;
+};
 
 }  // namespace thole::detail

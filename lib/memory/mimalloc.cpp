@@ -28,7 +28,9 @@
 #include <thole/config.hpp>
 
 #include "base/background_thread.hpp"
-#include "memory/region.hpp"
+#include "base/bytes.hpp"
+#include "memory/chunk.hpp"
+#include "memory/mapping.hpp"
 
 namespace thole::detail {
 
@@ -127,7 +129,7 @@ Result<Functions> load() {
 void set_options(const Functions& f) {
 #if MI_MALLOC_VERSION >= 3000
   // Else a thread that frees what others allocated hoards the pages.
-  f.option_set(mi_option_page_reclaim_on_free, is_v3 && MI_MALLOC_VERSION >= 30600 ? -1 : 0);
+  f.option_set(mi_option_page_reclaim_on_free, MI_MALLOC_VERSION >= 30600 ? -1 : 0);
 #else
   // Else an arena of large pages serves nothing while a process with threads is young.
   f.option_set(mi_option_eager_commit_delay, 0);
@@ -135,9 +137,9 @@ void set_options(const Functions& f) {
   (void)f;
 }
 
-Functions functions;  // written once, before any chunk exists
-std::atomic<const char*> trouble{nullptr};
-std::atomic<bool> no_slots{false};  // relaxed: a hint
+Functions functions;                  // written once, before any chunk exists
+std::atomic<bool> in_trouble{false};  // relaxed, as is no_slots: nothing else depends on them
+std::atomic<bool> no_slots{false};
 
 // A thread that makes one heap and rests. Its records in mimalloc live as long as it does: for ever.
 Heap* heap_of_a_resting_thread(mi_arena_id_t arena) noexcept {
@@ -211,36 +213,41 @@ Result<void> start_mimalloc() {
   return started;
 }
 
-const char* mimalloc_trouble() noexcept { return trouble.load(std::memory_order_relaxed); }
+std::string_view mimalloc_trouble() noexcept {
+  if (!in_trouble.load(std::memory_order_relaxed)) return {};
+  return "mimalloc took pinned memory but serves none of it: is an environment variable such as "
+         "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead";
+}
 
 bool introduce_chunk(Chunk& chunk) noexcept {
-  if (no_slots.load(std::memory_order_relaxed) || mimalloc_trouble() != nullptr) return false;
+  if (no_slots.load(std::memory_order_relaxed) || in_trouble.load(std::memory_order_relaxed)) return false;
   // 2.0.9 takes memory that it has not seen for zero and does not clear its segments' headers, whatever is_zero says.
   if constexpr (!is_v3)
     for (std::size_t at = 0; at < chunk.bytes; at += config::region_alignment)
       std::memset(chunk.data + at, 0, std::min<std::size_t>(chunk.bytes - at, std::size_t{256} << 10));
+  // A forked child has mimalloc's records, too, so it must have mimalloc's own data. Where that ends is known below.
+  if constexpr (config::arena_data_in_region) copy_to_children(chunk.data, chunk.bytes, true);
   mi_arena_id_t arena{};
   // is_large (is_pinned): else it gives pages back to the system, under a running copy.
   if (!functions.manage_os_memory_ex(chunk.data, chunk.bytes, true, true, false, -1, true, &arena)) {
     no_slots.store(true, std::memory_order_relaxed);
+    if constexpr (config::arena_data_in_region) copy_to_children(chunk.data, chunk.bytes, false);
     return false;
   }
   chunk.heap = heap_of_a_resting_thread(arena);
-  [[maybe_unused]] void* const made = chunk.heap;
+  [[maybe_unused]] const void* const made = chunk.heap;
   if (chunk.heap == nullptr || !probe(chunk)) {
-    trouble.store(
-        "mimalloc took pinned memory but serves none of it: is an environment variable such as "
-        "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead",
-        std::memory_order_relaxed);
+    in_trouble.store(true, std::memory_order_relaxed);
     chunk.heap = nullptr;
   }
 #if MI_MALLOC_VERSION >= 3000
   // Its bitmaps and page map, and last of all the heap's record, lie in slices of 64 KiB at the start
-  // (tests/memory/chunks.cpp shows that it touches nothing beyond them while no block is out).
+  // (tests/memory/chunks_test.cpp shows that it touches nothing beyond them while no block is out).
   constexpr std::size_t slice = std::size_t{64} << 10;
-  const auto last = static_cast<std::size_t>(static_cast<std::byte*>(made) - chunk.data);
+  const auto last = static_cast<std::size_t>(static_cast<const std::byte*>(made) - chunk.data);
   chunk.own_bytes = inside(chunk, made, slice) ? (last / slice + 1) * slice : chunk.bytes;
   if (chunk.own_bytes == chunk.bytes) chunk.heap = nullptr;
+  copy_to_children(chunk.data + chunk.own_bytes, chunk.bytes - chunk.own_bytes, false);
 #endif
   return true;
 }
@@ -251,8 +258,8 @@ bool introduce_chunk(Chunk& chunk) noexcept {
 void* allocate_in_chunk(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept {
   auto* const heap = static_cast<Heap*>(chunk.heap);
   if (heap == nullptr) return nullptr;
-  void* const data = functions.malloc(heap, (bytes + alignment - 1) & ~(alignment - 1));
-  if (reinterpret_cast<std::uintptr_t>(data) % alignment == 0) return data;
+  void* const data = functions.malloc(heap, round_up(bytes, alignment));
+  if (is_aligned(data, alignment)) return data;
   functions.free(data);
 #if MI_MALLOC_VERSION >= 3000
   return functions.malloc_aligned(heap, bytes, alignment);

@@ -4,6 +4,7 @@
 // made by one thread at a time (the store's lock); calls on different chunks are independent.
 
 #include <cstddef>
+#include <string_view>
 
 #include <thole/error.hpp>
 
@@ -16,13 +17,13 @@ struct Chunk;
 Result<void> start_mimalloc();
 
 /// Makes mimalloc know the chunk's [data, bytes), which must lie at config::region_alignment, be pinned, and be
-/// unmapped never again. Sets its heap and own_bytes. False when mimalloc has no slot left, or does not serve from it
-/// (see below).
+/// unmapped never again. Sets its heap and own_bytes. False when mimalloc has no slot left, or serves nothing
+/// (mimalloc_trouble()).
 bool introduce_chunk(Chunk& chunk) noexcept;
 
-/// Why mimalloc serves nothing although it took the memory (an environment setting, such as MIMALLOC_LIMIT_OS_ALLOC);
-/// nullptr when all is well.
-const char* mimalloc_trouble() noexcept;
+/// Why mimalloc serves nothing although it took the memory (an environment setting, such as MIMALLOC_LIMIT_OS_ALLOC),
+/// in a sentence for users; empty when all is well.
+std::string_view mimalloc_trouble() noexcept;
 
 /// Memory of the chunk, or nullptr. `alignment` is at most a page.
 void* allocate_in_chunk(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept;

@@ -7,9 +7,13 @@
 
 #include <thole/config.hpp>
 
-#include "memory/limits.hpp"
+#include "base/bytes.hpp"
+#include "base/fork.hpp"
+#include "base/immortal.hpp"
+#include "base/recycling_pool.hpp"
+#include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 
 namespace thole::detail {
 
@@ -25,16 +29,6 @@ constexpr std::size_t small_bytes = std::min(config::largest_mimalloc_block, std
 // inference servers the peak over the bytes alive falls from 1.21 to 1.17 by it; other borders between 64 KiB and 4 MiB
 // do no better.
 constexpr std::size_t large_bytes = std::size_t{256} << 10;
-
-// Closed stores, to be opened again: a Store is never destroyed, since a block's record points to it.
-struct Closed {
-  std::mutex mutex;
-  Store* first = nullptr;
-};
-Closed& closed() {
-  static auto* const instance = new Closed;
-  return *instance;
-}
 
 // An extent of mimalloc's: the blocks in it, and what lies between them.
 void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Block& extent, std::size_t region) {
@@ -58,22 +52,13 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 }  // namespace
 
 Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options) {
-  if (options.bytes > SIZE_MAX / 4)
-    return tl::unexpected(Error(
-        Errc::limit, "PinnedArena: cannot pin " + bytes_text(options.bytes) + ": no machine has so many addresses"));
   if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
-  auto region = pin_region(device, whole_pages(options.bytes), options.pin, options.numa_node);
+  auto region = pin_region_or_wait(device, whole_pages(options.bytes), options.region);
   if (!region) return tl::unexpected(std::move(region.error()));
 
-  Closed& list = closed();
-  Store* store = nullptr;
-  {
-    const std::lock_guard lock(list.mutex);
-    store = list.first;
-    if (store != nullptr) list.first = store->next_;
-  }
+  Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
   if (store == nullptr) store = new Store;
-  store->next_ = nullptr;
+  store->process_ = this_process();
   store->device_ = std::move(device);
   store->options_ = options;
   store->options_.bytes = whole_pages(options.bytes);
@@ -125,21 +110,11 @@ void Store::free_locked(Block* block) noexcept {
     extents_.give(block);
 }
 
-Block* Store::allocate(std::size_t bytes, std::size_t alignment) noexcept {
-  const std::lock_guard lock(mutex_);
-  return allocate_locked(bytes, alignment);
-}
-
 std::size_t Store::allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count) noexcept {
   const std::lock_guard lock(mutex_);
   std::size_t made = 0;
   while (made < count && (out[made] = allocate_locked(bytes, alignment)) != nullptr) ++made;
   return made;
-}
-
-void Store::free(Block* block) noexcept {
-  const std::lock_guard lock(mutex_);
-  free_locked(block);
 }
 
 void Store::free_batch(Block** blocks, std::size_t count) noexcept {
@@ -191,10 +166,11 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
                                                          bytes_text(now) + " of at most " +
                                                          bytes_text(options_.max_bytes)));
-  const std::size_t step = std::min(std::max({wanted, whole_pages(now / 2), least_growth}), room());
-  auto region = pin_region(device_, step, options_.pin, options_.numa_node);
+  const std::size_t half = std::clamp(whole_pages(now / 2), least_growth, largest_region);
+  const std::size_t step = std::min(std::max(wanted, half), room());
+  auto region = pin_region_or_wait(device_, step, options_.region);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
-    region = pin_region(device_, wanted, options_.pin, options_.numa_node);
+    region = pin_region_or_wait(device_, wanted, options_.region);
   if (!region) return tl::unexpected(std::move(region.error()));
   if (!add_region(*region)) {
     unpin_region(*region);
@@ -217,6 +193,7 @@ std::size_t Store::trim() {
 }
 
 void Store::close() noexcept {
+  if (process_ != this_process()) return;  // a forked child's copy: no lock of it is sound, and no memory behind it
   {
     const std::lock_guard growing(growing_);
     const std::lock_guard lock(mutex_);
@@ -234,10 +211,7 @@ void Store::close() noexcept {
     peak_ = 0;
     device_.reset();
   }
-  Closed& list = closed();
-  const std::lock_guard lock(list.mutex);
-  next_ = list.first;
-  list.first = this;
+  immortal<RecyclingPool<Store, &Store::next_>>().give(this);
 }
 
 bool Store::contains(const void* pointer) const noexcept {
@@ -249,7 +223,8 @@ bool Store::contains(const void* pointer) const noexcept {
 
 std::size_t Store::largest_possible() const noexcept {
   const std::lock_guard lock(mutex_);
-  std::size_t most = options_.max_bytes - options_.bytes;  // once everything grown is let go
+  // Once everything grown is let go.
+  std::size_t most = std::min(options_.max_bytes - options_.bytes, largest_region);
   for (const Region* region : regions_) most = std::max(most, region->bytes);
   return most;
 }
@@ -276,13 +251,13 @@ StoreStats Store::stats() const {
   stats.max_capacity = options_.max_bytes;
   stats.free = stats.capacity - handed_out_;
   stats.largest_free = std::max(extents_.largest(), chunks_.largest_if_lent());
-  if (stats.largest_free >= Extents::whole_pages_from) stats.largest_free = stats.largest_free / page * page;
+  if (stats.largest_free >= Extents::whole_pages_from) stats.largest_free = round_down(stats.largest_free, page);
   stats.handed_out = handed_out_;
   stats.peak = peak_;
   stats.wasted = chunks_.overhead();
   stats.regions = regions_.size();
-  stats.mimalloc_bytes = chunks_.bytes();
   stats.grown = growths();
+  stats.trouble = mimalloc_trouble();
   return stats;
 }
 

@@ -7,25 +7,23 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
-#include <thole/arena.hpp>
 #include <thole/error.hpp>
 
 #include "blocks/block.hpp"
 #include "memory/chunks.hpp"
 #include "memory/extents.hpp"
+#include "memory/region.hpp"
 
 namespace thole::detail {
 
-struct DeviceCore;
-
 /// What a store is made with; validated by PinnedArena before.
 struct StoreOptions {
-  std::size_t bytes = 0;
-  std::size_t max_bytes = 0;
-  PinMethod pin = PinMethod::register_pages;
-  int numa_node = -1;  ///< -1: wherever the system likes
+  std::size_t bytes = 0;      ///< pinned at once
+  std::size_t max_bytes = 0;  ///< what it may grow to; below `bytes`: it never grows
+  RegionOptions region;       ///< how all of it is pinned
 };
 
 /// A snapshot; all in bytes but the counts.
@@ -38,8 +36,8 @@ struct StoreStats {
   std::size_t handed_out = 0;    ///< capacity of all blocks that are out (in caches and queues, too)
   std::size_t wasted = 0;        ///< mimalloc's and alignment's overhead while nothing can use it
   std::size_t regions = 0;
-  std::size_t mimalloc_bytes = 0;  ///< lent to mimalloc's chunks
-  std::size_t grown = 0;           ///< how often the arena grew
+  std::size_t grown = 0;     ///< how often the arena grew
+  std::string_view trouble;  ///< mimalloc_trouble()
 };
 
 /// One stretch of a region, for pictures and reports, in address order.
@@ -57,17 +55,12 @@ class Store {
   /// Errors: limit, out_of_memory, invalid_argument, device_lost, device_error.
   static Result<Store*> open(std::shared_ptr<DeviceCore> device, const StoreOptions& options);
 
-  /// A block of at least `bytes` (> 0) at a multiple of `alignment` (a power of two, at most a page), or nullptr when
-  /// nothing that is pinned now can serve it. Its `data`, `capacity`, `store` are set; its uses are empty. May allocate
-  /// ordinary memory; never maps or pins. Never throws.
-  Block* allocate(std::size_t bytes, std::size_t alignment) noexcept;
-  /// Up to `count` such blocks under one lock; returns how many there were.
+  /// Up to `count` blocks of at least `bytes` (> 0) at multiples of `alignment` (a power of two, at most a page), under
+  /// one lock; returns how many there are in what is pinned now. Their `data`, `capacity`, `store` are set; their uses
+  /// are empty. May allocate ordinary memory; never maps, pins or throws.
   std::size_t allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count) noexcept;
-
-  /// Takes back a block that nobody uses and no device may touch; its uses are empty. Its record may become another
-  /// block's at once. Never allocates, throws or maps.
-  void free(Block* block) noexcept;
-  /// Many under one lock; all of this store.
+  /// Takes back blocks of this store that nobody uses and no device may touch, under one lock; their uses are empty.
+  /// Their records may become other blocks' at once. Never allocates, throws or maps.
   void free_batch(Block** blocks, std::size_t count) noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
@@ -81,7 +74,8 @@ class Store {
   std::size_t trim();
 
   /// No handle is left and every block is back: gives all memory back (the unpinner thread unpins, since that may
-  /// block) and recycles the Store object. Called once per open, by one thread.
+  /// block) and recycles the Store object. Called once per open, by one thread. In a forked child it does nothing: the
+  /// memory is the parent's.
   void close() noexcept;
 
   /// Bytes pinned now. Lock-free.
@@ -89,8 +83,6 @@ class Store {
   bool contains(const void* pointer) const noexcept;
   StoreStats stats() const;
   std::vector<StoreSpan> spans() const;
-  DeviceCore& device() const noexcept { return *device_; }
-  const std::shared_ptr<DeviceCore>& device_ptr() const noexcept { return device_; }
   /// The most that one block could have, if all were free and grown.
   std::size_t largest_possible() const noexcept;
 
@@ -102,21 +94,22 @@ class Store {
   bool add_region(Region* region) noexcept;
   Region* take_empty_regions(std::size_t* bytes) noexcept;
 
-  std::shared_ptr<DeviceCore> device_;
-  StoreOptions options_;
+  std::uint32_t process_ = 0;           // which process opened it (fork.hpp)
+  std::shared_ptr<DeviceCore> device_;  // set while the store is open
+  StoreOptions options_;                // both sizes in whole pages
 
-  mutable std::mutex growing_;  // held while a region is added or let go; taken before mutex_
-  mutable std::mutex mutex_;    // the lock: everything below but the atomics
-  Extents extents_;
-  Chunks chunks_{extents_};
-  std::vector<Region*> regions_;
-  std::size_t handed_out_ = 0;
-  std::size_t peak_ = 0;
+  std::mutex growing_;            // held while a region is added or let go; taken before mutex_
+  mutable std::mutex mutex_;      // guards all that follows, but the atomics
+  Extents extents_;               // what is free
+  Chunks chunks_{extents_};       // what mimalloc has of it
+  std::vector<Region*> regions_;  // the first is there from open() on, the others by growth
+  std::size_t handed_out_ = 0;    // bytes in blocks that are out
+  std::size_t peak_ = 0;          // the most that handed_out_ ever was
 
-  std::atomic<std::size_t> growths_{0};   // release, after the region is there: pairs with growths()
-  std::atomic<std::size_t> capacity_{0};  // relaxed: a figure
+  std::atomic<std::size_t> growths_{0};   // written with release when the region is there: pairs with growths()
+  std::atomic<std::size_t> capacity_{0};  // the regions' bytes; relaxed: a figure
 
-  Store* next_ = nullptr;  // of the stores that are closed
+  Store* next_ = nullptr;  // link of the closed stores, which are opened again and never destroyed
 };
 
 }  // namespace thole::detail

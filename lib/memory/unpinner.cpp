@@ -1,14 +1,12 @@
-// The thread that unpins what nobody uses any more: cudaHostUnregister waits for running kernels, and letting go of an
-// arena must not. It starts with the first region that it gets, and rests for ever after: it is never joined, and what
-// it uses is never destroyed, so that arenas may end in static destructors and after main.
+#include "memory/unpinner.hpp"
 
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
 
 #include "base/background_thread.hpp"
+#include "base/immortal.hpp"
 #include "base/process_exit.hpp"
-#include "memory/region.hpp"
 
 namespace thole::detail {
 
@@ -18,10 +16,10 @@ struct Unpinner {
   std::mutex mutex;
   std::condition_variable wake;  // there is work
   std::condition_variable idle;  // there is none
-  Region* work = nullptr;
-  bool busy = false;  // with a region that is no longer in the list
-  bool running = false;
-  std::size_t done = 0;  // regions
+  Region* work = nullptr;        // the regions that are to be unpinned, linked by Region::next
+  bool busy = false;             // somebody unpins a region that is no longer in the list
+  bool running = false;          // the thread is there
+  std::size_t done = 0;          // regions unpinned so far
 
   void run() noexcept {
     std::unique_lock lock(mutex);
@@ -49,11 +47,6 @@ struct Unpinner {
   }
 };
 
-Unpinner& unpinner() {
-  static auto* const instance = new Unpinner;
-  return *instance;
-}
-
 void start(Unpinner& self) noexcept {
   if (self.running) return;
   try {
@@ -67,7 +60,7 @@ void start(Unpinner& self) noexcept {
 }  // namespace
 
 void unpin_region_later(Region* region) noexcept {
-  Unpinner& self = unpinner();
+  auto& self = immortal<Unpinner>();
   const std::lock_guard lock(self.mutex);
   region->next = self.work;
   self.work = region;
@@ -75,14 +68,26 @@ void unpin_region_later(Region* region) noexcept {
   self.wake.notify_one();
 }
 
+Result<Region*> pin_region_or_wait(const std::shared_ptr<DeviceCore>& device, std::size_t bytes,
+                                   const RegionOptions& options) {
+  // An address range that is about to be parked is better than one more, which would stay for ever.
+  if (options.pin == PinMethod::register_pages && bytes >= least_parked && !has_parked_range(bytes)) finish_unpinning();
+  const std::size_t before = regions_unpinned_later();
+  auto region = pin_region(device, bytes, options);
+  if (region || region.error().errc() != Errc::limit) return region;
+  finish_unpinning();
+  if (regions_unpinned_later() == before) return region;
+  return pin_region(device, bytes, options);
+}
+
 std::size_t regions_unpinned_later() noexcept {
-  Unpinner& self = unpinner();
+  auto& self = immortal<Unpinner>();
   const std::lock_guard lock(self.mutex);
   return self.done;
 }
 
 void finish_unpinning() noexcept {
-  Unpinner& self = unpinner();
+  auto& self = immortal<Unpinner>();
   std::unique_lock lock(self.mutex);
   for (;;) {
     self.idle.wait(lock, [&self] { return !self.busy && (self.work == nullptr || !self.running); });

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../support/rig.hpp"
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 
 using namespace support;
 

@@ -7,7 +7,7 @@
 
 #include "../support/rig.hpp"
 #include "base/process_exit.hpp"
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 
 using namespace support;
 

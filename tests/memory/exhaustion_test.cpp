@@ -38,7 +38,7 @@ TEST_CASE(
       const std::size_t bytes = std::size_t{1} << random() % 23;
       const std::size_t some = bytes + random() % bytes;
       const std::size_t alignment = std::size_t{1} << random() % 13;
-      Block* const block = store->allocate(some, alignment);
+      Block* const block = take(*store, some, alignment);
       if (block == nullptr) {
         if (round < 10) break;  // as it is
         const std::size_t seen = store->growths();
@@ -62,12 +62,12 @@ TEST_CASE("a failed allocation costs nothing, and the next one that fits succeed
   Blocks blocks = fill(*store, 64 * KiB);
   const StoreStats before = store->stats();
   for (const std::size_t bytes : {64 * KiB, 1 * MiB, 128 * MiB, 1 * GiB, SIZE_MAX / 2, SIZE_MAX - 63})
-    CHECK(store->allocate(bytes, 64) == nullptr);
+    CHECK(take(*store, bytes, 64) == nullptr);
   const StoreStats after = store->stats();
   CHECK(after.handed_out == before.handed_out);
   CHECK(after.capacity == before.capacity);
-  store->free(blocks.back());
-  blocks.back() = store->allocate(64 * KiB, 64);
+  give(*store, blocks.back());
+  blocks.back() = take(*store, 64 * KiB, 64);
   CHECK(blocks.back() != nullptr);
   free_all(*store, blocks);
 }
@@ -77,7 +77,7 @@ TEST_CASE("when mimalloc's chunks are full, small blocks come from what else is 
   const OpenStore store(machine, 256 * MiB);
   Blocks large;
   // Only a little is left for small blocks, too little for a chunk.
-  for (int i = 0; i < 248; ++i) large.push_back(store->allocate(1 * MiB, 64));
+  for (int i = 0; i < 248; ++i) large.push_back(take(*store, 1 * MiB, 64));
   Blocks small = fill(*store, 1024);
   CHECK(std::none_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
   CHECK(small.size() == (8 * MiB - store->stats().wasted) / 1024);
@@ -96,11 +96,11 @@ TEST_CASE("one small block does not keep an arena's memory from large ones") {
   for (const std::size_t bytes : {1 * MiB, 32 * MiB, 64 * MiB, 128 * MiB, 256 * MiB}) {
     CAPTURE(bytes);
     const OpenStore store(machine, bytes);
-    Block* const small = store->allocate(64, 64);
-    Block* const large = store->allocate(bytes / 4 * 3 - 4096, 64);
+    Block* const small = take(*store, 64, 64);
+    Block* const large = take(*store, bytes / 4 * 3 - 4096, 64);
     CHECK(large != nullptr);
-    store->free(small);
-    if (large != nullptr) store->free(large);
+    give(*store, small);
+    if (large != nullptr) give(*store, large);
   }
 }
 
@@ -108,10 +108,10 @@ TEST_CASE("a single block may take the whole arena") {
   const Machine machine;
   for (const std::size_t bytes : {std::size_t{4096}, 1 * MiB, 96 * MiB, 160 * MiB}) {
     const OpenStore store(machine, bytes);
-    Block* const all = store->allocate(bytes, 4096);
+    Block* const all = take(*store, bytes, 4096);
     REQUIRE(all != nullptr);
     CHECK(all->capacity == bytes);
-    store->free(all);
+    give(*store, all);
   }
 }
 

@@ -13,8 +13,8 @@
 
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
-#include "memory/region.hpp"
 #include "memory/store.hpp"
+#include "memory/unpinner.hpp"
 
 namespace memory_test {
 
@@ -46,7 +46,7 @@ class OpenStore {
  public:
   OpenStore(const Machine& machine, std::size_t bytes, std::size_t max_bytes = 0,
             PinMethod pin = PinMethod::register_pages) {
-    auto opened = Store::open(machine.device, {bytes, max_bytes, pin, -1});
+    auto opened = Store::open(machine.device, {bytes, max_bytes, {pin, -1}});
     if (!opened) FAIL(opened.error().what());
     store_ = *opened;
   }
@@ -63,6 +63,13 @@ class OpenStore {
 
 using Blocks = std::vector<Block*>;
 
+/// One block, or nullptr.
+inline Block* take(Store& store, std::size_t bytes, std::size_t alignment) {
+  Block* block = nullptr;
+  return store.allocate_batch(bytes, alignment, &block, 1) == 1 ? block : nullptr;
+}
+inline void give(Store& store, Block* block) { store.free_batch(&block, 1); }
+
 inline void free_all(Store& store, Blocks& blocks) {
   store.free_batch(blocks.data(), blocks.size());
   blocks.clear();
@@ -71,7 +78,7 @@ inline void free_all(Store& store, Blocks& blocks) {
 /// As many blocks as there are.
 inline Blocks fill(Store& store, std::size_t bytes, std::size_t alignment = 64) {
   Blocks blocks;
-  while (Block* block = store.allocate(bytes, alignment)) blocks.push_back(block);
+  while (Block* block = take(store, bytes, alignment)) blocks.push_back(block);
   return blocks;
 }
 

@@ -55,13 +55,13 @@ std::size_t run(const Machine& machine, const Trace& trace, std::size_t bytes) {
   for (; done < trace.steps.size(); ++done) {
     const Step& step = trace.steps[done];
     if (step.bytes == 0) {
-      store->free(std::exchange(blocks[step.id], nullptr));
-    } else if ((blocks[step.id] = store->allocate(step.bytes, 64)) == nullptr) {
+      give(*store, std::exchange(blocks[step.id], nullptr));
+    } else if ((blocks[step.id] = take(*store, step.bytes, 64)) == nullptr) {
       break;
     }
   }
   for (Block* block : blocks)
-    if (block != nullptr) store->free(block);
+    if (block != nullptr) give(*store, block);
   return done;
 }
 

@@ -15,7 +15,7 @@ TEST_CASE("a store grows in steps up to max_bytes, and a block never straddles t
   Blocks blocks;
   for (;;) {
     const std::size_t seen = store->growths();
-    if (Block* const block = store->allocate(300 * KiB, 64); block != nullptr) {
+    if (Block* const block = take(*store, 300 * KiB, 64); block != nullptr) {
       blocks.push_back(block);
       continue;
     }
@@ -45,14 +45,14 @@ TEST_CASE("trim gives back grown regions with nothing in them, and keeps what th
   const OpenStore store(machine, 1 * MiB, 400 * MiB);
   REQUIRE(store->grow(64 * MiB, store->growths()));
   REQUIRE(store->grow(150 * MiB, store->growths()));
-  Block* const kept = store->allocate(100 * MiB, 64);
+  Block* const kept = take(*store, 100 * MiB, 64);
   REQUIRE(kept != nullptr);
   kept->data[100 * MiB - 1] = std::byte{7};
   CHECK(store->trim() == 64 * MiB);
   CHECK(store->trim() == 0);
   CHECK(store->contains(kept->data));
   CHECK(kept->data[100 * MiB - 1] == std::byte{7});
-  store->free(kept);
+  give(*store, kept);
   CHECK(store->trim() == 150 * MiB);
   CHECK(store->capacity() == 1 * MiB);
   CHECK(machine.controls.pinned_bytes() == 1 * MiB);
@@ -64,12 +64,12 @@ TEST_CASE("small blocks in a grown region keep it, and once they are gone trim g
   const OpenStore store(machine, 4096, 300 * MiB);
   REQUIRE(store->grow(256 * MiB, 0));
   Blocks small;
-  for (int i = 0; i < 1000; ++i) small.push_back(store->allocate(5000, 64));
+  for (int i = 0; i < 1000; ++i) small.push_back(take(*store, 5000, 64));
   CHECK(store->trim() == 0);
   free_all(*store, small);
   CHECK(store->trim() == 256 * MiB);
   REQUIRE(store->grow(256 * MiB, store->growths()));
-  for (int i = 0; i < 1000; ++i) small.push_back(store->allocate(5000, 64));
+  for (int i = 0; i < 1000; ++i) small.push_back(take(*store, 5000, 64));
   CHECK(sound(*store, small, 64));
   free_all(*store, small);
 }
@@ -81,10 +81,10 @@ TEST_CASE("empty regions make way when a large block needs the room") {
   REQUIRE(store->grow(40 * MiB, 1));
   CHECK(store->largest_possible() >= 99 * MiB);
   REQUIRE(store->grow(90 * MiB, 2));
-  Block* const block = store->allocate(90 * MiB, 64);
+  Block* const block = take(*store, 90 * MiB, 64);
   CHECK(block != nullptr);
   CHECK(store->capacity() <= 100 * MiB);
-  store->free(block);
+  give(*store, block);
 }
 
 TEST_CASE("who asks to grow after somebody else has grown gets ok, and the arena does not grow twice") {
@@ -109,9 +109,9 @@ TEST_CASE("growth beyond the limit on pinned memory takes what is left, or says 
   REQUIRE_FALSE(refused);
   CHECK(refused.error().errc() == Errc::limit);
   CHECK(store->capacity() == 19 * MiB);
-  Block* const block = store->allocate(9 * MiB, 64);
+  Block* const block = take(*store, 9 * MiB, 64);
   CHECK(block != nullptr);
-  store->free(block);
+  give(*store, block);
 }
 
 TEST_CASE("trim while others grow, allocate and free loses nothing") {
@@ -126,7 +126,7 @@ TEST_CASE("trim while others grow, allocate and free loses nothing") {
       for (int i = 0; i < 600; ++i) {
         const std::size_t bytes = 1 + random() % (4 * MiB);
         const std::size_t seen = store->growths();
-        if (Block* const block = store->allocate(bytes, 64); block != nullptr) {
+        if (Block* const block = take(*store, bytes, 64); block != nullptr) {
           block->data[0] = block->data[bytes - 1] = static_cast<std::byte>(seed);
           mine.push_back(block);
         } else if (!store->grow(bytes, seen) || mine.size() > 8) {
@@ -156,10 +156,10 @@ TEST_CASE("the figures add up at any moment") {
   for (int step = 0; step < 3000; ++step) {
     if (random() % 3 != 0) {
       const std::size_t bytes = 1 + random() % (std::size_t{1} << random() % 22);
-      if (Block* const block = store->allocate(bytes, 64); block != nullptr) blocks.push_back(block);
+      if (Block* const block = take(*store, bytes, 64); block != nullptr) blocks.push_back(block);
     } else if (!blocks.empty()) {
       std::swap(blocks[random() % blocks.size()], blocks.back());
-      store->free(blocks.back());
+      give(*store, blocks.back());
       blocks.pop_back();
     }
     if (step % 100 != 0) continue;
@@ -177,9 +177,9 @@ TEST_CASE("the figures add up at any moment") {
     }
     CHECK(in_spans == stats.capacity);
     CHECK(seen_out == out);
-    Block* const largest = store->allocate(stats.largest_free, 64);
+    Block* const largest = take(*store, stats.largest_free, 64);
     REQUIRE(largest != nullptr);
-    store->free(largest);
+    give(*store, largest);
   }
   free_all(*store, blocks);
 }

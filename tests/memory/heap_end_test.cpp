@@ -9,7 +9,7 @@ using namespace memory_test;
 
 TEST_CASE("a thread that brings back a heap's last block late does not end the heap that comes after it") {
   const Machine machine;
-  auto store = Store::open(machine.device, {1 * MiB, 1 * MiB, PinMethod::register_pages, -1});
+  auto store = Store::open(machine.device, {1 * MiB, 1 * MiB, {PinMethod::register_pages, -1}});
   REQUIRE(store);
   const auto arena = std::make_shared<ArenaCore>(machine.device, *store);
 

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 
 namespace model {
 

@@ -15,7 +15,7 @@
 #include <fmt/format.h>
 #include <thole/thole.hpp>
 
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 #include "model.hpp"
 
 namespace model {

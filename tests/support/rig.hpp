@@ -16,7 +16,7 @@
 #include <thole/thole.hpp>
 
 #include "api/handle_access.hpp"
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 
 namespace support {
 

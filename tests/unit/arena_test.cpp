@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "memory/region.hpp"
+#include "memory/unpinner.hpp"
 #include "support/rig.hpp"
 
 using namespace support;

@@ -1,0 +1,53 @@
+#include "memory/numa.hpp"
+
+#ifdef THOLE_WITH_NUMA
+#include <linux/mempolicy.h>
+#endif
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "memory/limits.hpp"
+#include "memory/mapping.hpp"
+
+namespace thole::detail {
+
+#ifdef THOLE_WITH_NUMA
+
+Result<void> bind_to_node(std::byte* data, std::size_t bytes, int node) {
+  constexpr std::size_t nodes = 1024;
+  constexpr unsigned bits = 8 * sizeof(unsigned long);
+  const auto bit = static_cast<unsigned>(node);
+  if (!numa_node_exists(node) || bit >= nodes)
+    return cannot_pin(Errc::invalid_argument, bytes, "there is no NUMA node " + std::to_string(node));
+  std::array<unsigned long, nodes / bits> mask{};
+  mask[bit / bits] = 1UL << bit % bits;
+  // The kernel reads one bit less than it is told of.
+  if (syscall(SYS_mbind, data, bytes, MPOL_BIND, mask.data(), nodes + 1, 0U) == 0) return {};
+  const int reason = errno;
+  if (reason == ENOSYS && node == 0) return {};  // a kernel that knows no nodes has one
+  return cannot_pin(
+      reason == EINVAL ? Errc::invalid_argument : Errc::limit, bytes,
+      "binding it to NUMA node " + std::to_string(node) + " failed (mbind: " + std::strerror(reason) + ")");
+}
+
+void unbind(std::byte* data, std::size_t bytes) noexcept {
+  (void)syscall(SYS_mbind, data, bytes, MPOL_DEFAULT, nullptr, 0UL, 0U);
+}
+
+#else
+
+Result<void> bind_to_node(std::byte*, std::size_t bytes, int node) {
+  return cannot_pin(Errc::invalid_argument, bytes,
+                    "thole was built without NUMA support, so it cannot be bound to node " + std::to_string(node));
+}
+
+void unbind(std::byte*, std::size_t) noexcept {}
+
+#endif
+
+}  // namespace thole::detail

@@ -1,0 +1,152 @@
+// What address ranges carry from one arena to the next, and what a forked child sees of them.
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+
+#include <thole/config.hpp>
+
+#include "fixture.hpp"
+#include "support/sanitized.hpp"
+
+using namespace memory_test;
+
+namespace {
+
+/// The VmFlags of the mapping that the address lies in, such as "rd wr mr mw me dc".
+std::string flags_of(const void* address) {
+  std::ifstream file("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<std::uintptr_t>(address);
+  bool found = false;
+  for (std::string line; std::getline(file, line);) {
+    std::uintptr_t from = 0, to = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) found = from <= wanted && wanted < to;
+    if (found && line.rfind("VmFlags:", 0) == 0) return line.substr(8) + ' ';
+  }
+  return {};
+}
+
+bool has_flag(const void* address, const std::string& flag) {
+  return flags_of(address).find(' ' + flag + ' ') != std::string::npos;
+}
+
+/// A figure of /proc/self/status.
+std::size_t status(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);)
+    if (line.rfind(key, 0) == 0) return std::stoull(line.substr(key.size()));
+  return 0;
+}
+
+/// The exit code of what `function` returns in a forked child; 128 and more: it was killed.
+template <class Function>
+int in_child(Function&& function) {
+  const pid_t child = fork();
+  if (child == 0) _exit(function());
+  int state = 0;
+  REQUIRE(waitpid(child, &state, 0) == child);
+  return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+}
+
+bool is_mapped(void* address) { return msync(address, 4096, MS_ASYNC) == 0; }
+
+}  // namespace
+
+TEST_CASE("a region is not copied into forked children") {
+  const Machine machine;
+  for (const std::size_t bytes : {1 * MiB, 256 * MiB}) {
+    const OpenStore store(machine, bytes);
+    Block* const small = take(*store, 100, 64);  // mimalloc, where it is used, is told of a part of the region
+    Block* const large = take(*store, bytes / 2, 4096);
+    REQUIRE(large != nullptr);
+    CHECK(has_flag(large->data, "dc"));
+    CHECK(is_mapped(large->data));
+    CHECK(in_child([large] { return is_mapped(large->data) ? 1 : 0; }) == 0);
+    give(*store, small);
+    give(*store, large);
+  }
+}
+
+TEST_CASE("a forked child may end a store of its parent's, which touches none of its memory") {
+  const Machine machine;
+  const OpenStore store(machine, 256 * MiB);
+  Block* const small = take(*store, 100, 64);
+  REQUIRE(small->from_mimalloc);
+  give(*store, small);
+  CHECK(in_child([&store] {
+          store->close();
+          return 0;
+        }) == 0);
+  CHECK(machine.controls.pinned_bytes() == 256 * MiB);
+}
+
+TEST_CASE("core dumps contain an arena only if it says so, whatever the arena said that had the addresses before") {
+  const Machine machine;
+  for (const std::size_t bytes : {1 * MiB, 256 * MiB})
+    for (const bool wanted : {false, true, false}) {
+      auto opened = Store::open(machine.device, {bytes, 0, {.in_core_dumps = wanted}});
+      REQUIRE(opened);
+      Block* const block = take(**opened, bytes / 2, 64);
+      CHECK(has_flag(block->data, "dd") != wanted);
+      give(**opened, block);
+      (*opened)->close();
+      finish_unpinning();
+    }
+}
+
+TEST_CASE("an address range that is used again is bound to no NUMA node") {
+  if constexpr (!config::numa) return;
+  const Machine machine;
+  auto policy = [](const Block* block) {
+    int mode = -1;
+    constexpr unsigned long of_address = 2;  // MPOL_F_ADDR
+    syscall(SYS_get_mempolicy, &mode, nullptr, 0UL, block->data, of_address);
+    return mode;
+  };
+  auto bound = Store::open(machine.device, {256 * MiB, 0, {.numa_node = 0}});
+  if (!bound) {
+    MESSAGE("not enough memory here: " << bound.error().what());
+    return;
+  }
+  // The first and the last of its bytes: mimalloc's own data, where it keeps some, lies at the start.
+  const Block* first = take(**bound, 100, 64);
+  const std::byte* const place = first->data;
+  CHECK(policy(first) == 2);  // MPOL_BIND
+  give(**bound, const_cast<Block*>(first));
+  (*bound)->close();
+  finish_unpinning();
+  const OpenStore store(machine, 256 * MiB);
+  Block* const small = take(*store, 100, 64);
+  Block* const large = take(*store, 200 * MiB, 64);
+  CHECK(small->data == place);
+  CHECK(policy(small) == 0);
+  CHECK(policy(large) == 0);
+  give(*store, small);
+  give(*store, large);
+}
+
+#if !THOLE_TEST_SANITIZED  // which maps memory itself
+TEST_CASE("200 arenas in turn, each larger than the last, leave few addresses and threads, and serve small blocks") {
+  const Machine machine;
+  { const OpenStore store(machine, 1 * MiB); }  // so that the unpinner's thread is there
+  const std::size_t addresses = status("VmSize:") * KiB;
+  const std::size_t threads = status("Threads:");
+  std::size_t largest = 0;
+  for (std::size_t i = 0; i < 200; ++i) {
+    largest = 256 * MiB + i * 2 * MiB;
+    const OpenStore store(machine, largest);
+    Block* const block = take(*store, 100, 64);
+    REQUIRE(block != nullptr);
+    CHECK(block->from_mimalloc);
+    block->data[99] = std::byte{1};
+    give(*store, block);
+  }
+  CHECK(machine.pinned() == 0);
+  CHECK(status("VmSize:") * KiB <= addresses + 4 * largest);
+  CHECK(status("Threads:") <= threads + 2);  // a chunk of 256 MiB, and one of 512 MiB
+}
+#endif
