@@ -20,7 +20,7 @@ namespace {
 
 std::size_t hand_over(MovingBlocks& blocks) noexcept {
   std::size_t count = 0;
-  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->came_back(block);
+  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->reclaim(block);
   return count;
 }
 
@@ -28,7 +28,7 @@ std::size_t let_go_of_graphs() noexcept {
   MovingBlocks blocks;
   take_graph_released(blocks);
   std::size_t count = 0;
-  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->let_go(block);
+  for (; Block* const block = blocks.pop(); ++count) block->heap.load(std::memory_order_relaxed)->release(block);
   return count;
 }
 
