@@ -45,6 +45,7 @@ std::size_t PinnedArena::capacity() const { return core_->store().stats().capaci
 bool PinnedArena::contains(const void* pointer) const { return core_->store().contains(pointer); }
 
 ArenaStats PinnedArena::stats() const {
+  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::stats");
   const auto store = core_->store().stats();
   const auto heaps = detail::figures_of_heaps(*core_);
   return {.capacity = store.capacity,
@@ -61,6 +62,7 @@ ArenaStats PinnedArena::stats() const {
 }
 
 std::size_t PinnedArena::trim() {
+  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::trim");
   detail::flush_heaps(*core_);
   return core_->store().trim();
 }

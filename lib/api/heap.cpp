@@ -54,6 +54,7 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
     throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::page) + " bytes");
+  if (!arena.core()->of_this_process()) throw detail::of_another_process_error("PinnedHeap");
   core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::granule));
   if (options.background_reclaim) detail::watch_for(core_->arena()->device(), core_);
 }
