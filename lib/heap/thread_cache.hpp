@@ -59,7 +59,7 @@ class alignas(64) ThreadCache {
   std::size_t bytes() const noexcept;
 
   Counts counts;
-  /// How many blocks have been cached or freed after the program had them. The heap ends when that are all it has made.
+  /// How many blocks have come back for good: cached or freed. The heap ends when as many have as it has made.
   std::uint64_t returned = 0;
 
   HeapCore* const heap;         ///< whose cache it is, in all lives of that object
