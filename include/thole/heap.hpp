@@ -59,7 +59,7 @@ class THOLE_EXPORT PinnedHeap {
   /// overflow), `device_lost`.
   template <class T>
   PinnedBuffer<T> make_buffer(std::size_t count, std::source_location where = std::source_location::current()) const {
-    if (const auto made = allocate_at_once(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
+    if (const auto made = allocate_cached(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return detail::unwrap(typed<T>(count, allocate(count, sizeof(T), alignof(T), std::nullopt, where)));
   }
@@ -87,7 +87,7 @@ class THOLE_EXPORT PinnedHeap {
   template <class T>
   Result<PinnedBuffer<T>> try_make_buffer(std::size_t count,
                                           std::source_location where = std::source_location::current()) const noexcept {
-    if (const auto made = allocate_at_once(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
+    if (const auto made = allocate_cached(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return typed<T>(count, allocate(count, sizeof(T), alignof(T), std::nullopt, where));
   }
@@ -96,7 +96,7 @@ class THOLE_EXPORT PinnedHeap {
   Result<PinnedBuffer<T>> try_make_buffer_for(
       std::size_t count, std::chrono::nanoseconds timeout,
       std::source_location where = std::source_location::current()) const noexcept {
-    if (const auto made = allocate_at_once(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
+    if (const auto made = allocate_cached(count, sizeof(T), alignof(T), where); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return typed<T>(count, allocate(count, sizeof(T), alignof(T), timeout, where));
   }
@@ -116,7 +116,7 @@ class THOLE_EXPORT PinnedHeap {
 
  private:
   // From what the thread keeps; no block: nothing was kept, or something is in the way, and allocate() says what.
-  detail::Allocation allocate_at_once(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+  detail::Allocation allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                       const std::source_location& where) const noexcept;
   Result<detail::Allocation> allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                       std::optional<std::chrono::nanoseconds> timeout,

@@ -4,7 +4,8 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
-#include "heap/arena_core.hpp"
+#include "heap/heap_core.hpp"
+#include "heap/heap_figures.hpp"
 #include "inspect/draw_svg.hpp"
 #include "memory/store.hpp"
 
@@ -45,26 +46,26 @@ std::size_t PinnedArena::capacity() const { return core_->store().stats().capaci
 bool PinnedArena::contains(const void* pointer) const { return core_->store().contains(pointer); }
 
 ArenaStats PinnedArena::stats() const {
+  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::stats");
   const auto store = core_->store().stats();
-  const auto heaps = core_->sum();
-  ArenaStats stats;
-  stats.capacity = store.capacity;
-  stats.max_capacity = store.max_capacity;
-  stats.in_use = heaps.in_use;
-  stats.in_flight = heaps.in_flight;
-  stats.cached = heaps.cached;
-  stats.largest_free = store.largest_free;
-  stats.wasted = store.wasted + heaps.waste;
-  stats.peak = store.peak;
-  stats.regions = store.regions;
-  stats.grown = store.grown;
-  stats.buffers_made = heaps.made;
-  stats.trouble = store.trouble;
-  return stats;
+  const auto heaps = detail::figures_of_heaps(*core_);
+  return {.capacity = store.capacity,
+          .max_capacity = store.max_capacity,
+          .in_use = heaps.in_use,
+          .in_flight = heaps.in_flight,
+          .cached = heaps.cached,
+          .largest_free = store.largest_free,
+          .wasted = store.wasted + heaps.waste,
+          .peak = store.peak,
+          .regions = store.regions,
+          .grown = store.grown,
+          .buffers_made = heaps.made,
+          .trouble = store.trouble};
 }
 
 std::size_t PinnedArena::trim() {
-  core_->flush();
+  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::trim");
+  detail::flush_heaps(*core_);
   return core_->store().trim();
 }
 

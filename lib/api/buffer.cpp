@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
+#include "base/deadline.hpp"
 #include "blocks/block.hpp"
 #include "heap/heap_core.hpp"
 #include "streams/cross_device.hpp"
@@ -173,8 +173,8 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
 void release(BlockHead* head) noexcept {
   Block& block = of(head);
   HeapCore& heap = *block.heap.load(std::memory_order_relaxed);
-  if (!heap.of_another_process()) [[likely]]
-    heap.let_go(&block);
+  if (heap.of_this_process()) [[likely]]
+    heap.release(&block);
 }
 
 Result<void> try_begin_read(BlockHead* block, const char* call) noexcept {
@@ -194,7 +194,7 @@ Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanosecon
                            const char* call) noexcept {
   const Block& block = of(head);
   if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
-  const WaitDeadline deadline = timeout ? WaitDeadline(deadline_after(*timeout)) : std::nullopt;
+  const Deadline deadline = timeout ? deadline_after(*timeout) : std::nullopt;
   const Status status = wait(block.uses, Against::everything, deadline);
   if (status.ok()) return {};
   if (timeout && status.code == StatusCode::not_ready)

@@ -3,8 +3,8 @@
 #include <string>
 #include <utility>
 
-#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
+#include "base/deadline.hpp"
 
 namespace thole {
 
@@ -22,7 +22,7 @@ tl::unexpected<Error> failed(detail::DeviceCore& device, Status status, const ch
   return tl::unexpected(device.error(status, call, what));
 }
 
-Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const detail::WaitDeadline& deadline,
+Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const detail::Deadline& deadline,
                   const char* call) noexcept {
   if (ticket == nullptr) return moved_from(call);
   if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));

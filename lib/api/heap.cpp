@@ -2,44 +2,23 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/allocate.hpp"
-#include "heap/arena_core.hpp"
 #include "heap/collect.hpp"
-#include "heap/heap_core.hpp"
-#include "inspect/make_report.hpp"
+#include "heap/heap_figures.hpp"
+#include "heap/heap_handle.hpp"
+#include "inspect/report.hpp"
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
 
 namespace thole {
 namespace detail {
-
-class HeapHandle {
- public:
-  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim)
-      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment, background_reclaim)) {}
-  ~HeapHandle() {
-    if (!arena_->device()->of_another_process()) heap_->close();
-  }
-  HeapHandle(const HeapHandle&) = delete;
-  HeapHandle& operator=(const HeapHandle&) = delete;
-
-  const std::shared_ptr<ArenaCore>& arena() const noexcept { return arena_; }
-  HeapCore& heap() const noexcept { return *heap_; }
-
- private:
-  const std::shared_ptr<ArenaCore> arena_;
-  HeapCore* const heap_;
-};
 
 namespace {
 
@@ -69,20 +48,21 @@ using detail::Status;
 using detail::StatusCode;
 
 PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
-  if (!std::has_single_bit(options.alignment) || options.alignment > detail::size_class::page)
+  if (!std::has_single_bit(options.alignment) || options.alignment > detail::page)
     throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
                                             " bytes; it must be a power of two and at most a page, " +
-                                            std::to_string(detail::size_class::page) + " bytes");
-  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::size_class::granule),
+                                            std::to_string(detail::page) + " bytes");
+  if (!arena.core()->of_this_process()) throw detail::of_another_process_error("PinnedHeap");
+  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::granule),
                                                options.background_reclaim);
 }
 
-detail::Allocation PinnedHeap::allocate_at_once(std::size_t count, std::size_t element_bytes, std::size_t alignment,
-                                                const std::source_location& where) const noexcept {
+detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+                                               const std::source_location& where) const noexcept {
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0) [[unlikely]]
     return {};
-  detail::Block* const block = detail::allocate_at_once(core_->heap(), bytes, alignment);
+  detail::Block* const block = detail::allocate_cached(core_->heap(), bytes, alignment);
   if (block == nullptr) return {};
   detail::open(*block, where);
   return {block, block->data};
@@ -98,34 +78,22 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
                                                      std::to_string(element_bytes) +
                                                      " bytes are more bytes than a size can say"));
   if (bytes == 0) return detail::Allocation{};
-  auto block =
-      detail::allocate_block(core_->heap(), bytes, alignment,
-                             timeout ? detail::Deadline(detail::deadline_after(*timeout)) : std::nullopt, call);
+  const auto deadline = timeout ? detail::deadline_after(*timeout) : std::nullopt;
+  auto block = detail::allocate_block(core_->heap(), bytes, alignment, deadline, call);
   if (!block) return tl::unexpected(std::move(block.error()));
   detail::open(**block, where);
   return detail::Allocation{*block, (*block)->data};
 }
 
-std::size_t PinnedHeap::collect() const noexcept { return detail::collect(*core_->arena()->device()); }
-
-namespace {
-
-/// Not for ever: busy threads take new ones. The thread that has some may be waiting for a processor.
-void wait_for_blocks_in_transit() noexcept {
-  constexpr int yields = 1000, pauses = 1000;
-  for (int i = 0; i != yields + pauses && detail::MovingBlocks::any(); ++i)
-    if (i < yields)
-      std::this_thread::yield();
-    else
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
+std::size_t PinnedHeap::collect() const noexcept {
+  return core_->heap().of_this_process() ? detail::collect(*core_->arena()->device()) : 0;
 }
-
-}  // namespace
 
 void PinnedHeap::drain() const { detail::unwrap(try_drain()); }
 
 Result<void> PinnedHeap::try_drain() const noexcept try {
   constexpr const char* call = "PinnedHeap::drain";
+  if (!core_->heap().of_this_process()) return tl::unexpected(detail::of_another_process_error(call));
   detail::DeviceCore& device = *core_->arena()->device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   for (const auto& [timeline, at] : detail::open_positions(*core_)) {
@@ -141,7 +109,7 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
   // second stream, and have put it into that one's queue, so that it takes a second look.
   for (int look = 0; look != 2; ++look) {
     detail::collect(device);
-    wait_for_blocks_in_transit();
+    detail::MovingBlocks::wait_for_arrival();
   }
   return {};
 } catch (const std::bad_alloc&) {
@@ -150,22 +118,23 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
 
 HeapStats PinnedHeap::stats() const {
   detail::HeapCore& heap = core_->heap();
-  heap.note_peak();
-  const auto figures = heap.figures();
-  HeapStats stats;
-  stats.in_use = figures.in_use;
-  stats.in_flight = figures.in_flight;
-  stats.peak = heap.peak.load(std::memory_order_relaxed);
-  stats.buffers_made = figures.made;
-  stats.freed_at_once = figures.at_once;
-  stats.deferred = figures.deferred;
-  stats.recycled = figures.recycled;
-  stats.waited = figures.waited;
-  stats.most_in_flight = heap.most_in_flight.load(std::memory_order_relaxed);
-  return stats;
+  detail::note_peak(heap);
+  const auto figures = detail::figures_of(heap);
+  return {.in_use = figures.in_use,
+          .in_flight = figures.in_flight,
+          .peak = heap.peak_bytes.get(),
+          .buffers_made = figures.made,
+          .freed_at_once = figures.freed_at_once,
+          .deferred = figures.deferred,
+          .recycled = figures.recycled,
+          .waited = figures.waited,
+          .most_in_flight = heap.peak_in_flight.get()};
 }
 
-Report PinnedHeap::report() const { return detail::make_report(core_->arena()->store(), core_->heap()); }
+Report PinnedHeap::report() const {
+  if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::report");
+  return detail::make_report(core_->arena()->store(), core_->heap());
+}
 
 PinnedArena PinnedHeap::arena() const { return PinnedArena(core_->arena()); }
 

@@ -6,8 +6,8 @@
 
 #include <thole/event.hpp>
 
-#include "api/deadline.hpp"
 #include "api/handle_access.hpp"
+#include "base/deadline.hpp"
 #include "heap/collect.hpp"
 #include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"

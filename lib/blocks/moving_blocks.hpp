@@ -4,7 +4,9 @@
 // put into the next. Whoever finds no memory asks here whether some passed by while it looked.
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <thread>
 #include <utility>
 
 #include "blocks/block.hpp"
@@ -47,6 +49,17 @@ class MovingBlocks {
   }
 
   static bool any() noexcept { return under_way_.load(std::memory_order_acquire) != 0; }
+  /// Waits until none are on their way, so that those that were are where others find them. Gives up after a tenth of a
+  /// second, since busy threads always move some. Sleeps between looks: the thread that has some may need the
+  /// processor.
+  static void wait_for_arrival() noexcept {
+    constexpr int yields = 1000, pauses = 1000;
+    for (int i = 0; i != yields + pauses && any(); ++i)
+      if (i < yields)
+        std::this_thread::yield();
+      else
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
 
  private:
   friend class MemorySearch;

@@ -1,11 +1,14 @@
 #include "heap/allocate.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
+#include "heap/heap_figures.hpp"
 #include "heap/size_class.hpp"
 #include "streams/stream_registry.hpp"
 
@@ -24,7 +27,7 @@ Error too_large_error(std::size_t bytes, std::size_t possible, const char* call)
 Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Error>& no_growth, bool timed_out,
                       const char* call) {
   const auto store = heap.arena().store().stats();
-  const auto heaps = heap.arena().sum();
+  const auto heaps = figures_of_heaps(heap.arena());
   std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
                      std::to_string(bytes) + " bytes: " + std::to_string(store.free) + " free, " +
                      std::to_string(store.largest_free) + " in the largest free piece, " +
@@ -35,19 +38,13 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Err
   return Error(timed_out ? Errc::timed_out : Errc::out_of_memory, text);
 }
 
-struct Request {
-  std::size_t asked;      // bytes
-  std::size_t bytes;      // rounded by size_class
-  std::size_t alignment;  // bytes
-};
-
-Block* take_cached(HeapCore& heap, const Request& request) noexcept {
-  return heap.take_cached(request.bytes, request.alignment, request.asked);
+Request request_of(const HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
+  return {bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
 }
 
 Block* take_from_store(HeapCore& heap, const Request& request) noexcept {
-  Block* const block = heap.take_from_store(request.bytes, request.alignment, request.asked);
-  if (block != nullptr) heap.note_peak();
+  Block* const block = heap.take_from_store(request);
+  if (block != nullptr) note_peak(heap);
   return block;
 }
 
@@ -59,10 +56,10 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
   for (int i = 0; i != most_searches; ++i) {
     const MemorySearch search;
     collect(device);
-    if (Block* const block = take_cached(heap, request)) return block;
+    if (Block* const block = heap.take_cached(request)) return block;
     if (Block* const block = take_from_store(heap, request)) return block;
-    if (Block* const block = heap.take_from_others(request.bytes, request.alignment, request.asked)) return block;
-    heap.arena().flush();
+    if (Block* const block = heap.take_from_others(request)) return block;
+    flush_heaps(heap.arena());
     if (Block* const block = take_from_store(heap, request)) return block;
     if (!search.missed_some()) return nullptr;
     if (MovingBlocks::any()) std::this_thread::yield();
@@ -101,30 +98,31 @@ Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& d
 
 }  // namespace
 
-Block* allocate_at_once(HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
+Block* allocate_cached(HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
   if (bytes > beyond_any_machine || heap.device_lost()) [[unlikely]]
     return nullptr;
-  return heap.take_cached(size_class::round_up(bytes), std::max(alignment, heap.alignment()), bytes);
+  return heap.take_cached(request_of(heap, bytes, alignment));
 }
 
 Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t alignment, const Deadline& deadline,
                               const char* call) noexcept {
+  if (!heap.of_this_process()) return tl::unexpected(of_another_process_error(call));
   DeviceCore& device = *heap.arena().device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   const auto possible = heap.arena().store().largest_possible();
   if (bytes > beyond_any_machine || size_class::round_up(bytes) > possible)
     return tl::unexpected(too_large_error(bytes, possible, call));
-  if (alignment > size_class::page)
+  if (alignment > page)
     return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": elements aligned to " +
                                                             std::to_string(alignment) + " bytes; at most a page, " +
-                                                            std::to_string(size_class::page) + " bytes"));
-  const Request request{bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
+                                                            std::to_string(page) + " bytes"));
+  const Request request = request_of(heap, bytes, alignment);
   // Where this thread left its last block is where one is most likely finished; else any stream, in turn.
   if (const auto recent = heap.recent(); recent != nullptr)
     collect_some(*recent);
   else
     collect_any(device);
-  Block* block = take_cached(heap, request);
+  Block* block = heap.take_cached(request);
   if (block == nullptr) block = take_from_store(heap, request);
   if (block == nullptr) block = take_from_anywhere(heap, request);
   std::optional<Error> no_growth;

@@ -1,6 +1,6 @@
 #include "heap/arena_core.hpp"
 
-#include "heap/heap_core.hpp"
+#include <string>
 
 namespace thole::detail {
 
@@ -9,30 +9,14 @@ void ArenaCore::add(HeapCore* heap) {
   heaps_.push_back(heap);
 }
 
-void ArenaCore::remove(HeapCore* heap) noexcept {
+void ArenaCore::remove(HeapCore* heap, std::size_t made) noexcept {
   const std::scoped_lock lock(mutex_);
   std::erase(heaps_, heap);
-  made_by_ended_heaps_ += heap->figures(false).made;
+  made_by_ended_heaps_ += made;
 }
 
-void ArenaCore::flush() noexcept {
-  const std::scoped_lock lock(mutex_);
-  for (HeapCore* const heap : heaps_) heap->flush();
-}
-
-ArenaCore::Sum ArenaCore::sum() const {
-  const std::scoped_lock lock(mutex_);
-  Sum sum;
-  sum.made = made_by_ended_heaps_;
-  for (const HeapCore* const heap : heaps_) {
-    const auto figures = heap->figures();
-    sum.made += figures.made;
-    sum.in_use += figures.in_use;
-    sum.in_flight += figures.in_flight;
-    sum.cached += figures.cached;
-    sum.waste += figures.waste;
-  }
-  return sum;
+Error of_another_process_error(const char* call) {
+  return Error(Errc::device_lost, std::string(call) + ": made by another process, which this one was forked from");
 }
 
 }  // namespace thole::detail

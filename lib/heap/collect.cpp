@@ -14,7 +14,7 @@ HeapCore& heap_of(const Block& block) noexcept { return *block.heap.load(std::me
 
 std::size_t hand_to_heaps(MovingBlocks& blocks) noexcept {
   std::size_t count = 0;
-  for (; Block* const block = blocks.pop(); ++count) heap_of(*block).came_back(block);
+  for (; Block* const block = blocks.pop(); ++count) heap_of(*block).reclaim(block);
   return count;
 }
 
@@ -22,7 +22,7 @@ std::size_t fetch_from_graphs() noexcept {
   MovingBlocks blocks;
   take_released_from_graphs(blocks);
   std::size_t count = 0;
-  for (; Block* const block = blocks.pop(); ++count) heap_of(*block).let_go(block);
+  for (; Block* const block = blocks.pop(); ++count) heap_of(*block).release(block);
   return count;
 }
 

@@ -2,17 +2,21 @@
 
 #include <array>
 #include <new>
+#include <utility>
 
+#include "base/immortal.hpp"
 #include "heap/thread_cache_table.hpp"
 #include "streams/cross_device.hpp"
-#include "streams/uses.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::detail {
 
 namespace {
 
-/// To the stores that the blocks came from; all of one heap's come from one.
+// Counts on in a forked child, so that no heap of the child's has the index of one of the parent's.
+constinit std::atomic<std::uint32_t> next_index{0};
+
+/// To the store that the blocks came from; all of one heap's come from one.
 void free_all(MovingBlocks& blocks) noexcept {
   std::array<Block*, 64> some;
   for (;;) {
@@ -27,75 +31,16 @@ void free_all(MovingBlocks& blocks) noexcept {
   }
 }
 
-void count_let_go(Counts& counts, const Block& block) noexcept {
-  counts.let_go.add(1);
-  counts.let_go_bytes.add(block.capacity);
-  counts.let_go_waste.add(block.capacity - block.asked_bytes.load(std::memory_order_relaxed));
+std::size_t waste_of(const Block& block) noexcept {
+  return block.capacity - block.asked_bytes.load(std::memory_order_relaxed);
 }
 
-}  // namespace
-
-// HeapCores that serve no heap. Never destroyed: buffers may be dropped after main.
-class HeapPool {
- public:
-  static HeapPool& get() noexcept {
-    static auto* const made = new HeapPool;
-    return *made;
-  }
-  HeapCore* take() {
-    const std::scoped_lock lock(mutex_);
-    if (free_ != nullptr) {
-      HeapCore* const heap = free_;
-      free_ = heap->next_;
-      return heap;
-    }
-    auto* const heap = new HeapCore;
-    heap->index_ = count_++;
-    return heap;
-  }
-  void give(HeapCore* heap) noexcept {
-    const std::scoped_lock lock(mutex_);
-    heap->next_ = free_;
-    free_ = heap;
-  }
-
- private:
-  std::mutex mutex_;
-  HeapCore* free_ = nullptr;
-  std::uint32_t count_ = 0;
-};
-
-// ---- Life
-
-HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim) {
-  HeapCore* const heap = HeapPool::get().take();
-  try {
-    arena->add(heap);
-  } catch (...) {
-    HeapPool::get().give(heap);
-    throw;
-  }
-  const std::scoped_lock lock(heap->mutex_);
-  heap->for_each_cache([](ThreadCache& cache) {
-    cache.counts.reset();
-    cache.returned = 0;
-    cache.recent.reset();
-  });
-  heap->peak = 0;
-  heap->most_in_flight = 0;
-  heap->in_flight = 0;
-  heap->device_ = arena->device().get();
-  heap->arena_ = std::move(arena);
-  heap->alignment_ = alignment;
-  heap->background_reclaim_ = background_reclaim;
-  heap->finished_ = false;
-  heap->closed_.store(false, std::memory_order_relaxed);
-  return heap;
+void count_released(Counts& counts, const Block& block) noexcept {
+  counts.in_use -= block.capacity;
+  counts.waste -= waste_of(block);
 }
 
-namespace {
-
-/// The heap's blocks may wait on any device that uses memory of others.
+/// A heap's blocks may wait on any device that uses memory of others.
 void watch_all(const std::shared_ptr<DeviceCore>& device) noexcept try {
   watch(device);
   for (const auto& other : devices_used_across(*device)) watch(other);
@@ -105,101 +50,155 @@ void watch_all(const std::shared_ptr<DeviceCore>& device) noexcept try {
 
 }  // namespace
 
-void HeapCore::close() noexcept {
-  // Relaxed: the caches' locks, taken next, order it before every put that comes later.
-  const std::shared_ptr<DeviceCore> device = arena_->device();
-  closed_.store(true, std::memory_order_relaxed);
-  const bool waiting = in_flight.load(std::memory_order_relaxed) != 0;
-  finish_if_all_back();
-  if (waiting) watch_all(device);
+// ---- Life
+
+HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim) {
+  HeapCore* heap = immortal<Pool>().take();
+  if (heap == nullptr) {
+    heap = new HeapCore;
+    heap->index_ = next_index.fetch_add(1, std::memory_order_relaxed);
+  }
+  {
+    const std::scoped_lock lock(heap->mutex_);
+    heap->for_each_cache([](ThreadCache& cache) {
+      cache.counts = {};
+      cache.returned = 0;
+      cache.recent.reset();
+    });
+    heap->peak_bytes.reset();
+    heap->peak_in_flight.reset();
+    heap->arena_ = arena;
+    heap->device_ = arena->device().get();
+    heap->alignment_ = alignment;
+    heap->background_reclaim_ = background_reclaim;
+    heap->process_ = this_process();
+    heap->closed_.store(false, std::memory_order_relaxed);
+  }
+  try {
+    arena->add(heap);
+  } catch (...) {
+    heap->close();
+    throw;
+  }
+  return heap;
 }
 
-void HeapCore::finish_if_all_back() noexcept {
-  std::shared_ptr<ArenaCore> arena;  // outlives the lock: it may be the last reference
+void HeapCore::close() noexcept {
+  if (!of_this_process()) return;
+  const std::shared_ptr<DeviceCore> device = arena_->device();
+  bool waits = false;
   {
-    const std::scoped_lock lock(mutex_);
-    // Not closed: the caller speaks of the heap that this object served before. It has ended, and this is the next one.
-    if (finished_ || !closed_.load(std::memory_order_relaxed)) return;
-    std::uint64_t made = 0;
-    std::uint64_t returned = 0;
+    std::unique_lock lock(mutex_);
+    closed_.store(true, std::memory_order_relaxed);
+    // Still this heap if it did not end here: to end it later takes the mutex.
+    waits = !end_if_all_back(lock) && in_flight_.load(std::memory_order_relaxed) != 0;
+  }
+  if (waits) watch_all(device);
+}
+
+void HeapCore::end_if_all_back() noexcept {
+  std::unique_lock lock(mutex_);
+  end_if_all_back(lock);
+}
+
+/// Under the mutex, which it unlocks where it ends the heap; returns whether it does.
+bool HeapCore::end_if_all_back(std::unique_lock<std::mutex>& lock) noexcept {
+  if (arena_ == nullptr || !closed_.load(std::memory_order_relaxed)) return false;
+  std::uint64_t made = 0;
+  std::uint64_t returned = 0;
+  {
     MovingBlocks blocks;
     for_each_cache([&](ThreadCache& cache) {
-      made += cache.counts.made.get();
+      made += cache.counts.made;
       returned += cache.returned;
-      cache.give_all(blocks);
+      cache.flush(blocks);
     });
     free_all(blocks);
-    if (made != returned) return;
-    finished_ = true;
-    arena = std::move(arena_);
-    arena_ = nullptr;
   }
-  arena->remove(this);
-  HeapPool::get().give(this);
+  if (made != returned) return false;
+  const auto arena = std::exchange(arena_, nullptr);  // may be the last reference, and ends the arena on return
+  lock.unlock();
+  arena->remove(this, made);
+  immortal<Pool>().give(this);
+  return true;
 }
 
 // ---- Caches
 
-/// Under the heap's mutex.
+/// Under the mutex: calls `f` with each cache, under its lock.
 template <class F>
 void HeapCore::for_each_cache(F&& f) noexcept {
-  for (ThreadCache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next) {
+  for (ThreadCache* cache = caches_.load(std::memory_order_relaxed); cache != nullptr; cache = cache->next) {
     const SpinGuard guard(cache->lock);
     f(*cache);
   }
   f(spare_);
 }
 
-ThreadCache* HeapCore::this_thread_cache() noexcept {
-  ThreadCache* const cache = ThreadCacheTable::find(index_);
-  return cache != nullptr ? cache : adopt_cache();
-}
-
-ThreadCache* HeapCore::adopt_cache() noexcept {
-  if (!ThreadCacheTable::prepare(index_)) return nullptr;
-  const std::scoped_lock lock(mutex_);
-  ThreadCache* cache = caches_.load(std::memory_order_relaxed);
-  while (cache != nullptr && cache->owned) cache = cache->next;
-  if (cache == nullptr) {
-    cache = new (std::nothrow) ThreadCache;
-    if (cache == nullptr) return nullptr;
-    cache->next = caches_.load(std::memory_order_relaxed);
-    caches_.store(cache, std::memory_order_release);
-  }
-  cache->owned = true;
-  ThreadCacheTable::set(index_, this, cache);
-  return cache;
-}
-
-void HeapCore::abandon_cache(ThreadCache* cache) noexcept {
-  MovingBlocks blocks;
-  // Held throughout: these blocks count as returned, so that the heap, its arena and the store could end meanwhile.
-  const std::scoped_lock lock(mutex_);
-  cache->lock.lock();
-  cache->give_all(blocks);
-  cache->lock.unlock();
-  free_all(blocks);
-  cache->owned = false;
-}
-
-/// Runs `f` with the thread's cache, locked; with the spare one where there is none.
+/// Calls `f` with the thread's cache, under its lock; with the spare one where the thread can have none. Does nothing
+/// in a forked child.
 template <class F>
 void HeapCore::in_cache(F&& f) noexcept {
-  if (ThreadCache* const cache = this_thread_cache(); cache != nullptr) [[likely]] {
-    cache->lock.lock();
+  ThreadCache* cache = ThreadCacheTable::find(index_);
+  if (cache == nullptr) [[unlikely]] {
+    if (!of_this_process()) return;
+    cache = adopt_cache();
+  }
+  if (cache != nullptr) [[likely]] {
+    const SpinGuard guard(cache->lock);
     f(*cache);
-    cache->lock.unlock();
   } else {
     const std::scoped_lock lock(mutex_);
     f(spare_);
   }
 }
 
+/// A cache that no thread owns, or a new one. nullptr: there is no memory, or the thread is ending.
+ThreadCache* HeapCore::adopt_cache() noexcept {
+  if (!ThreadCacheTable::prepare(index_)) return nullptr;
+  const std::scoped_lock lock(mutex_);
+  ThreadCache* cache = caches_.load(std::memory_order_relaxed);
+  while (cache != nullptr && cache->owned) cache = cache->next;
+  if (cache == nullptr) {
+    cache = new (std::nothrow) ThreadCache(this);
+    if (cache == nullptr) return nullptr;
+    cache->next = caches_.load(std::memory_order_relaxed);
+    caches_.store(cache, std::memory_order_release);
+  }
+  cache->owned = true;
+  ThreadCacheTable::set(index_, cache, &HeapCore::abandon_cache);
+  return cache;
+}
+
+/// The thread that owns the cache ends.
+void HeapCore::abandon_cache(ThreadCache* cache) noexcept {
+  MovingBlocks blocks;
+  // Held throughout: these blocks count as returned, so that the heap, its arena and the store could end meanwhile.
+  const std::scoped_lock lock(cache->heap->mutex_);
+  {
+    const SpinGuard guard(cache->lock);
+    cache->flush(blocks);
+  }
+  free_all(blocks);
+  cache->owned = false;
+}
+
 void HeapCore::flush() noexcept {
   MovingBlocks blocks;
   const std::scoped_lock lock(mutex_);
-  for_each_cache([&](ThreadCache& cache) { cache.give_all(blocks); });
+  for_each_cache([&](ThreadCache& cache) { cache.flush(blocks); });
   free_all(blocks);
+}
+
+std::size_t HeapCore::cached_bytes() noexcept {
+  std::size_t sum = 0;
+  const std::scoped_lock lock(mutex_);
+  for_each_cache([&](const ThreadCache& cache) { sum += cache.bytes(); });
+  return sum;
+}
+
+void flush_heaps(const ArenaCore& arena) noexcept {
+  arena.for_each_heap([](HeapCore& heap) { heap.flush(); });
 }
 
 // ---- Blocks
@@ -207,42 +206,42 @@ void HeapCore::flush() noexcept {
 void HeapCore::count_made(Counts& counts, Block& block, std::size_t asked_bytes) noexcept {
   block.heap.store(this, std::memory_order_relaxed);
   block.asked_bytes.store(asked_bytes, std::memory_order_relaxed);
-  counts.made.add(1);
-  counts.made_bytes.add(block.capacity);
-  counts.made_waste.add(block.capacity - asked_bytes);
+  counts.made += 1;
+  counts.in_use += block.capacity;
+  counts.waste += waste_of(block);
 }
 
-Block* HeapCore::take_cached(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+Block* HeapCore::take_cached(const Request& request) noexcept {
   Block* block = nullptr;
   in_cache([&](ThreadCache& cache) {
-    block = cache.take(bytes, alignment);
-    if (block != nullptr) count_made(cache.counts, *block, asked_bytes);
+    block = cache.take(request.bytes, request.alignment);
+    if (block != nullptr) count_made(cache.counts, *block, request.asked);
   });
   return block;
 }
 
-Block* HeapCore::take_from_others(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+Block* HeapCore::take_from_others(const Request& request) noexcept {
   Block* block = nullptr;
   const std::scoped_lock lock(mutex_);
   for_each_cache([&](ThreadCache& cache) {
     if (block != nullptr) return;
-    block = cache.take(bytes, alignment);
-    if (block != nullptr) count_made(cache.counts, *block, asked_bytes);
+    block = cache.take(request.bytes, request.alignment);
+    if (block != nullptr) count_made(cache.counts, *block, request.asked);
   });
   return block;
 }
 
-Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment, std::size_t asked_bytes) noexcept {
+Block* HeapCore::take_from_store(const Request& request) noexcept {
   std::array<Block*, 16> blocks;
-  const std::size_t wanted = alignment > alignment_ ? 1 : size_class::batch(bytes);
+  const std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
   MovingBlocks rest;
   if (wanted > 1) rest.begin();
-  std::size_t got = arena_->store().allocate_batch(bytes, alignment, blocks.data(), wanted);
+  std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted);
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];
   in_cache([&](ThreadCache& cache) {
-    count_made(cache.counts, *block, asked_bytes);
+    count_made(cache.counts, *block, request.asked);
     while (got > 1 && cache.put(blocks[got - 1], 0)) --got;
   });
   if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
@@ -250,7 +249,7 @@ Block* HeapCore::take_from_store(std::size_t bytes, std::size_t alignment, std::
 }
 
 void HeapCore::count_waited() noexcept {
-  in_cache([](ThreadCache& cache) { cache.counts.waited.add(1); });
+  in_cache([](ThreadCache& cache) { cache.counts.waited += 1; });
 }
 
 std::shared_ptr<Timeline> HeapCore::recent() noexcept {
@@ -259,118 +258,80 @@ std::shared_ptr<Timeline> HeapCore::recent() noexcept {
   return found;
 }
 
-void HeapCore::let_go(Block* block) noexcept {
-  if (block->untouched()) [[likely]]
-    return recycle(block, false);
+void HeapCore::release(Block* block) noexcept {
   OpenUse open;
-  if (std::size_t first = 0; !next_open(block->uses, Against::everything, first, open)) return recycle(block, false);
-  in_cache([&](ThreadCache& cache) {
-    count_let_go(cache.counts, *block);
-    cache.counts.deferred_bytes.add(block->capacity);
+  if (std::size_t first = 0; block->untouched() || !next_open(block->uses, Against::everything, first, open)) [[likely]]
+    return cache_or_free(block, false);
+  retire(block, open, [&](ThreadCache& cache) {
+    count_released(cache.counts, *block);
+    cache.counts.deferred += 1;
+    cache.counts.in_flight += block->capacity;
+    peak_in_flight.note(in_flight_.fetch_add(1, std::memory_order_relaxed) + 1);
     cache.note_recent(open.timeline);
   });
-  const auto now = in_flight.fetch_add(1, std::memory_order_relaxed) + 1;
-  if (now > most_in_flight.load(std::memory_order_relaxed)) most_in_flight.store(now, std::memory_order_relaxed);
-  const bool orphan = closed_.load(std::memory_order_relaxed);
-  const bool keenly = background_reclaim_;
-  block->wait_position = open.position;
-  open.timeline->retire(block);  // the heap may end from here on
-  if (orphan || (keenly && !open.timeline->device()->watched.load(std::memory_order_relaxed)))
-    watch(open.timeline->device(), keenly);
 }
 
-void HeapCore::came_back(Block* block) noexcept {
+void HeapCore::reclaim(Block* block) noexcept {
   OpenUse open;
-  if (std::size_t first = 0; next_open(block->uses, Against::everything, first, open)) {
-    const bool orphan = closed_.load(std::memory_order_relaxed);
-    block->wait_position = open.position;
-    open.timeline->retire(block);  // the heap may end from here on
-    if (orphan) watch(open.timeline->device());
-    return;
-  }
-  in_flight.fetch_sub(1, std::memory_order_relaxed);
-  recycle(block, true);
+  if (std::size_t first = 0; next_open(block->uses, Against::everything, first, open))
+    retire(block, open, [](ThreadCache&) {});
+  else
+    cache_or_free(block, true);
 }
 
-void HeapCore::recycle(Block* block, bool deferred) noexcept {
+/// Leaves the block on the stream that uses it. `count` runs under the lock of the cache that it gets.
+template <class F>
+void HeapCore::retire(Block* block, const OpenUse& use, F&& count) noexcept {
+  const auto& device = use.timeline->device();
+  bool closed = false;
+  bool keenly = false;
+  in_cache([&](ThreadCache& cache) {
+    count(cache);
+    closed = closed_.load(std::memory_order_relaxed);
+    keenly = background_reclaim_ && !device->watched.load(std::memory_order_relaxed);
+    block->wait_position = use.position;
+    // Under the lock, as are the counts: close() finds the block on the stream and has that watched, or `closed` is
+    // true here. It is the last that happens to the block here: whoever finds it may have it back before this returns.
+    use.timeline->retire(block);
+  });
+  if (closed || keenly) watch(device, keenly);
+}
+
+void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {
   if (!block->untouched()) {
     forget_all(block->uses);
     block->used.store(false, std::memory_order_relaxed);
   }
   bool closed = false;
   MovingBlocks surplus;
+  const auto count_returned = [&](ThreadCache& cache) {
+    ++cache.returned;
+    closed = closed_.load(std::memory_order_relaxed);
+  };
   in_cache([&](ThreadCache& cache) {
     if (deferred) {
-      cache.counts.recycled.add(1);
-      cache.counts.recycled_bytes.add(block->capacity);
+      cache.counts.recycled += 1;
+      cache.counts.in_flight -= block->capacity;
+      in_flight_.fetch_sub(1, std::memory_order_relaxed);
     } else {
-      count_let_go(cache.counts, *block);
-      cache.counts.at_once.add(1);
+      count_released(cache.counts, *block);
+      cache.counts.freed_at_once += 1;
     }
     const std::size_t limit = block->capacity > size_class::largest_exact ? large_limit() : 0;
     if (!cache.put(block, limit)) [[unlikely]] {
       cache.make_room(*block, surplus);
       if (!cache.put(block, limit)) surplus.push(block);
     }
-    if (!surplus.empty()) [[unlikely]]
-      return;
-    ++cache.returned;
-    // close() takes this lock after it has set the flag: either it finds the block, or this finds the flag.
-    closed = closed_.load(std::memory_order_relaxed);
+    if (surplus.empty()) [[likely]]
+      count_returned(cache);
   });
   if (!surplus.empty()) [[unlikely]] {
     free_all(surplus);
     // Not before: the block that is still out keeps the heap, its arena and the store from ending meanwhile.
-    in_cache([&](ThreadCache& cache) {
-      ++cache.returned;
-      closed = closed_.load(std::memory_order_relaxed);
-    });
+    in_cache(count_returned);
   }
   if (closed) [[unlikely]]
-    finish_if_all_back();
-}
-
-// ---- Figures
-
-HeapFigures HeapCore::figures(bool with_cached) const noexcept {
-  HeapFigures f;
-  std::uint64_t made_bytes = 0, let_go = 0, let_go_bytes = 0, deferred_bytes = 0, recycled_bytes = 0;
-  std::uint64_t made_waste = 0, let_go_waste = 0;
-  const auto add = [&](const Counts& c) {
-    f.made += c.made.get();
-    f.at_once += c.at_once.get();
-    f.recycled += c.recycled.get();
-    f.waited += c.waited.get();
-    let_go += c.let_go.get();
-    made_bytes += c.made_bytes.get();
-    let_go_bytes += c.let_go_bytes.get();
-    deferred_bytes += c.deferred_bytes.get();
-    recycled_bytes += c.recycled_bytes.get();
-    made_waste += c.made_waste.get();
-    let_go_waste += c.let_go_waste.get();
-  };
-  add(spare_.counts);
-  for (ThreadCache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
-    add(cache->counts);
-  // Threads go on while this adds up: a difference may be off by what they did meanwhile, but is never shown negative.
-  const auto less = [](std::uint64_t a, std::uint64_t b) { return static_cast<std::size_t>(a > b ? a - b : 0); };
-  f.deferred = less(let_go, f.at_once);
-  f.in_use = less(made_bytes, let_go_bytes);
-  f.in_flight = less(deferred_bytes, recycled_bytes);
-  f.waste = less(made_waste, let_go_waste);
-  if (with_cached) {
-    const std::scoped_lock lock(mutex_);
-    const_cast<HeapCore*>(this)->for_each_cache([&](ThreadCache& cache) { f.cached += cache.bytes(); });
-  }
-  return f;
-}
-
-void HeapCore::note_peak() noexcept {
-  const HeapFigures now = figures(false);
-  const std::size_t sum = now.in_use + now.in_flight;
-  std::size_t before = peak.load(std::memory_order_relaxed);
-  while (before < sum && !peak.compare_exchange_weak(before, sum, std::memory_order_relaxed)) {
-  }
+    end_if_all_back();
 }
 
 }  // namespace thole::detail

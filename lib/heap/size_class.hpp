@@ -6,19 +6,17 @@
 #include <bit>
 #include <cstddef>
 
+#include "base/bytes.hpp"
+
 namespace thole::detail::size_class {
 
-inline constexpr std::size_t granule = 64;
-inline constexpr std::size_t page = 4096;
 inline constexpr std::size_t largest_exact = std::size_t{64} << 10;
 inline constexpr std::size_t count = 8 + 8 * 31;  // up to 1 TiB
 
 /// Bytes to ask the store for.
 constexpr std::size_t round_up(std::size_t bytes) noexcept {
-  if (bytes > largest_exact) return (bytes + page - 1) / page * page;
-  std::size_t step = granule;
-  if (bytes > 512) step = std::bit_floor(bytes - 1) / 8;
-  return (bytes + step - 1) / step * step;
+  if (bytes > largest_exact) return whole_pages(bytes);
+  return detail::round_up(bytes, bytes > 512 ? std::bit_floor(bytes - 1) / 8 : granule);
 }
 
 /// The class of a block: the largest whose size it reaches. `bytes` is at least 64.
@@ -36,8 +34,8 @@ constexpr std::size_t smallest(std::size_t index) noexcept {
   return (std::size_t{512} << doubling) + (index - 7) % 8 * (granule << doubling);
 }
 
-/// How many free blocks of a class one thread keeps: what a deep queue of copies gives back at once, where blocks are
-/// small.
+/// How many free blocks of one class a thread keeps at most. Small blocks: 16 MiB of them, so that all of a deep queue
+/// of copies can come back at once and be used again.
 constexpr std::size_t kept(std::size_t index) noexcept {
   constexpr std::size_t small_bytes = std::size_t{16} << 20;
   constexpr std::size_t large_bytes = std::size_t{64} << 20;

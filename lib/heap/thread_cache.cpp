@@ -2,12 +2,6 @@
 
 namespace thole::detail {
 
-void Counts::reset() noexcept {
-  for (Count* count : {&made, &made_bytes, &made_waste, &let_go, &let_go_bytes, &let_go_waste, &at_once,
-                       &deferred_bytes, &recycled, &recycled_bytes, &waited})
-    count->reset();
-}
-
 Block* ThreadCache::take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept {
   // Blocks of whole pages may be too small in their class; the next class has only larger ones. A few are looked at, no
   // more.
@@ -32,15 +26,12 @@ void ThreadCache::make_room(const Block& block, MovingBlocks& out) noexcept {
       while (lists_[index].first != nullptr) out.push(take_out(lists_[index], &lists_[index].first));
   if (own > last_exact) return;
   List& list = lists_[own];
-  for (std::size_t count = (list.count + 1) / 2; count != 0; --count) {
-    out.push(take_out(list, &list.first));
-  }
+  for (std::size_t count = (list.count + 1) / 2; count != 0; --count) out.push(take_out(list, &list.first));
 }
 
-void ThreadCache::give_all(MovingBlocks& out) noexcept {
-  for (List& list : lists_) {
+void ThreadCache::flush(MovingBlocks& out) noexcept {
+  for (List& list : lists_)
     while (list.first != nullptr) out.push(take_out(list, &list.first));
-  }
 }
 
 std::size_t ThreadCache::bytes() const noexcept {

@@ -1,51 +1,31 @@
 #pragma once
 
-// The free blocks that one thread keeps of one heap, by size class, and that thread's counts. The thread needs no
-// atomic read-modify-write for them (owner_lock.hpp); another that is short of memory takes what it finds: what an idle
-// thread keeps is everybody's.
+// The free blocks that one thread keeps of one heap, by size class, and that thread's share of the heap's counts. A
+// cache has a lock, and whoever holds it may take from the cache or empty it: another thread that is short of memory
+// takes what an idle one keeps.
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
+#include "base/bytes.hpp"
 #include "base/spin_lock.hpp"
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
+#include "heap/counters.hpp"
 #include "heap/size_class.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
 
-/// A count that one thread at a time writes and others read.
-class Count {
- public:
-  void add(std::uint64_t amount) noexcept {
-    value_.store(value_.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
-  }
-  std::uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
-  void reset() noexcept { value_.store(0, std::memory_order_relaxed); }
+struct HeapCore;
 
- private:
-  std::atomic<std::uint64_t> value_{0};
-};
-
-/// What one thread has done in one heap. Bytes are capacities. Written under the cache's lock.
-struct Counts {
-  Count made, made_bytes, made_waste;        ///< waste: capacity beyond what was asked for
-  Count let_go, let_go_bytes, let_go_waste;  ///< nobody holds it any more
-  Count at_once;                             ///< of those, the ones that nothing was in flight for
-  Count deferred_bytes;
-  Count recycled, recycled_bytes;  ///< deferred ones that came back
-  Count waited;
-
-  void reset() noexcept;
-};
-
+/// Thread safety: every call, and the counts, under `lock`.
 class alignas(64) ThreadCache {
  public:
-  /// Around every call below. The thread that owns the cache takes it all the time, others hardly ever.
+  explicit ThreadCache(HeapCore* its_heap = nullptr) noexcept : heap(its_heap) {}
+
   SpinLock lock;
 
   /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr.
@@ -58,8 +38,8 @@ class alignas(64) ThreadCache {
     }
     return take_slowly(index, bytes, alignment);
   }
-  /// False when the cache keeps enough of the class, or `large_limit` bytes of large blocks of all classes together:
-  /// each is a hole that cannot join its neighbours.
+  /// Keeps the block. False when the cache has enough of its class, or `large_limit` bytes of large blocks of all
+  /// classes together: each of those is a hole in the arena that cannot join its neighbours.
   bool put(Block* block, std::size_t large_limit) noexcept {
     List& list = lists_[size_class::index(block->capacity)];
     if (list.count >= size_class::kept(size_class::index(block->capacity))) [[unlikely]]
@@ -75,8 +55,8 @@ class alignas(64) ThreadCache {
   }
   /// Moves blocks to `out` so that there is room for this one: half of its class, or all large ones.
   void make_room(const Block& block, MovingBlocks& out) noexcept;
-  /// Moves everything to `out`.
-  void give_all(MovingBlocks& out) noexcept;
+  /// Moves all blocks to `out`.
+  void flush(MovingBlocks& out) noexcept;
   /// Bytes that it keeps, at least.
   std::size_t bytes() const noexcept;
 
@@ -88,10 +68,11 @@ class alignas(64) ThreadCache {
 
   Counts counts;
   std::weak_ptr<Timeline> recent;  ///< where the thread last left a block
-  /// Blocks that came back for good: the heap ends when all have.
+  /// How many blocks have come back for good: cached or freed. The heap ends when as many have as it has made.
   std::uint64_t returned = 0;
 
-  ThreadCache* next = nullptr;  ///< all caches of the heap; set once
+  HeapCore* const heap;         ///< whose cache it is, in all lives of that object
+  ThreadCache* next = nullptr;  ///< in the list of the heap's caches; set once
   bool owned = false;           ///< by a thread; under the heap's mutex
 
  private:
@@ -100,8 +81,7 @@ class alignas(64) ThreadCache {
     std::size_t count = 0;
   };
   static bool fits(const Block& block, std::size_t bytes, std::size_t alignment) noexcept {
-    return size_class::fits(block.capacity, bytes) &&
-           (reinterpret_cast<std::uintptr_t>(block.data) & (alignment - 1)) == 0;
+    return size_class::fits(block.capacity, bytes) && is_aligned(block.data, alignment);
   }
   Block* take_out(List& list, Block** link) noexcept {
     Block* const block = *link;

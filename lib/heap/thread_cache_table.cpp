@@ -1,9 +1,9 @@
 #include "heap/thread_cache_table.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstdlib>
-
-#include "heap/heap_core.hpp"
 
 namespace thole::detail {
 
@@ -11,12 +11,19 @@ constinit thread_local ThreadCacheTable::Table ThreadCacheTable::table_{};
 
 struct AbandonCaches {
   bool armed = false;
-  ~AbandonCaches() { ThreadCacheTable::leave(); }
+  ~AbandonCaches() { ThreadCacheTable::end_thread(); }
 };
 
 namespace {
+
 thread_local AbandonCaches abandon_caches_;
+
+// The handler runs on the child's only thread. Other threads' tables are gone with their threads.
+[[gnu::constructor]] void register_fork_handler() {
+  (void)pthread_atfork(nullptr, nullptr, [] { ThreadCacheTable::forget(); });
 }
+
+}  // namespace
 
 bool ThreadCacheTable::prepare(std::uint32_t index) noexcept {
   if (table_.ended) return false;
@@ -31,14 +38,16 @@ bool ThreadCacheTable::prepare(std::uint32_t index) noexcept {
   return true;
 }
 
-void ThreadCacheTable::set(std::uint32_t index, HeapCore* heap, ThreadCache* cache) noexcept {
-  table_.entries[index] = {heap, cache};
+void ThreadCacheTable::set(std::uint32_t index, ThreadCache* cache, Abandon abandon) noexcept {
+  table_.entries[index] = {cache, abandon};
 }
 
-void ThreadCacheTable::leave() noexcept {
+void ThreadCacheTable::forget() noexcept { table_.size = 0; }
+
+void ThreadCacheTable::end_thread() noexcept {
   table_.ended = true;
   for (std::uint32_t i = 0; i != table_.size; ++i)
-    if (table_.entries[i].cache != nullptr) table_.entries[i].heap->abandon_cache(table_.entries[i].cache);
+    if (const Entry& entry = table_.entries[i]; entry.cache != nullptr) entry.abandon(entry.cache);
   table_.size = 0;
   std::free(table_.entries);
   table_.entries = nullptr;

@@ -1,4 +1,4 @@
-#include <thole/report.hpp>
+#include "inspect/report.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "inspect/make_report.hpp"
 #include "memory/store.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"

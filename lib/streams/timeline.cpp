@@ -321,7 +321,7 @@ Status Timeline::finish_asking(Ticket* ticket, Status status) noexcept {
 }
 
 /// Asks for the ticket, or waits for it where `deadline` is given; the mutex is unlocked meanwhile.
-Status Timeline::ask(Ticket* ticket, Lock& lock, const WaitDeadline* deadline) noexcept {
+Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexcept {
   const Pin pin(*this, ticket, lock);
   DeviceBackend& backend = *device_->backend;
   Status status;
@@ -340,7 +340,7 @@ Status Timeline::ask(Ticket* ticket, Lock& lock, const WaitDeadline* deadline) n
 }
 
 /// Asks for the position, or waits for it.
-Status Timeline::resolve(std::uint64_t position, const WaitDeadline* deadline) noexcept {
+Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexcept {
   // A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program
   // that captures again and again.
   constexpr int most_tries = 4;
@@ -364,7 +364,7 @@ Status Timeline::resolve(std::uint64_t position, const WaitDeadline* deadline) n
 
 Status Timeline::query(std::uint64_t position) noexcept { return resolve(position, nullptr); }
 
-Status Timeline::wait(std::uint64_t position, const WaitDeadline& deadline) noexcept {
+Status Timeline::wait(std::uint64_t position, const Deadline& deadline) noexcept {
   return resolve(position, &deadline);
 }
 
@@ -375,7 +375,7 @@ Status Timeline::query(Ticket* ticket) noexcept {
   return ticket->broken ? not_covered() : ask(ticket, lock, nullptr);
 }
 
-Status Timeline::wait(Ticket* ticket, const WaitDeadline& deadline) noexcept {
+Status Timeline::wait(Ticket* ticket, const Deadline& deadline) noexcept {
   if (ticket->done.load(std::memory_order_acquire)) return {};
   if (device_->lost()) return {StatusCode::device_lost};
   Lock lock(mutex_);

@@ -15,17 +15,16 @@
 // call of the backend but to destroy an event that is broken).
 
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
 #include "backend/backend.hpp"
 #include "backend/device_core.hpp"
+#include "base/deadline.hpp"
 #include "base/lock_free_stack.hpp"
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
@@ -33,8 +32,6 @@
 #include "streams/waiting_blocks.hpp"
 
 namespace thole::detail {
-
-using WaitDeadline = std::optional<std::chrono::steady_clock::time_point>;  ///< empty: as long as it takes
 
 class Timeline : public std::enable_shared_from_this<Timeline> {
  public:
@@ -132,9 +129,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// ok or not_ready; never waits.
   Status query(std::uint64_t position) noexcept;
   Status query(Ticket* ticket) noexcept;
-  /// Blocks until the position, or what the ticket is behind, is complete; not_ready when the deadline is over.
-  Status wait(std::uint64_t position, const WaitDeadline& deadline = {}) noexcept;
-  Status wait(Ticket* ticket, const WaitDeadline& deadline = {}) noexcept;
+  /// Blocks until the position, or what the ticket is behind, is complete; not_ready when the deadline, if there is
+  /// one, is over.
+  Status wait(std::uint64_t position, const Deadline& deadline = {}) noexcept;
+  Status wait(Ticket* ticket, const Deadline& deadline = {}) noexcept;
   /// Blocks until all that the stream has been given so far is done; not while it captures.
   Status synchronize() noexcept;
   /// The stream `waiter` goes on only after this one's position, or after the ticket; does not block. Both streams'
@@ -174,9 +172,9 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   class Pin;
   Ticket* covering(std::uint64_t position) noexcept;
-  Status ask(Ticket* ticket, Lock& lock, const WaitDeadline* deadline) noexcept;
+  Status ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexcept;
   Status finish_asking(Ticket* ticket, Status status) noexcept;
-  Status resolve(std::uint64_t position, const WaitDeadline* deadline) noexcept;
+  Status resolve(std::uint64_t position, const Deadline* deadline) noexcept;
   void complete(std::uint64_t serial, std::uint64_t position) noexcept;
   void set_aside(Ticket* ticket) noexcept;
   Status not_covered() const noexcept;
@@ -198,7 +196,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::atomic<std::uint32_t> calls_{0};             // calls going on, and `closed`
   std::atomic<std::uint64_t> last_position_{0};     // release in end()
   std::atomic<bool> handle_gone_{false};
-  std::atomic<bool> destroyed_{false};              // the native stream; who sets it destroys it
+  std::atomic<bool> destroyed_{false};  // the native stream; who sets it destroys it
   LockFreeStack<Block, &Block::next> retired_;
 
   // Written by who records and asks.

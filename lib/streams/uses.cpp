@@ -82,7 +82,7 @@ Status query(const Uses& uses, Against against) noexcept {
   return status;
 }
 
-Status wait(const Uses& uses, Against against, const WaitDeadline& deadline) noexcept {
+Status wait(const Uses& uses, Against against, const Deadline& deadline) noexcept {
   Status status;
   for_each_open(uses, against, [&](const OpenUse& open) {
     status = open.timeline->wait(open.position, deadline);

@@ -3,14 +3,13 @@
 // The rules about uses of memory by streams: which are open, and who must wait for which. A reader waits for writes, a
 // writer for everything.
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "backend/backend.hpp"
 #include "backend/device_core.hpp"
+#include "base/deadline.hpp"
 #include "blocks/block.hpp"
 #include "blocks/use.hpp"
 
@@ -51,8 +50,7 @@ std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept;
 /// ok when nothing is open; asks the device, but never waits (not_ready).
 Status query(const Uses& uses, Against against) noexcept;
 /// Blocks until nothing is open; not_ready when the deadline is over.
-Status wait(const Uses& uses, Against against,
-            const std::optional<std::chrono::steady_clock::time_point>& deadline = {}) noexcept;
+Status wait(const Uses& uses, Against against, const Deadline& deadline = {}) noexcept;
 /// Makes the stream `waiter` wait for the open uses in other streams; does not block.
 Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept;
 

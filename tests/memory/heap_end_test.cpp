@@ -17,12 +17,12 @@ TEST_CASE("a thread that brings back a heap's last block late does not end the h
   first->close();
   HeapCore* const next = HeapCore::open(arena, 64);
   REQUIRE(next == first);
-  next->finish_if_all_back();  // the late thread's: it counted its block before first->close() found all of them back
+  next->end_if_all_back();  // the late thread's: it counted its block before first->close() found all of them back
 
-  Block* const block = next->take_from_store(64, 64, 64);
+  Block* const block = next->take_from_store({64, 64, 64});
   REQUIRE(block != nullptr);
   CHECK(&next->arena() == arena.get());
   next->close();
-  next->let_go(block);
+  next->release(block);
   CHECK((*store)->stats().handed_out == 0);
 }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -108,4 +109,22 @@ TEST_CASE("a picture is one SVG with a rectangle for what is in use") {
   CHECK(svg.ends_with("</svg>\n"));
   CHECK(has(svg, "262144 bytes"));
   CHECK(has(svg, "in use"));
+}
+
+TEST_CASE("an arena's stats are those of all its heaps, and count what ended ones have made") {
+  const Rig rig;
+  const auto first = rig.heap.make_buffer<std::byte>(64 * KiB);
+  std::optional<PinnedHeap> other(std::in_place, rig.arena);
+  std::optional second(other->make_buffer<std::byte>(64 * KiB));
+  CHECK(rig.arena.stats().in_use == 128 * KiB);
+  CHECK(rig.arena.stats().buffers_made == 2);
+  other.reset();
+  CHECK(rig.arena.stats().in_use == 128 * KiB);
+  second.reset();
+  CHECK(rig.arena.stats().in_use == 64 * KiB);
+  CHECK(rig.arena.stats().buffers_made == 2);
+  const PinnedHeap next(rig.arena);
+  CHECK(next.stats().buffers_made == 0);
+  CHECK(next.stats().peak == 0);
+  CHECK(rig.arena.stats().buffers_made == 2);
 }

@@ -9,6 +9,7 @@
 #include <range/v3/view/transform.hpp>
 #include <ranges>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/rig.hpp"
@@ -137,4 +138,28 @@ TEST_CASE("stats count what was made, freed at once, deferred and recycled") {
   CHECK(stats.recycled == 1);
   CHECK(stats.in_flight == 0);
   CHECK(stats.in_use == 0);
+}
+
+TEST_CASE("the most in flight is that of one time, and not of all times together") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = DeviceBuffer<std::byte>(stream, KiB);
+  for (int round = 0; round != 3; ++round) {
+    for (int i = 0; i != 2; ++i) rig.heap.make_buffer<std::byte>(KiB).async_to_device(stream, target.span());
+    rig.settle(stream);
+    CHECK(rig.heap.collect() == 2);
+  }
+  CHECK(rig.heap.stats().deferred == 6);
+  CHECK(rig.heap.stats().most_in_flight == 2);
+}
+
+TEST_CASE("what one thread makes and another drops is counted for the heap once, and never below 0") {
+  const Rig rig;
+  std::vector<PinnedBuffer<std::byte>> buffers;
+  for (int i = 0; i != 10; ++i) buffers.push_back(rig.heap.make_buffer<std::byte>(1000));
+  std::thread([&] { buffers.erase(buffers.begin() + 4, buffers.end()); }).join();
+  CHECK(rig.heap.stats().in_use == 4 * KiB);
+  CHECK(rig.heap.stats().freed_at_once == 6);
+  std::thread([&] { buffers.clear(); }).join();
+  CHECK(rig.heap.stats().in_use == 0);
 }

@@ -1,4 +1,4 @@
-// lib/size_class.hpp
+// lib/heap/size_class.hpp
 
 #include "heap/size_class.hpp"
 
@@ -10,7 +10,7 @@ TEST_CASE("rounding wastes at most an eighth above 512 bytes, and never gives le
   for (std::size_t bytes = 1; bytes < (std::size_t{1} << 20); bytes += bytes < 5000 ? 1 : 97) {
     const std::size_t rounded = size_class::round_up(bytes);
     REQUIRE(rounded >= bytes);
-    REQUIRE(rounded % size_class::granule == 0);
+    REQUIRE(rounded % thole::detail::granule == 0);
     if (bytes > 512) REQUIRE(rounded - bytes <= bytes / 8);
     REQUIRE(size_class::round_up(rounded) == rounded);
   }

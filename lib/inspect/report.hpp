@@ -1,5 +1,7 @@
 #pragma once
 
+// What streams still use of a heap's blocks, for PinnedHeap::report().
+
 #include <thole/report.hpp>
 
 namespace thole::detail {
@@ -7,7 +9,7 @@ namespace thole::detail {
 class Store;
 struct HeapCore;
 
-/// What streams still use of one heap's blocks, as it stands now; other threads go on meanwhile.
+/// The open uses of one heap's blocks as they are now; other threads go on meanwhile. Throws std::bad_alloc.
 Report make_report(const Store& store, const HeapCore& heap);
 
 }  // namespace thole::detail

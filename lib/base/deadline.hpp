@@ -1,0 +1,20 @@
+#pragma once
+
+// When a wait ends.
+
+#include <chrono>
+#include <optional>
+
+namespace thole::detail {
+
+/// Empty: the call that takes it says what that means.
+using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+
+/// So long from now; the last moment there is where the timeout is longer than can be said.
+inline Deadline deadline_after(std::chrono::nanoseconds timeout) noexcept {
+  using Clock = std::chrono::steady_clock;
+  const auto now = Clock::now();
+  return timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + timeout;
+}
+
+}  // namespace thole::detail

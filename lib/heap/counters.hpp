@@ -1,0 +1,75 @@
+#pragma once
+
+// What is counted in a heap. Each thread's cache has its own share of every count, so that counting needs no
+// read-modify-write; the heap's figure is the sum of the shares.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace thole::detail {
+
+/// A number that one thread at a time writes, under a lock, and that any thread may read meanwhile. Relaxed: a figure.
+class Count {
+ public:
+  Count() = default;
+  Count(const Count& other) noexcept : value_(other) {}
+  Count& operator=(const Count& other) noexcept { return set(other); }
+  Count& operator+=(std::uint64_t amount) noexcept { return set(*this + amount); }
+  Count& operator-=(std::uint64_t amount) noexcept { return set(*this - amount); }
+  operator std::uint64_t() const noexcept { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  Count& set(std::uint64_t value) noexcept {
+    value_.store(value, std::memory_order_relaxed);
+    return *this;
+  }
+  std::atomic<std::uint64_t> value_{0};
+};
+
+/// One thread's share (Number is Count) or a sum of shares. A block may be made on one thread and released on another,
+/// so a share of what is held now may be negative: it wraps, and the sum is right again.
+template <class Number>
+struct Counters {
+  // Blocks, since the heap was made.
+  Number made{};           ///< handed to the program
+  Number freed_at_once{};  ///< released while no stream used them
+  Number deferred{};       ///< released while a stream used them
+  Number recycled{};       ///< deferred ones that the streams are done with
+  Number waited{};         ///< requests that waited for copies in flight
+  // Bytes of capacity, now.
+  Number in_use{};     ///< in blocks that the program holds
+  Number in_flight{};  ///< in blocks that are deferred
+  Number waste{};      ///< in blocks that the program holds, beyond what it asked for
+
+  template <class Other>
+  void add(const Counters<Other>& other) noexcept {
+    made += other.made;
+    freed_at_once += other.freed_at_once;
+    deferred += other.deferred;
+    recycled += other.recycled;
+    waited += other.waited;
+    in_use += other.in_use;
+    in_flight += other.in_flight;
+    waste += other.waste;
+  }
+};
+
+using Counts = Counters<Count>;
+
+/// The most that a figure has ever been. Any thread may note and read. Relaxed: a figure.
+class Peak {
+ public:
+  void note(std::size_t now) noexcept {
+    std::size_t before = most_.load(std::memory_order_relaxed);
+    while (before < now && !most_.compare_exchange_weak(before, now, std::memory_order_relaxed)) {
+    }
+  }
+  std::size_t get() const noexcept { return most_.load(std::memory_order_relaxed); }
+  void reset() noexcept { most_.store(0, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::size_t> most_{0};
+};
+
+}  // namespace thole::detail

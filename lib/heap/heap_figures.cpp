@@ -1,0 +1,40 @@
+#include "heap/heap_figures.hpp"
+
+#include <limits>
+
+#include "heap/heap_core.hpp"
+
+namespace thole::detail {
+namespace {
+
+/// A sum taken while threads go on may have wrapped below 0.
+void at_least_0(std::size_t& sum) noexcept {
+  if (sum > std::numeric_limits<std::size_t>::max() / 2) sum = 0;
+}
+
+}  // namespace
+
+HeapFigures figures_of(const HeapCore& heap) noexcept {
+  HeapFigures figures;
+  heap.for_each_counts([&](const Counts& counts) { figures.add(counts); });
+  at_least_0(figures.in_use);
+  at_least_0(figures.in_flight);
+  at_least_0(figures.waste);
+  return figures;
+}
+
+HeapFigures figures_of_heaps(const ArenaCore& arena) noexcept {
+  HeapFigures sum;
+  sum.made += arena.for_each_heap([&](HeapCore& heap) {
+    sum.add(figures_of(heap));
+    sum.cached += heap.cached_bytes();
+  });
+  return sum;
+}
+
+void note_peak(HeapCore& heap) noexcept {
+  const HeapFigures now = figures_of(heap);
+  heap.peak_bytes.note(now.in_use + now.in_flight);
+}
+
+}  // namespace thole::detail
