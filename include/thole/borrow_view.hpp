@@ -35,9 +35,9 @@ class BorrowView : public ViewBase {
   std::shared_ptr<Borrow> borrow_;
 };
 
-template <class T, void (*End)(BlockHead*) noexcept, class Function>
-auto operator|(BasicBorrow<T, End>&& borrow, ranges::views::view_closure<Function> closure) {
-  return BorrowView<BasicBorrow<T, End>, ranges::view_base>(std::move(borrow)) | std::move(closure);
+template <class T, class Function>
+auto operator|(BasicBorrow<T>&& borrow, ranges::views::view_closure<Function> closure) {
+  return BorrowView<BasicBorrow<T>, ranges::view_base>(std::move(borrow)) | std::move(closure);
 }
 
 }  // namespace thole::detail

@@ -40,7 +40,7 @@ THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, const char* where) noe
 THOLE_EXPORT bool has_open_uses(const BlockHead* block) noexcept;
 inline void drop_handle(BlockHead* block) noexcept {
   if (block->hold.drop_handle()) [[likely]]
-    let_go(block);
+    release(block);
 }
 THOLE_EXPORT Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes,
                                          const StreamRef& stream, void* destination, const void* destination_device,

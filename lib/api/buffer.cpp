@@ -100,8 +100,6 @@ Result<void> copy(Block& block, std::size_t bytes, const StreamRef& stream, void
 
 }  // namespace
 
-void let_go(BlockHead* block) noexcept { of(block).heap.load(std::memory_order_relaxed)->let_go(&of(block)); }
-
 Result<void> try_begin_read(BlockHead* block, const char* where) noexcept {
   return start_borrow<false, false>(of(block), where);
 }

@@ -74,19 +74,24 @@ Deadline deadline_after(const std::optional<std::chrono::nanoseconds>& timeout) 
 using detail::Status;
 using detail::StatusCode;
 
+void PinnedHeap::check(const char* call) const {
+  if (core_ == nullptr) throw detail::moved_from(call, "the heap");
+}
+
 PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
   if (!std::has_single_bit(options.alignment) || options.alignment > detail::size_class::page)
     throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::size_class::page) + " bytes");
-  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::size_class::granule));
+  core_ = std::make_shared<detail::HeapHandle>(arena.core("PinnedHeap"),
+                                               std::max(options.alignment, detail::size_class::granule));
   if (options.background_reclaim) detail::watch_for(core_->arena()->device(), core_);
 }
 
-detail::Allocation PinnedHeap::allocate_at_once(std::size_t count, std::size_t element_bytes, std::size_t alignment,
-                                                const std::source_location& where) const noexcept {
+detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
+                                               const std::source_location& where) const noexcept {
   std::size_t bytes = 0;
-  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0) [[unlikely]]
+  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0 || core_ == nullptr) [[unlikely]]
     return {};
   detail::Block* const block = detail::allocate_at_once(core_->heap(), bytes, alignment);
   if (block == nullptr) return {};
@@ -98,11 +103,13 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
                                                 std::optional<std::chrono::nanoseconds> timeout,
                                                 const std::source_location& where) const noexcept {
   const char* const call = timeout ? "PinnedHeap::try_make_buffer_for" : "PinnedHeap::make_buffer";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes))
-    return tl::unexpected(Error(Errc::too_large, std::string(call) + ": " + std::to_string(count) + " elements of " +
-                                                     std::to_string(element_bytes) +
-                                                     " bytes are more bytes than a size can say"));
+    return tl::unexpected(Error::make(Errc::too_large, [&] {
+      return std::string(call) + ": " + std::to_string(count) + " elements of " + std::to_string(element_bytes) +
+             " bytes are more bytes than a size can say";
+    }));
   if (bytes == 0) return detail::Allocation{};
   auto block = detail::allocate_block(core_->heap(), bytes, alignment, detail::deadline_after(timeout), call);
   if (!block) return tl::unexpected(std::move(block.error()));
@@ -110,7 +117,10 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
   return detail::Allocation{*block, (*block)->data};
 }
 
-std::size_t PinnedHeap::collect() const noexcept { return detail::collect(*core_->arena()->device()); }
+std::size_t PinnedHeap::collect() const {
+  check("PinnedHeap::collect");
+  return detail::collect(*core_->arena()->device());
+}
 
 namespace {
 
@@ -124,17 +134,36 @@ void wait_for_blocks_in_transit() noexcept {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
+/// Status of the position when it is done, or at the deadline.
+Status wait_until(detail::Timeline& timeline, std::uint64_t at, std::chrono::steady_clock::time_point deadline) {
+  for (;;) {
+    const Status status = timeline.query(at);
+    if (status.code != StatusCode::not_ready || std::chrono::steady_clock::now() >= deadline) return status;
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
+
 }  // namespace
 
-void PinnedHeap::drain() const { detail::unwrap(try_drain()); }
+void PinnedHeap::drain() const { detail::unwrap(drain_within(std::nullopt, "PinnedHeap::drain")); }
 
-Result<void> PinnedHeap::try_drain() const noexcept try {
-  constexpr const char* call = "PinnedHeap::drain";
+Result<void> PinnedHeap::drain_for(std::chrono::nanoseconds timeout) const noexcept {
+  return drain_within(timeout, "PinnedHeap::drain_for");
+}
+
+Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> timeout, const char* call) const noexcept
+    try {
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
+  const auto deadline = detail::deadline_after(timeout);
   detail::DeviceCore& device = *core_->arena()->device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   for (const auto& [timeline, at] : detail::open_positions(*core_)) {
-    const Status status = timeline->wait(at);
+    const Status status = deadline ? wait_until(*timeline, at, *deadline) : timeline->wait(at);
     if (status.ok()) continue;
+    if (status.code == StatusCode::not_ready)
+      return tl::unexpected(Error(Errc::timed_out, std::string(call) +
+                                                       ": the device still uses buffers of the heap after " +
+                                                       std::to_string(timeout->count()) + " ns"));
     if (status.code == StatusCode::capture)
       return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a stream that uses a buffer of the heap "
                                                                        "captures a graph now"));
@@ -149,10 +178,12 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
   }
   return {};
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));
+  return tl::unexpected(Error::make(
+      Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory for a list of blocks"; }));
 }
 
 HeapStats PinnedHeap::stats() const {
+  check("PinnedHeap::stats");
   detail::HeapCore& heap = core_->heap();
   heap.note_peak();
   const auto figures = heap.figures();
@@ -169,8 +200,14 @@ HeapStats PinnedHeap::stats() const {
   return stats;
 }
 
-Report PinnedHeap::report() const { return detail::make_report(core_->arena()->store(), core_->heap()); }
+Report PinnedHeap::report() const {
+  check("PinnedHeap::report");
+  return detail::make_report(core_->arena()->store(), core_->heap());
+}
 
-PinnedArena PinnedHeap::arena() const { return PinnedArena(core_->arena()); }
+PinnedArena PinnedHeap::arena() const {
+  check("PinnedHeap::arena");
+  return PinnedArena(core_->arena());
+}
 
 }  // namespace thole
