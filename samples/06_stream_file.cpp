@@ -91,8 +91,7 @@ void compare(const Options& options, InputFile& input, const thole::PinnedHeap& 
   std::vector<Comparison> ways;
   {
     auto scratch = heap.make_buffer<unsigned char>(chunk);
-    for (std::uint64_t done = 0, got = 1; done < bytes && got > 0; done += got)
-      got = input.read(scratch.borrow_mut().span());
+    for (std::uint64_t done = 0, got = 1; done < bytes && got > 0; done += got) got = input.read(scratch.borrow_mut());
   }
   input.rewind();
   ways.push_back({"thole", stream_through(input, heap, stream, {chunk, options.window}, bytes, nullptr, nullptr)});

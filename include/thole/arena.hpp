@@ -19,6 +19,7 @@ class ArenaCore;
 }
 
 /// What an arena is made with.
+/// Thread safety: plain data.
 struct ArenaOptions {
   /// Pinned at once, in bytes; rounded up to whole pages. At least 1.
   std::size_t bytes = std::size_t{256} << 20;
@@ -34,12 +35,13 @@ struct ArenaOptions {
 };
 
 /// A snapshot of an arena, in bytes where it does not say otherwise. Taking one costs microseconds.
+/// Thread safety: plain data.
 struct ArenaStats {
   std::size_t capacity = 0;      ///< Pinned now.
   std::size_t max_capacity = 0;  ///< What it may grow to.
   std::size_t in_use = 0;        ///< In buffers and borrows that the program holds.
-  std::size_t in_flight = 0;     ///< Dropped, waiting for the device.
-  std::size_t cached = 0;        ///< Free, kept close to the threads that used it.
+  std::size_t in_flight = 0;     ///< Released, waiting for the device.
+  std::size_t cached = 0;        ///< Free, in the caches of the threads that used it.
   std::size_t largest_free = 0;  ///< The largest free piece, caches not counted.
   std::size_t wasted = 0;        ///< Rounding and bookkeeping inside pinned memory.
   std::size_t peak = 0;          ///< The most that was ever taken from the regions, caches included.
@@ -50,19 +52,20 @@ struct ArenaStats {
   std::string_view trouble;
 };
 
-/// A stretch of pinned host memory that heaps share: a shared handle, cheap to copy, safe from any thread. The memory
-/// lives until the last handle, heap, buffer and borrow on it is gone and the device has finished with it; letting go
-/// never waits: a thread of the library's own unpins it. A forked child has none of the memory, unless the driver made
-/// it (`PinMethod::host_alloc`).
-class THOLE_EXPORT PinnedArena {
+/// Pinned host memory that heaps share: a shared handle, cheap to copy. The memory lives until the last handle, heap,
+/// buffer and borrow on it is gone and the device has finished with it; dropping them never waits: a thread of the
+/// library's own unpins it. A forked child has none of the memory, unless the driver made it (`PinMethod::host_alloc`).
+/// A call of an arena that was moved from throws `Errc::moved_from`.
+///
+/// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
+class [[nodiscard]] THOLE_EXPORT PinnedArena {
  public:
   /// Pins `options.bytes` now, below 512 GiB, which is what drivers register at once. Blocks for about 60 ms a GiB.
   /// Throws `Error`: `invalid_argument` (0 bytes, max_bytes below bytes, no such NUMA node), `out_of_memory` or `limit`
   /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
   explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
-  /// The twin that returns the error.
-  static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
+  [[nodiscard]] static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
 
   Device device() const;
   /// Bytes pinned now.
@@ -71,7 +74,7 @@ class THOLE_EXPORT PinnedArena {
   bool contains(const void* pointer) const;
   ArenaStats stats() const;
   /// Gives back regions that the arena has grown by and that hold nothing; returns bytes. Waits for running kernels,
-  /// as `cudaHostUnregister` does. Safe while other threads allocate.
+  /// as `cudaHostUnregister` does.
   std::size_t trim();
   /// Writes a picture of the arena, block by block, coloured by state, as SVG.
   void draw_svg(std::ostream& out) const;
@@ -79,7 +82,7 @@ class THOLE_EXPORT PinnedArena {
  private:
   friend class PinnedHeap;
   explicit PinnedArena(std::shared_ptr<detail::ArenaCore> core) noexcept : core_(std::move(core)) {}
-  const std::shared_ptr<detail::ArenaCore>& core() const noexcept { return core_; }
+  const std::shared_ptr<detail::ArenaCore>& core(const char* call) const;  // throws `moved_from`
   std::shared_ptr<detail::ArenaCore> core_;
 };
 

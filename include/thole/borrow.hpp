@@ -7,6 +7,7 @@
 #include <gsl/span>
 
 #include <thole/detail/block_head.hpp>
+#include <thole/error.hpp>
 #include <thole/export.hpp>
 
 namespace thole {
@@ -16,7 +17,8 @@ class PinnedBuffer;
 
 namespace detail {
 
-/// Nobody holds the block any more: its memory is free, or retires behind what the device still does with it.
+/// Nobody holds the block any more: its memory may be used again, or is retired until the device is done with it.
+/// Never throws or blocks.
 THOLE_EXPORT void release(BlockHead* block) noexcept;
 
 /// Ends a borrow. Never throws or blocks; releases the memory if the borrow was the last to hold it.
@@ -26,9 +28,9 @@ void end_borrow(BlockHead* block) noexcept {
     release(block);
 }
 
-/// What `Borrow` and `BorrowMut` share: a contiguous range over memory that a borrow keeps alive.
+/// What `Borrow` (of a const T) and `BorrowMut` share: a contiguous range over memory that it keeps alive.
 template <class T>
-class BasicBorrow {
+class [[nodiscard]] BasicBorrow {
  public:
   using element_type = T;
   using value_type = std::remove_cv_t<T>;
@@ -47,15 +49,22 @@ class BasicBorrow {
     if (block_ != nullptr) end_borrow<!std::is_const_v<T>>(block_);
   }
 
-  /// The elements; the span is valid while this borrow lives.
-  gsl::span<T> span() const noexcept { return span_; }
-  T* data() const noexcept { return span_.data(); }
+  /// The elements; the span is valid while this borrow lives, so that there is none of a temporary borrow.
+  gsl::span<T> span() const& noexcept THOLE_LIFETIMEBOUND { return span_; }
+  gsl::span<T> span() const&& = delete;
+  /// Valid while this borrow lives, as are the iterators.
+  T* data() const noexcept THOLE_LIFETIMEBOUND { return span_.data(); }
   std::size_t size() const noexcept { return span_.size(); }
   bool empty() const noexcept { return span_.empty(); }
-  T* begin() const noexcept { return span_.data(); }
-  T* end() const noexcept { return span_.data() + span_.size(); }
-  /// Bounds are checked (a GSL contract: the program ends when it is broken).
-  T& operator[](std::size_t index) const { return span_[index]; }
+  T* begin() const noexcept THOLE_LIFETIMEBOUND { return span_.data(); }
+  T* end() const noexcept THOLE_LIFETIMEBOUND { return span_.data() + span_.size(); }
+  /// Bounds are checked in every build: throws `Error` with `Errc::invalid_argument`, as `at()` does.
+  T& operator[](std::size_t index) const THOLE_LIFETIMEBOUND {
+    if (index >= span_.size()) [[unlikely]]
+      throw_outside(std::is_const_v<T> ? "Borrow::operator[]" : "BorrowMut::operator[]", index, 1, span_.size());
+    return span_.data()[index];
+  }
+  T& at(std::size_t index) const THOLE_LIFETIMEBOUND { return (*this)[index]; }
 
   void swap(BasicBorrow& other) noexcept {
     std::swap(block_, other.block_);
@@ -73,12 +82,17 @@ class BasicBorrow {
 
 }  // namespace detail
 
-/// Read access to a `PinnedBuffer` from the CPU: a contiguous range and a `gsl::span<const T>` while it lives. Not
-/// copyable. Keeps the memory alive, even when the buffer is moved or dropped; may end on any thread.
+/// Read access to a `PinnedBuffer` from the CPU: a contiguous range and a `gsl::span<const T>` while it lives;
+/// move-only. Keeps the memory alive, even when the buffer is moved or dropped. One that was moved from is empty.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. A
+/// borrow may end on any thread.
 template <class T>
 using Borrow = detail::BasicBorrow<const T>;
 
 /// Exclusive access from the CPU, as `Borrow`, to a `gsl::span<T>`.
+///
+/// Thread safety: as `Borrow`; who writes the elements from several threads orders that as with any memory.
 template <class T>
 using BorrowMut = detail::BasicBorrow<T>;
 

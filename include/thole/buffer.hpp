@@ -57,7 +57,6 @@ THOLE_EXPORT Result<void> copy_from_device(BlockHead* block, std::size_t offset,
 /// New device memory, filled with all `bytes` of the block by the same piece of work.
 THOLE_EXPORT Result<DeviceBlock*> copy_to_new_device_block(BlockHead* block, std::size_t bytes,
                                                            const StreamRef& stream) noexcept;
-THOLE_EXPORT Error moved_from_error(const char* call);
 THOLE_EXPORT Error too_small_error(const char* call, std::size_t wanted, std::size_t has);
 THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size);
 
@@ -130,7 +129,7 @@ class PinnedBuffer {
   }
   /// As `borrow()`, but never waits: `Errc::in_flight` call `borrow()` would.
   [[nodiscard]] Result<Borrow<T>> try_borrow() const noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow"));
+    if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::try_borrow", "the buffer"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_read(block_, "PinnedBuffer::try_borrow"); !began)
         return tl::unexpected(std::move(began.error()));
@@ -138,7 +137,7 @@ class PinnedBuffer {
   }
   /// As `borrow_mut()`, but never waits.
   [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut() noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::try_borrow_mut"));
+    if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::try_borrow_mut", "the buffer"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
         return tl::unexpected(std::move(began.error()));
@@ -154,7 +153,7 @@ class PinnedBuffer {
   }
   /// As `wait()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
   [[nodiscard]] Result<void> wait_for(std::chrono::nanoseconds timeout) const noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::wait_for"));
+    if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::wait_for", "the buffer"));
     return block_ != nullptr ? detail::wait_for_uses(block_, timeout, "PinnedBuffer::wait_for") : Result<void>();
   }
   /// The raw elements, without any check: the door for code that has its own ordering. nullptr when empty.
@@ -164,7 +163,7 @@ class PinnedBuffer {
   /// order. Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
   DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
   [[nodiscard]] Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::async_to_device"));
+    if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::async_to_device", "the buffer"));
     if (block_ == nullptr) return DeviceBuffer<T>::try_make(stream, 0);
     auto made = detail::copy_to_new_device_block(block_, size_bytes(), stream);
     if (!made) return tl::unexpected(std::move(made.error()));
@@ -186,7 +185,7 @@ class PinnedBuffer {
   [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
                                                  std::size_t count) const noexcept {
     constexpr const char* call = "PinnedBuffer::async_to_device";
-    if (!valid_) return tl::unexpected(detail::moved_from_error(call));
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
     if (offset > size() || count > size() - offset)
       return tl::unexpected(detail::outside_error(call, offset, count, size()));
     if (destination.size() < count) return tl::unexpected(detail::too_small_error(call, count, destination.size()));
@@ -201,7 +200,7 @@ class PinnedBuffer {
   [[nodiscard]] Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
                                                    std::size_t offset = 0) noexcept {
     constexpr const char* call = "PinnedBuffer::async_from_device";
-    if (!valid_) return tl::unexpected(detail::moved_from_error(call));
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
     if (offset > size() || source.size() > size() - offset)
       return tl::unexpected(detail::too_small_error(call, source.size(), offset > size() ? 0 : size() - offset));
     if (source.size() == 0) return {};
@@ -242,7 +241,7 @@ class PinnedBuffer {
   /// Runs `call(native)` as a use of the buffer.
   template <bool Writes, class Call>
   Result<void> run_use(const StreamRef& stream, Call& call) const {
-    if (!valid_) return tl::unexpected(detail::moved_from_error("PinnedBuffer::use_on"));
+    if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::use_on", "the buffer"));
     if (block_ == nullptr) return call(stream.native()), Result<void>();
     return detail::use_on(
         block_, stream, Writes, [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); },
@@ -278,7 +277,7 @@ class PinnedBuffer {
   }
 
   void check(const char* call) const {
-    if (!valid_) throw detail::moved_from_error(call);
+    if (!valid_) throw detail::moved_from(call, "the buffer");
   }
 
   detail::BlockHead* block_;  // nullptr: empty or moved from

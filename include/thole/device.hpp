@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -18,14 +19,17 @@ struct HandleAccess;
 /// What a `Device` runs on.
 enum class Backend { cuda, simulated };
 
-/// A shared handle to one device, cheap to copy; two handles to one GPU are equal. Safe from any thread.
-/// Streams, arenas and buffers keep their device alive.
-class THOLE_EXPORT Device {
+/// A shared handle to one device, cheap to copy; two handles to one GPU are equal. Streams, arenas and buffers keep
+/// their device alive. A call of a handle that was moved from throws `Errc::moved_from`; it may be compared, assigned
+/// and destroyed.
+///
+/// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
+class [[nodiscard]] THOLE_EXPORT Device {
  public:
   /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built
   /// without CUDA. Initialises CUDA's primary context on the first call, which may take a second.
   static Device cuda(int ordinal = 0);
-  static Result<Device> try_cuda(int ordinal = 0) noexcept;
+  [[nodiscard]] static Result<Device> try_cuda(int ordinal = 0) noexcept;
 
   /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device.
   static Device simulated(const SimulationOptions& options = {});
@@ -35,25 +39,26 @@ class THOLE_EXPORT Device {
   /// runs on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
   static Device best();
 
-  Backend backend() const noexcept;
+  Backend backend() const;
   /// The GPU's name as CUDA gives it, or "simulated".
-  std::string_view name() const noexcept;
+  std::string_view name() const;
   /// CUDA's ordinal; 0 on a simulated device.
-  int ordinal() const noexcept;
+  int ordinal() const;
 
   /// The controls of a simulated device. Throws `Error` with `Errc::invalid_argument` on a GPU.
   Simulation simulation() const;
 
   /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.
-  bool lost() const noexcept;
+  bool lost() const;
   /// The first error that a destructor or a background thread met since the last call, if any.
-  std::optional<Error> take_error() noexcept;
+  [[nodiscard]] std::optional<Error> take_error();
 
   friend bool operator==(const Device& a, const Device& b) noexcept { return a.core_ == b.core_; }
 
  private:
   friend struct detail::HandleAccess;
   explicit Device(std::shared_ptr<detail::DeviceCore> core) noexcept : core_(std::move(core)) {}
+  detail::DeviceCore& core(const char* call) const;  // throws `moved_from`
   std::shared_ptr<detail::DeviceCore> core_;
 };
 

@@ -1,12 +1,12 @@
 #pragma once
 
+// Defined in: device_buffer.cpp, heap.hpp
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
-
-#include <gsl/assert>
 
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -71,9 +71,9 @@ class DeviceSpan {
   std::size_t size() const noexcept { return size_; }
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
   bool empty() const noexcept { return size_ == 0; }
-  /// `count` elements from `offset` on; both must lie inside (a GSL contract).
+  /// `count` elements from `offset` on; throws `Error` with `Errc::invalid_argument` where they are not all inside.
   DeviceSpan subspan(std::size_t offset, std::size_t count) const {
-    Expects(offset <= size_ && count <= size_ - offset);
+    if (offset > size_ || count > size_ - offset) detail::throw_outside("DeviceSpan::subspan", offset, count, size_);
     DeviceSpan part = *this;
     part.data_ += offset;
     part.size_ = count;
@@ -119,7 +119,7 @@ class DeviceBuffer {
 
  public:
   /// `count` uninitialised elements. Throws `Error`: `out_of_memory`, `too_large`, `device_lost`.
-  DeviceBuffer(const StreamRef& stream, std::size_t count);
+  DeviceBuffer(const StreamRef& stream, std::size_t count) : DeviceBuffer(detail::unwrap(try_make(stream, count))) {}
   [[nodiscard]] static Result<DeviceBuffer> try_make(const StreamRef& stream, std::size_t count) noexcept {
     auto block = detail::make_device_block(stream, count, sizeof(T));
     if (!block) return tl::unexpected(std::move(block.error()));

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
-#include <string_view>
 #include <system_error>
+#include <type_traits>
+#include <utility>
 
 #include <tl/expected.hpp>
 
@@ -10,7 +12,8 @@
 
 namespace thole {
 
-/// What went wrong. The text of the `Error` that carries it names the object, the call and the numbers.
+/// What went wrong: the code of an `Error`. The text of the `Error` that carries it names the object, the call and the
+/// numbers.
 enum class Errc {
   invalid_argument = 1,  ///< A count, option or name that cannot be meant.
   out_of_memory,         ///< No pinned or device memory is left for the request.
@@ -34,18 +37,50 @@ THOLE_EXPORT const std::error_category& error_category() noexcept;
 inline std::error_code make_error_code(Errc code) noexcept { return {static_cast<int>(code), error_category()}; }
 
 /// Every failure that thole reports. `what()` names the object, the call, the numbers and, where the device
-/// was involved, CUDA's own name and text for the failure.
-class THOLE_EXPORT Error : public std::system_error {
+/// was involved, CUDA's own name and text for the failure. Copies share the text: copying never fails.
+///
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
+class [[nodiscard]] THOLE_EXPORT Error : public std::system_error {
  public:
+  /// Throws std::bad_alloc where there is no memory for the text.
   Error(Errc code, const std::string& text) : std::system_error(make_error_code(code), text) {}
+  /// With the text that `text()` returns as a std::string. Never throws: where there is no memory for it, the Error has
+  /// the code all the same, and a text that says so.
+  template <class F>
+  static Error make(Errc code, F&& text) noexcept {
+    try {
+      return Error(code, std::forward<F>(text)());
+    } catch (...) {
+      return without_text(code);
+    }
+  }
 
   /// The code, as the enumeration.
   Errc errc() const noexcept { return static_cast<Errc>(code().value()); }
+
+ private:
+  static Error without_text(Errc code) noexcept;
 };
 
 /// What every `try_` function returns: the value, or the `Error` that its throwing twin would have thrown.
 template <class T>
 using Result = tl::expected<T, Error>;
+
+namespace detail {
+
+/// Returns the value or throws the error.
+template <class T>
+T unwrap(Result<T>&& result) {
+  if (!result) throw result.error();
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+/// `Errc::moved_from`: `object`, as "the heap", owns nothing.
+THOLE_EXPORT Error moved_from(const char* call, const char* object) noexcept;
+/// Throws `Errc::invalid_argument`: `count` elements from `offset` on are not among the `size` there are.
+[[noreturn]] THOLE_EXPORT void throw_outside(const char* call, std::size_t offset, std::size_t count, std::size_t size);
+
+}  // namespace detail
 
 }  // namespace thole
 

@@ -12,12 +12,13 @@
 namespace thole {
 
 /// One block of pinned memory that a stream still uses.
+/// Thread safety: plain data, as all here.
 struct InFlightBlock {
   std::uint64_t stream_id = 0;      ///< As cudaStreamGetId says.
   std::size_t bytes = 0;            ///< Of pinned memory that it holds.
   std::chrono::nanoseconds age{0};  ///< Since the oldest use that is still open was enqueued, to some milliseconds.
   std::source_location made_at;     ///< Where the buffer was made.
-  bool dropped = false;             ///< The program has let go of it.
+  bool dropped = false;             ///< The program has dropped the buffer.
 };
 
 /// All that one stream holds.
@@ -29,7 +30,7 @@ struct InFlightStream {
 };
 
 /// What is in flight, as data and as text, from `PinnedHeap::report()`: streams by bytes, largest first.
-struct THOLE_EXPORT Report {
+struct [[nodiscard]] THOLE_EXPORT Report {
   std::vector<InFlightStream> streams;
   std::vector<InFlightBlock> blocks;
 

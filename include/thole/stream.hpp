@@ -21,12 +21,6 @@ class Timeline;
 struct HandleAccess;
 /// The untyped half of `from_native` in `<thole/cuda.hpp>`.
 THOLE_EXPORT Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept;
-/// Returns the value or throws the error.
-template <class T>
-T unwrap(Result<T>&& result) {
-  if (!result) throw result.error();
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 }  // namespace detail
 
 /// A stream's raw handle: a `cudaStream_t` on a GPU; opaque on a simulated device.

@@ -29,6 +29,7 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
   if (options.numa_node && *options.numa_node < 0)
     return invalid("NUMA node " + std::to_string(*options.numa_node) + " does not exist");
   const auto& core = HandleAccess::core(device);
+  if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
   auto store = detail::Store::open(core, {.bytes = options.bytes,
                                           .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
@@ -38,17 +39,26 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: the system has no memory for its bookkeeping"));
+  return tl::unexpected(Error::make(
+      Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for its bookkeeping"); }));
 }
 
-Device PinnedArena::device() const { return HandleAccess::device(core_->device()); }
-std::size_t PinnedArena::capacity() const { return core_->store().stats().capacity; }
-bool PinnedArena::contains(const void* pointer) const { return core_->store().contains(pointer); }
+const std::shared_ptr<detail::ArenaCore>& PinnedArena::core(const char* call) const {
+  if (core_ == nullptr) throw detail::moved_from(call, "the arena");
+  return core_;
+}
+
+Device PinnedArena::device() const { return HandleAccess::device(core("PinnedArena::device")->device()); }
+std::size_t PinnedArena::capacity() const { return core("PinnedArena::capacity")->store().stats().capacity; }
+bool PinnedArena::contains(const void* pointer) const {
+  return core("PinnedArena::contains")->store().contains(pointer);
+}
 
 ArenaStats PinnedArena::stats() const {
-  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::stats");
-  const auto store = core_->store().stats();
-  const auto heaps = detail::figures_of_heaps(*core_);
+  const auto& arena = *core("PinnedArena::stats");
+  if (!arena.of_this_process()) throw detail::of_another_process_error("PinnedArena::stats");
+  const auto store = arena.store().stats();
+  const auto heaps = detail::figures_of_heaps(arena);
   return {.capacity = store.capacity,
           .max_capacity = store.max_capacity,
           .in_use = heaps.in_use,
@@ -64,11 +74,14 @@ ArenaStats PinnedArena::stats() const {
 }
 
 std::size_t PinnedArena::trim() {
-  if (!core_->of_this_process()) throw detail::of_another_process_error("PinnedArena::trim");
-  detail::flush_heaps(*core_);
+  const auto& arena = *core("PinnedArena::trim");
+  if (!arena.of_this_process()) throw detail::of_another_process_error("PinnedArena::trim");
+  detail::flush_heaps(arena);
   return core_->store().trim();
 }
 
-void PinnedArena::draw_svg(std::ostream& out) const { detail::draw_svg(core_->store().spans(), out); }
+void PinnedArena::draw_svg(std::ostream& out) const {
+  detail::draw_svg(core("PinnedArena::draw_svg")->store().spans(), out);
+}
 
 }  // namespace thole

@@ -170,13 +170,6 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
 
 }  // namespace
 
-void release(BlockHead* head) noexcept {
-  Block& block = of(head);
-  HeapCore& heap = *block.heap.load(std::memory_order_relaxed);
-  if (heap.of_this_process()) [[likely]]
-    heap.release(&block);
-}
-
 Result<void> try_begin_read(BlockHead* block, const char* call) noexcept {
   return start_borrow<false, false>(of(block), call);
 }
@@ -254,10 +247,6 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   } const enqueued{*work, block.capacity};
   run(context, static_cast<thole::NativeStream>(work->timeline().native()));
   return {};
-}
-
-Error moved_from_error(const char* call) {
-  return Error(Errc::moved_from, std::string(call) + ": the buffer has been moved from and owns nothing");
 }
 
 Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size) {

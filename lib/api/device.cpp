@@ -90,10 +90,13 @@ Device device_named(std::string_view name) {
 
 Device Device::cuda(int ordinal) { return detail::unwrap(try_cuda(ordinal)); }
 
-Result<Device> Device::try_cuda(int ordinal) noexcept {
+Result<Device> Device::try_cuda(int ordinal) noexcept try {
   auto core = gpu(ordinal);
   if (!core) return tl::unexpected(std::move(core.error()));
   return Device(std::move(*core));
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(
+      Error::make(Errc::out_of_memory, [] { return std::string("Device::cuda: the system has no memory"); }));
 }
 
 Device Device::simulated(const SimulationOptions& options) {
@@ -105,18 +108,26 @@ Device Device::best() {
   return gpu_count() > 0 ? Device::cuda() : Device::simulated();
 }
 
-Backend Device::backend() const noexcept { return core_->backend->simulated() ? Backend::simulated : Backend::cuda; }
-
-std::string_view Device::name() const noexcept { return core_->backend->name(); }
-int Device::ordinal() const noexcept { return core_->backend->ordinal(); }
-
-Simulation Device::simulation() const {
-  if (!core_->backend->simulated())
-    throw Error(Errc::invalid_argument, "Device::simulation: " + std::string(name()) + " is not a simulated device");
-  return Simulation(std::static_pointer_cast<detail::SimulatedBackend>(core_->backend));
+detail::DeviceCore& Device::core(const char* call) const {
+  if (core_ == nullptr) throw detail::moved_from(call, "the device");
+  return *core_;
 }
 
-bool Device::lost() const noexcept { return core_->lost(); }
-std::optional<Error> Device::take_error() noexcept { return core_->take_error(); }
+Backend Device::backend() const {
+  return core("Device::backend").backend->simulated() ? Backend::simulated : Backend::cuda;
+}
+
+std::string_view Device::name() const { return core("Device::name").backend->name(); }
+int Device::ordinal() const { return core("Device::ordinal").backend->ordinal(); }
+
+Simulation Device::simulation() const {
+  const auto& backend = core("Device::simulation").backend;
+  if (!backend->simulated())
+    throw Error(Errc::invalid_argument, "Device::simulation: " + std::string(name()) + " is not a simulated device");
+  return Simulation(std::static_pointer_cast<detail::SimulatedBackend>(backend));
+}
+
+bool Device::lost() const { return core("Device::lost").lost(); }
+std::optional<Error> Device::take_error() { return core("Device::take_error").take_error(); }
 
 }  // namespace thole

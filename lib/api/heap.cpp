@@ -47,20 +47,25 @@ void open(Block& block, const std::source_location& where) noexcept {
 using detail::Status;
 using detail::StatusCode;
 
+void PinnedHeap::check(const char* call) const {
+  if (core_ == nullptr) throw detail::moved_from(call, "the heap");
+}
+
 PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
   if (!std::has_single_bit(options.alignment) || options.alignment > detail::page)
     throw Error(Errc::invalid_argument, "PinnedHeap: an alignment of " + std::to_string(options.alignment) +
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::page) + " bytes");
-  if (!arena.core()->of_this_process()) throw detail::of_another_process_error("PinnedHeap");
-  core_ = std::make_shared<detail::HeapHandle>(arena.core(), std::max(options.alignment, detail::granule),
+  const auto& core = arena.core("PinnedHeap");
+  if (!core->of_this_process()) throw detail::of_another_process_error("PinnedHeap");
+  core_ = std::make_shared<detail::HeapHandle>(core, std::max(options.alignment, detail::granule),
                                                options.background_reclaim);
 }
 
 detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                                const std::source_location& where) const noexcept {
   std::size_t bytes = 0;
-  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0) [[unlikely]]
+  if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0 || core_ == nullptr) [[unlikely]]
     return {};
   detail::Block* const block = detail::allocate_cached(core_->heap(), bytes, alignment);
   if (block == nullptr) return {};
@@ -72,11 +77,13 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
                                                 std::optional<std::chrono::nanoseconds> timeout,
                                                 const std::source_location& where) const noexcept {
   const char* const call = timeout ? "PinnedHeap::try_make_buffer_for" : "PinnedHeap::make_buffer";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes))
-    return tl::unexpected(Error(Errc::too_large, std::string(call) + ": " + std::to_string(count) + " elements of " +
-                                                     std::to_string(element_bytes) +
-                                                     " bytes are more bytes than a size can say"));
+    return tl::unexpected(Error::make(Errc::too_large, [&] {
+      return std::string(call) + ": " + std::to_string(count) + " elements of " + std::to_string(element_bytes) +
+             " bytes are more bytes than a size can say";
+    }));
   if (bytes == 0) return detail::Allocation{};
   const auto deadline = timeout ? detail::deadline_after(*timeout) : std::nullopt;
   auto block = detail::allocate_block(core_->heap(), bytes, alignment, deadline, call);
@@ -85,20 +92,31 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
   return detail::Allocation{*block, (*block)->data};
 }
 
-std::size_t PinnedHeap::collect() const noexcept {
+std::size_t PinnedHeap::collect() const {
+  check("PinnedHeap::collect");
   return core_->heap().of_this_process() ? detail::collect(*core_->arena()->device()) : 0;
 }
 
-void PinnedHeap::drain() const { detail::unwrap(try_drain()); }
+void PinnedHeap::drain() const { detail::unwrap(drain_within(std::nullopt, "PinnedHeap::drain")); }
 
-Result<void> PinnedHeap::try_drain() const noexcept try {
-  constexpr const char* call = "PinnedHeap::drain";
+Result<void> PinnedHeap::drain_for(std::chrono::nanoseconds timeout) const noexcept {
+  return drain_within(timeout, "PinnedHeap::drain_for");
+}
+
+Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> timeout, const char* call) const noexcept
+    try {
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (!core_->heap().of_this_process()) return tl::unexpected(detail::of_another_process_error(call));
+  const auto deadline = timeout ? detail::deadline_after(*timeout) : std::nullopt;
   detail::DeviceCore& device = *core_->arena()->device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   for (const auto& [timeline, at] : detail::open_positions(*core_)) {
-    const Status status = timeline->wait(at);
+    const Status status = timeline->wait(at, deadline);
     if (status.ok()) continue;
+    if (status.code == StatusCode::not_ready)
+      return tl::unexpected(Error(Errc::timed_out, std::string(call) +
+                                                       ": the device still uses buffers of the heap after " +
+                                                       std::to_string(timeout->count()) + " ns"));
     if (status.code == StatusCode::capture)
       return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a stream that uses a buffer of the heap "
                                                                        "captures a graph now"));
@@ -113,10 +131,12 @@ Result<void> PinnedHeap::try_drain() const noexcept try {
   }
   return {};
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(Error(Errc::out_of_memory, "PinnedHeap::drain: the system has no memory for a list of blocks"));
+  return tl::unexpected(Error::make(
+      Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory for a list of blocks"; }));
 }
 
 HeapStats PinnedHeap::stats() const {
+  check("PinnedHeap::stats");
   detail::HeapCore& heap = core_->heap();
   detail::note_peak(heap);
   const auto figures = detail::figures_of(heap);
@@ -132,10 +152,14 @@ HeapStats PinnedHeap::stats() const {
 }
 
 Report PinnedHeap::report() const {
+  check("PinnedHeap::report");
   if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::report");
   return detail::make_report(core_->arena()->store(), core_->heap());
 }
 
-PinnedArena PinnedHeap::arena() const { return PinnedArena(core_->arena()); }
+PinnedArena PinnedHeap::arena() const {
+  check("PinnedHeap::arena");
+  return PinnedArena(core_->arena());
+}
 
 }  // namespace thole

@@ -1,5 +1,7 @@
 #include <thole/error.hpp>
 
+#include <array>
+
 namespace thole {
 namespace {
 
@@ -44,9 +46,45 @@ class Category final : public std::error_category {
 }  // namespace
 
 const std::error_category& error_category() noexcept {
-  // Never destroyed: static destructors may still meet errors.
+  // Never destroyed: static destructors may still meet errors. A forked child keeps it (so it is no immortal<>):
+  // categories are compared by their addresses.
   static const Category* const category = new Category;
   return *category;
+}
+
+namespace {
+
+/// An Error for each code, the first for what is none. Never destroyed.
+const auto& errors_without_text() {
+  static constexpr int codes = static_cast<int>(Errc::device_error) + 1;
+  static const auto* const errors = []<int... code>(std::integer_sequence<int, code...>) {
+    return new std::array<Error, codes>{
+        Error(static_cast<Errc>(code), "thole: there is no memory for this error's own text")...};
+  }
+  (std::make_integer_sequence<int, codes>());
+  return *errors;
+}
+
+// Made while there is memory: when the library is loaded.
+[[maybe_unused]] const auto& made_at_the_start = errors_without_text();
+
+}  // namespace
+
+Error Error::without_text(Errc code) noexcept {
+  const auto& errors = errors_without_text();
+  const auto index = static_cast<std::size_t>(code);
+  return errors[index < errors.size() ? index : 0];
+}
+
+Error detail::moved_from(const char* call, const char* object) noexcept {
+  return Error::make(Errc::moved_from, [&] { return std::string(call) + ": " + object + " has been moved from"; });
+}
+
+void detail::throw_outside(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
+  throw Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": " + std::to_string(count) + (count == 1 ? " element" : " elements") +
+           " from element " + std::to_string(offset) + " on, of " + std::to_string(size);
+  });
 }
 
 }  // namespace thole

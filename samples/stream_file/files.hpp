@@ -6,6 +6,7 @@
 #include <gsl/span>
 #include <optional>
 #include <string>
+#include <thole/borrow.hpp>
 
 #include "checks.hpp"
 
@@ -33,6 +34,7 @@ class InputFile {
   explicit InputFile(const std::string& path);
   /// Fills the span as far as the file goes: fewer bytes than asked for only at its end.
   std::size_t read(gsl::span<unsigned char> into);
+  std::size_t read(const thole::BorrowMut<unsigned char>& into) { return read(into.span()); }
   /// Back to the start. False for what cannot go back, such as a pipe.
   bool rewind() noexcept;
   /// The size in bytes; none for pipes and devices.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <queue>
+#include <range/v3/view/take.hpp>
 #include <utility>
 
 #include "device_histogram.hpp"
@@ -31,10 +32,11 @@ Pass stream_through(InputFile& input, const thole::PinnedHeap& heap, const thole
 
     const auto wanted = static_cast<std::size_t>(std::min<std::uint64_t>(shape.chunk, limit - pass.bytes));
     auto chunk = heap.make_buffer<unsigned char>(wanted);
-    const std::size_t got = input.read(chunk.borrow_mut().span());
+    const std::size_t got = input.read(chunk.borrow_mut());
     at_end = got < wanted;
     if (got == 0) break;
-    if (at_end) chunk = heap.make_buffer_from(chunk.borrow().span().first(got));  // the last piece, of its own size
+    if (at_end)
+      chunk = heap.make_buffer_from(chunk.borrow() | ranges::views::take(got));  // the last piece, of its own size
 
     auto there = chunk.async_to_device(stream);
     on_device.add(std::as_const(there).span());

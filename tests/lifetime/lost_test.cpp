@@ -64,7 +64,7 @@ TEST_CASE("after the loss every call that needs the device says device_lost with
   says_lost([&] { const DeviceBuffer<std::byte> another(stream, 1); });
   CHECK(has(errc_text_of(written.try_borrow(), Errc::device_lost), cause));
   CHECK(has(errc_text_of(rig.heap.try_make_buffer_for<std::byte>(1, std::chrono::hours(1)), Errc::device_lost), cause));
-  CHECK(has(errc_text_of(rig.heap.try_drain(), Errc::device_lost), cause));
+  CHECK(has(errc_text_of(rig.heap.drain_for(std::chrono::hours(1)), Errc::device_lost), cause));
 }
 
 TEST_CASE("what the device does not use is still the program's on a lost device") {

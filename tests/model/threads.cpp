@@ -231,8 +231,11 @@ class Worker {
       }
       case 3:
         // Refused where another thread's stream captures and has a use that no event covers.
-        if (const auto drained = shared_.heap.try_drain(); !drained && drained.error().errc() != Errc::capturing)
-          throw drained.error();
+        try {
+          shared_.heap.drain();
+        } catch (const Error& error) {
+          if (error.errc() != Errc::capturing) throw;
+        }
         return;
       case 4: {
         std::swap(streams_[0], streams_[1]);

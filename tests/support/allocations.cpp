@@ -1,4 +1,4 @@
-// Counts what a thread allocates, for rules that say "allocates nothing".
+// Counts what a thread allocates, for rules that say "allocates nothing", and lets it fail.
 
 #include "allocations.hpp"
 
@@ -9,16 +9,20 @@
 
 namespace {
 constinit thread_local std::size_t count = 0;
+constinit thread_local bool no_memory = false;
 
 [[maybe_unused]] void* counted(std::size_t bytes) {
   ++count;
-  if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) return made;
+  if (!no_memory)
+    if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) return made;
   throw std::bad_alloc();
 }
 }  // namespace
 
 namespace support {
 std::size_t allocations() noexcept { return count; }
+NoMemory::NoMemory() noexcept { no_memory = true; }
+NoMemory::~NoMemory() { no_memory = false; }
 }  // namespace support
 
 // A sanitizer has operators of its own, and the plain builds count: there the count stays 0.

@@ -7,4 +7,13 @@ namespace support {
 /// How often the calling thread has called operator new; the program of a suite that asks lists allocations.cpp.
 std::size_t allocations() noexcept;
 
+/// While it lives, operator new fails on this thread; under a sanitizer it does not.
+class NoMemory {
+ public:
+  NoMemory() noexcept;
+  ~NoMemory();
+  NoMemory(const NoMemory&) = delete;
+  NoMemory& operator=(const NoMemory&) = delete;
+};
+
 }  // namespace support

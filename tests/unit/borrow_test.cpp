@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstdint>
 #include <gsl/span>
 #include <numeric>
 #include <range/v3/algorithm/copy.hpp>
@@ -12,6 +13,7 @@
 #include <range/v3/view/transform.hpp>
 #include <ranges>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "support/rig.hpp"
@@ -23,6 +25,13 @@ static_assert(std::ranges::contiguous_range<BorrowMut<int>> && std::ranges::size
 static_assert(std::same_as<std::ranges::range_reference_t<Borrow<int>>, const int&>);
 static_assert(std::same_as<std::ranges::range_reference_t<BorrowMut<int>>, int&>);
 static_assert(!std::is_copy_constructible_v<Borrow<int>> && !std::is_copy_constructible_v<BorrowMut<int>>);
+template <class Handle>
+concept has_span = requires(Handle&& handle) {
+  std::forward<Handle>(handle).span();
+};
+static_assert(has_span<const Borrow<int>&> && has_span<BorrowMut<int>&>);
+// The span would outlive a temporary borrow; its iterators go no further than the statement in most programs.
+static_assert(!has_span<Borrow<int>> && !has_span<BorrowMut<int>> && !has_span<const BorrowMut<int>>);
 static_assert(std::is_nothrow_move_constructible_v<Borrow<int>> && std::is_nothrow_move_assignable_v<Borrow<int>>);
 
 TEST_CASE("a borrow is a gsl::span while it lives") {
@@ -83,4 +92,37 @@ TEST_CASE("a borrow that was moved from borrows nothing, and the borrow ends onc
     errc_text([&] { (void)buffer.borrow_mut(); }, Errc::borrowed);
   }
   CHECK(buffer.borrow_mut().size() == 3);
+}
+
+TEST_CASE("an element outside a borrow is an error that names the borrow, the element and the size") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<int>(4, 1);
+  {
+    const auto reader = buffer.borrow();
+    CHECK(reader.at(3) == 1);
+    for (const auto& text : {errc_text([&] { (void)reader[4]; }, Errc::invalid_argument),
+                             errc_text([&] { (void)reader.at(4); }, Errc::invalid_argument)})
+      CHECK(text.starts_with("Borrow::operator[]: 1 element from element 4 on, of 4"));
+  }
+  {
+    auto writer = buffer.borrow_mut();
+    writer.at(0) = 2;
+    CHECK(has(errc_text([&] { writer[SIZE_MAX] = 1; }, Errc::invalid_argument), "BorrowMut::operator[]"));
+    const auto moved = std::move(writer);
+    CHECK(has(errc_text([&] { writer[0] = 1; }, Errc::invalid_argument), "of 0"));
+  }
+  CHECK(buffer.borrow()[0] == 2);
+}
+
+TEST_CASE("a part outside a DeviceSpan is an error with the numbers") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<int> memory(stream, 4);
+  const auto span = memory.span();
+  CHECK(span.subspan(1, 3).size() == 3);
+  CHECK(span.subspan(4, 0).empty());
+  CHECK(has(errc_text([&] { (void)span.subspan(2, 3); }, Errc::invalid_argument),
+            "DeviceSpan::subspan: 3 elements from element 2 on, of 4"));
+  errc_text([&] { (void)span.subspan(5, 0); }, Errc::invalid_argument);
+  errc_text([&] { (void)span.subspan(1, SIZE_MAX); }, Errc::invalid_argument);
 }

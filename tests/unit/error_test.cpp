@@ -1,9 +1,15 @@
 // <thole/error.hpp>
 
 #include <doctest/doctest.h>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thole/error.hpp>
+#include <utility>
+
+#include "support/allocations.hpp"
+#include "support/rig.hpp"
+#include "support/sanitized.hpp"
 
 using namespace thole;
 
@@ -34,3 +40,42 @@ TEST_CASE("a Result holds the value, or the Error that the throwing twin throws"
   CHECK(*good == 7);
   CHECK(bad.error().errc() == Errc::limit);
 }
+
+TEST_CASE("an Error whose text is made has that text and its code") {
+  const auto error = Error::make(Errc::limit, [] { return std::string("object: call: 7 of 9"); });
+  CHECK(error.errc() == Errc::limit);
+  CHECK(std::string(error.what()).starts_with("object: call: 7 of 9"));
+}
+
+#if !THOLE_TEST_SANITIZED
+TEST_CASE("where there is no memory for an Error's text, the Error has its code, and says so") {
+  for (int code = static_cast<int>(Errc::invalid_argument); code <= static_cast<int>(Errc::device_error); ++code) {
+    std::optional<Error> error;
+    {
+      const support::NoMemory no_memory;
+      const auto made = Error::make(static_cast<Errc>(code), [] { return std::string(1000, 'x'); });
+      error = made;
+    }
+    CHECK(error->errc() == static_cast<Errc>(code));
+    CHECK(std::string(error->what()).find("no memory for this error's own text") != std::string::npos);
+    CHECK(std::string(error->what()).find(make_error_code(static_cast<Errc>(code)).message()) != std::string::npos);
+  }
+}
+
+TEST_CASE("a call that never throws says its error also where there is no memory for a text") {
+  support::Rig rig;
+  const auto kept = std::move(rig.heap);
+  const auto kept_device = std::move(rig.device);
+  const auto error_of = [](auto&& call) {
+    const support::NoMemory no_memory;
+    const auto result = call();
+    return result ? Errc{} : result.error().errc();
+  };
+  CHECK(error_of([&] { return rig.heap.try_make_buffer<int>(1); }) == Errc::moved_from);
+  CHECK(error_of([&] { return rig.heap.drain_for(std::chrono::seconds(0)); }) == Errc::moved_from);
+  CHECK(error_of([&] { return kept.try_make_buffer<double>(SIZE_MAX); }) == Errc::too_large);
+  CHECK(error_of([&] { return kept.drain_for(std::chrono::seconds(0)); }) == Errc::out_of_memory);
+  CHECK(error_of([&] { return PinnedArena::try_make(rig.device); }) == Errc::moved_from);
+  CHECK(error_of([&] { return PinnedArena::try_make(kept_device, {.bytes = 4096}); }) == Errc::out_of_memory);
+}
+#endif

@@ -118,6 +118,31 @@ TEST_CASE("a buffer is made from any sized range, std's, range-v3's, an array or
   CHECK(rig.heap.make_buffer_from(std::vector<int>{}).empty());
 }
 
+TEST_CASE("the twins of the calls that fill a buffer return the error instead of throwing it") {
+  const Rig rig;
+  const auto sevens = rig.heap.try_make_buffer<int>(3, 7);
+  REQUIRE(sevens);
+  for (const int value : sevens->borrow()) CHECK(value == 7);
+  const auto copied = rig.heap.try_make_buffer_from(std::vector<int>{1, 2});
+  REQUIRE(copied);
+  CHECK(copied->borrow()[1] == 2);
+  errc_text_of(rig.heap.try_make_buffer<char>(2 * MiB, 'x'), Errc::too_large);
+  errc_text_of(rig.heap.try_make_buffer_from(std::vector<char>(2 * MiB)), Errc::too_large);
+  errc_text([&] { (void)rig.heap.make_buffer_from(std::vector<char>(2 * MiB)); }, Errc::too_large);
+}
+
+TEST_CASE("draining for a time says timed_out while the device uses a buffer, and then that it is drained") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto target = DeviceBuffer<std::byte>(stream, KiB);
+  rig.heap.make_buffer<std::byte>(KiB).async_to_device(stream, target.span());
+  CHECK(has(errc_text_of(rig.heap.drain_for(std::chrono::nanoseconds(7)), Errc::timed_out), "7 ns"));
+  CHECK(rig.heap.stats().in_flight == KiB);
+  rig.settle(stream);
+  CHECK(rig.heap.drain_for(std::chrono::hours(1)).has_value());
+  CHECK(rig.heap.stats().in_flight == 0);
+}
+
 TEST_CASE("stats count what was made, freed at once, deferred and recycled") {
   const Rig rig;
   const Stream stream(rig.device);

@@ -1,6 +1,7 @@
 #pragma once
 
 // The simulated device behind the seam. Nothing here touches a GPU; everything really happens, in host memory.
+// Defined in: backend.cpp, controls.cpp, graph_calls.cpp, memory_calls.cpp
 
 #include <chrono>
 #include <cstddef>

@@ -2,6 +2,7 @@
 
 // What the seam's calls on the simulated device have in common: the lock, the count, the refusals that any call may
 // meet.
+// Defined in: backend.cpp
 
 #include <new>
 #include <utility>
