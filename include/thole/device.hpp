@@ -6,9 +6,11 @@
 
 #include <thole/error.hpp>
 #include <thole/export.hpp>
-#include <thole/simulation.hpp>
+#include <thole/simulation_options.hpp>
 
 namespace thole {
+
+class Simulation;
 
 namespace detail {
 struct DeviceCore;
@@ -41,7 +43,8 @@ class THOLE_EXPORT Device {
   /// CUDA's ordinal; 0 on a simulated device.
   int ordinal() const noexcept;
 
-  /// The controls of a simulated device. Throws `Error` with `Errc::invalid_argument` on a GPU.
+  /// The controls of a simulated device (<thole/simulation.hpp>). Throws `Error` with `Errc::invalid_argument` on a
+  /// GPU.
   Simulation simulation() const;
 
   /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.

@@ -2,11 +2,10 @@
 
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <optional>
 
 #include <thole/export.hpp>
+#include <thole/simulation_options.hpp>
 
 namespace thole {
 
@@ -15,38 +14,6 @@ class StreamRef;
 namespace detail {
 class SimulatedBackend;
 }
-
-/// How a simulated device behaves. The defaults give a device that runs by itself, as fast as the CPU copies.
-struct SimulationOptions {
-  /// Device memory, in bytes. Allocations beyond it fail with `Errc::out_of_memory`.
-  std::size_t device_bytes = std::size_t{4} << 30;
-  /// How much host memory may be registered, in bytes; beyond it pinning fails as at RLIMIT_MEMLOCK.
-  std::size_t max_pinned_bytes = SIZE_MAX;
-  /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.
-  double bytes_per_second = 0;
-  /// Simulated time from the start of an operation to its end, besides the bytes.
-  std::chrono::nanoseconds latency{0};
-  /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
-  /// steps or releases it; this is how tests decide what has happened and what has not.
-  bool stepped = false;
-  /// Picks the order in which `step_any` and `run_all` complete operations of different streams.
-  std::uint64_t seed = 0;
-};
-
-/// The kinds of call that `Simulation::fail_call` can make fail.
-enum class SimulatedCall {
-  register_host,
-  allocate_host,
-  allocate_device,
-  create_stream,
-  create_event,
-  record_event,
-  query_event,
-  wait_event,
-  copy,
-  host_function,
-  retain_in_graph,
-};
 
 /// The capture modes of `Simulation::begin_capture`, as CUDA's.
 enum class SimulatedCaptureMode { global, thread_local_, relaxed };

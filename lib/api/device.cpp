@@ -8,11 +8,13 @@
 #include <vector>
 
 #include <thole/config.hpp>
+#include <thole/simulation.hpp>
 
 #include <thole/detail/asymmetric_fence.hpp>
 #include "api/handle_access.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
+#include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 #include "streams/stream_registry.hpp"
 #ifdef THOLE_WITH_CUDA
@@ -33,31 +35,31 @@ std::shared_ptr<DeviceCore> make_core(std::shared_ptr<detail::DeviceBackend> bac
 
 #ifdef THOLE_WITH_CUDA
 
-/// One core a GPU. Never destroyed: buffers may be dropped, and streams be asked, after main.
+/// One core a GPU. Immortal: buffers may be dropped, and streams be asked, after main.
 struct Gpus {
   std::mutex mutex;
   std::vector<std::shared_ptr<DeviceCore>> cores;  // by ordinal; nullptr: not used yet
 };
 
 Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
-  static auto* const gpus = new Gpus;
+  Gpus& gpus = detail::immortal<Gpus>();
   const int count = detail::cuda_device_count();
   if (ordinal < 0 || ordinal >= count)
     return tl::unexpected(Error(Errc::no_device, "Device::cuda: there is no GPU with ordinal " +
                                                      std::to_string(ordinal) + "; CUDA finds " +
                                                      std::to_string(count)));
-  const std::scoped_lock lock(gpus->mutex);
+  const std::scoped_lock lock(gpus.mutex);
   const auto index = static_cast<std::size_t>(ordinal);
-  if (gpus->cores.size() <= index) gpus->cores.resize(index + 1);
-  if (gpus->cores[index] == nullptr) {
+  if (gpus.cores.size() <= index) gpus.cores.resize(index + 1);
+  if (gpus.cores[index] == nullptr) {
     auto backend = detail::make_cuda_backend(ordinal);
     if (!backend) return tl::unexpected(std::move(backend.error()));
     detail::end_background_calls_at_exit();
     auto core = make_core(std::move(*backend));
     core->immortal = true;
-    gpus->cores[index] = std::move(core);
+    gpus.cores[index] = std::move(core);
   }
-  return gpus->cores[index];
+  return gpus.cores[index];
 }
 
 int gpu_count() { return detail::cuda_device_count(); }

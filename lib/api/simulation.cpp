@@ -13,23 +13,8 @@ namespace thole {
 
 namespace {
 
-Errc errc_of(detail::StatusCode code) {
-  switch (code) {
-    case detail::StatusCode::out_of_memory:
-      return Errc::out_of_memory;
-    case detail::StatusCode::invalid:
-      return Errc::invalid_argument;
-    case detail::StatusCode::capture:
-      return Errc::capturing;
-    case detail::StatusCode::device_lost:
-      return Errc::device_lost;
-    default:
-      return Errc::device_error;
-  }
-}
-
 void check(const detail::SimulatedBackend& backend, detail::Status status, const char* call) {
-  if (!status.ok()) throw Error(errc_of(status.code), std::string(call) + ": " + backend.describe(status));
+  if (!status.ok()) throw Error(detail::errc_of(status.code), std::string(call) + ": " + backend.describe(status));
 }
 
 detail::CaptureMode mode_of(SimulatedCaptureMode mode) {

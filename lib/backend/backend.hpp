@@ -30,6 +30,7 @@ enum class StatusCode {
   not_ready,      ///< query_event: the work is still to be done.
   out_of_memory,  ///< Host or device memory, or the limit on pinned memory.
   invalid,        ///< An argument that the device refuses, such as a copy across two registrations.
+  wrong_device,   ///< The stream belongs to another device, or to another context of it.
   capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
   device_lost,    ///< A sticky error; nothing will run again.
   unloading,      ///< The runtime is going away: the process is exiting.
@@ -95,8 +96,9 @@ class DeviceBackend {
   virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
-  /// The device that the stream belongs to.
-  virtual Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept = 0;
+  /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
+  /// streams are always this device's.
+  virtual Status check_stream(StreamHandle stream) noexcept = 0;
   /// Whether the stream captures. Never blocks, never invalidates, costs about 0.1 us.
   virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
 

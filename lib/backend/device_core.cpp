@@ -3,12 +3,13 @@
 #include <utility>
 
 namespace thole::detail {
-namespace {
 
 Errc errc_of(StatusCode code) noexcept {
   switch (code) {
     case StatusCode::out_of_memory:
       return Errc::out_of_memory;
+    case StatusCode::wrong_device:
+      return Errc::wrong_device;
     case StatusCode::capture:
       return Errc::capturing;
     case StatusCode::device_lost:
@@ -20,8 +21,6 @@ Errc errc_of(StatusCode code) noexcept {
       return Errc::device_error;
   }
 }
-
-}  // namespace
 
 DeviceCore::DeviceCore(std::shared_ptr<DeviceBackend> made) : backend(std::move(made)) {}
 DeviceCore::~DeviceCore() = default;

@@ -1,6 +1,7 @@
 #pragma once
 
-// What all handles of one device share: the backend, the streams' timelines, and the first error that a destructor met.
+// What all handles of one device share: the backend, its streams, whether it is lost, and the first error that nobody
+// could be told.
 
 #include <atomic>
 #include <cstdint>
@@ -13,11 +14,15 @@
 #include <thole/error.hpp>
 
 #include "backend/backend.hpp"
+#include "backend/capture_guard.hpp"
 
 namespace thole::detail {
 
 class StreamRegistry;
 struct DeviceBlock;
+
+/// What users are told for a backend's Status that is not ok.
+Errc errc_of(StatusCode code) noexcept;
 
 struct DeviceCore {
   explicit DeviceCore(std::shared_ptr<DeviceBackend> made);
@@ -26,32 +31,35 @@ struct DeviceCore {
   DeviceCore& operator=(const DeviceCore&) = delete;
 
   const std::shared_ptr<DeviceBackend> backend;
-  /// Every stream that was used on this device (timelines.hpp); set once by who makes the device.
+  /// All streams that were ever used on this device. Set once, right after construction.
   std::shared_ptr<StreamRegistry> timelines;
 
-  bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note()'s release
-  /// Remembers a device_lost (or unloading); returns the status unchanged. Called with every Status of a backend.
+  /// Whether a sticky error has ended the device.
+  bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note_lost()
+  /// Marks the device as lost if the status says so, and returns the status unchanged. Pass every Status of the backend
+  /// through it.
   Status note(Status status) noexcept {
     if (status.code == StatusCode::device_lost || status.code == StatusCode::unloading) note_lost(status);
     return status;
   }
 
-  /// Turns a failed Status into an Error: `object` and `call` name who failed, `numbers` says with what.
+  /// The Error for a failed Status. `object` is what the user called, `call` what failed in it, `numbers` with what.
   Error error(Status status, std::string_view object, std::string_view call, std::string_view numbers = {});
-  /// The Error of every blocking call on a lost device.
+  /// The Error of a call on a lost device; it says why the device was lost.
   Error lost_error(std::string_view call);
-  /// Keeps the first error for Device::take_error(). Never throws.
+  /// For destructors and threads, which cannot report: the first such error waits for Device::take_error().
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
-  /// Set once a block of another device's arena is used here: whoever collects for that device has to ask here, too.
+  /// True once a stream of this device has used a block of another device's arena. Who collects for that arena must
+  /// then ask the streams of this device, too.
   std::atomic<bool> serves_others{false};
-  /// A GPU's, which is never destroyed; set by who makes it. Else see watch_orphan().
+  /// True for GPUs: they live until the process ends, and need no watch_orphan().
   bool immortal = false;
-  /// Device memory that cannot be freed yet (device_block.hpp): a stack; pushing releases, taking all of it acquires.
+  /// A stack of device memory that cannot be freed yet (device_block.hpp). Pushing releases; taking all of it acquires.
   std::atomic<DeviceBlock*> waiting_device_blocks{nullptr};
-  /// How many references to this object only keep it alive until its streams have run dry: Timeline::keep_,
-  /// and device memory that waits to be freed.
+  /// How many references to this object come from pending work (a stream's, or device memory that waits to be freed),
+  /// and not from the program. If there are no others, the device is an orphan.
   std::atomic<long> orphan_references{0};
 
  private:
@@ -59,23 +67,8 @@ struct DeviceCore {
 
   alignas(64) std::atomic<bool> lost_{false};  // alone in its line: every call looks at it
   std::mutex mutex_;
-  std::optional<Status> lost_status_;
-  std::optional<Error> kept_;
-};
-
-/// Makes calls that CUDA forbids during somebody's capture harmless: relaxed capture mode for this thread, while it
-/// lives. CUDA: "Stream Management", cudaThreadExchangeStreamCaptureMode.
-class CaptureGuard {
- public:
-  explicit CaptureGuard(DeviceBackend& backend) noexcept
-      : backend_(backend), before_(backend.exchange_capture_mode(CaptureMode::relaxed)) {}
-  ~CaptureGuard() { backend_.exchange_capture_mode(before_); }
-  CaptureGuard(const CaptureGuard&) = delete;
-  CaptureGuard& operator=(const CaptureGuard&) = delete;
-
- private:
-  DeviceBackend& backend_;
-  CaptureMode before_;
+  std::optional<Status> lost_status_;  // what the call said that met the loss first; under mutex_
+  std::optional<Error> kept_;          // what take_error() will return; under mutex_
 };
 
 }  // namespace thole::detail

@@ -32,11 +32,11 @@ CONTRACT_CASE("a stream's id is never used again, though its handle may be") {
   CHECK(ids.size() == 2 * rounds);
 }
 
-CONTRACT_CASE("a stream says which device it belongs to") {
+CONTRACT_CASE("a device knows its streams, and the default ones are its own") {
   const TestStream stream(backend);
-  int ordinal = -7;
-  CONTRACT_OK(backend, stream_ordinal(stream, &ordinal));
-  CHECK(ordinal == backend.ordinal());
+  CONTRACT_OK(backend, check_stream(stream));
+  for (const std::uintptr_t handle : {0U, 1U, 2U})
+    CONTRACT_OK(backend, check_stream(reinterpret_cast<StreamHandle>(handle)));
 }
 
 CONTRACT_CASE("the legacy default stream has two names and is not the per-thread one") {

@@ -8,67 +8,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include "backend/cuda/cuda_errors.hpp"
+
 namespace thole::detail {
 namespace {
-
-/// What a cudaError_t means to the layers above. CUDA: "CUDA Runtime API", Data types, cudaError: the sticky ones say
-/// that the process must be ended to use CUDA again.
-StatusCode code_of(cudaError_t error) noexcept {
-  // Two of them by number: CUDA 12's first runtimes have no name for them, while their driver may report them.
-  constexpr int contained = 226, tensor_memory_leak = 721;
-  switch (static_cast<int>(error)) {
-    case cudaSuccess:
-      return StatusCode::ok;
-    case cudaErrorNotReady:
-      return StatusCode::not_ready;
-    case cudaErrorMemoryAllocation:
-      return StatusCode::out_of_memory;
-    case cudaErrorCudartUnloading:
-      return StatusCode::unloading;
-    case cudaErrorInvalidValue:
-    case cudaErrorInvalidResourceHandle:
-    case cudaErrorInvalidDevicePointer:
-    case cudaErrorHostMemoryAlreadyRegistered:
-    case cudaErrorHostMemoryNotRegistered:
-      return StatusCode::invalid;
-    case cudaErrorStreamCaptureUnsupported:
-    case cudaErrorStreamCaptureInvalidated:
-    case cudaErrorStreamCaptureMerge:
-    case cudaErrorStreamCaptureUnmatched:
-    case cudaErrorStreamCaptureUnjoined:
-    case cudaErrorStreamCaptureIsolation:
-    case cudaErrorStreamCaptureImplicit:
-    case cudaErrorStreamCaptureWrongThread:
-    case cudaErrorIllegalState:  // what ending a capture says after another thread has tried to
-    case cudaErrorCapturedEvent:
-      return StatusCode::capture;
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable:
-    case contained:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorContextIsDestroyed:
-    case cudaErrorAssert:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case tensor_memory_leak:
-    case cudaErrorMpsClientTerminated:
-    case cudaErrorExternalDevice:
-      return StatusCode::device_lost;
-    default:
-      return StatusCode::failed;
-  }
-}
-
-/// A failure of ours is returned, and not left for the program's next cudaGetLastError().
-Status status_of(cudaError_t error) noexcept {
-  if (error != cudaSuccess && cudaPeekAtLastError() == error) (void)cudaGetLastError();
-  return {code_of(error), static_cast<int>(error)};
-}
 
 cudaStream_t stream_of(StreamHandle stream) noexcept { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t event_of(EventHandle event) noexcept { return static_cast<cudaEvent_t>(event); }
@@ -136,6 +79,8 @@ class CudaBackend final : public DeviceBackend {
           return "the system has no memory";
         case StatusCode::capture:
           return "a graph capture is going on";
+        case StatusCode::wrong_device:
+          return "the stream belongs to another device";
         case StatusCode::device_lost:
           return "the device is lost";
         default:
@@ -203,14 +148,16 @@ class CudaBackend final : public DeviceBackend {
     if (status.ok()) *id = number;
     return status;
   }
-  Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept override {
+  Status check_stream(StreamHandle stream) noexcept override {
 #if CUDART_VERSION >= 12080
-    if (!is_default(stream)) return status_of(cudaStreamGetDevice(stream_of(stream), ordinal));
+    if (is_default(stream)) return {};
+    int ordinal = 0;
+    const Status status = status_of(cudaStreamGetDevice(stream_of(stream), &ordinal));
+    return status.ok() && ordinal != ordinal_ ? Status{StatusCode::wrong_device} : status;
 #else
     (void)stream;  // this runtime cannot tell; a stream of another device is refused by its first event
-#endif
-    *ordinal = ordinal_;
     return {};
+#endif
   }
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override {
     const CurrentDevice current(ordinal_);

@@ -1,6 +1,6 @@
 #pragma once
 
-// The GPU, through CUDA's runtime. cuda_backend.cpp is the only file of the library that calls CUDA.
+// The GPU, through CUDA's runtime. This folder is the only one of the library that calls CUDA.
 
 #include <memory>
 

@@ -7,16 +7,17 @@
 #include <cstdint>
 #include <memory>
 
-#include <thole/simulation.hpp>
+#include <thole/simulation_options.hpp>
 
 #include "backend/backend.hpp"
 
 namespace thole::detail {
 
 namespace simulated {
-struct Device;
+struct SimulatedDevice;
 }
 
+// Defined in: backend.cpp, memory_calls.cpp, graph_calls.cpp, controls.cpp.
 class SimulatedBackend final : public DeviceBackend {
  public:
   explicit SimulatedBackend(const SimulationOptions& options);
@@ -44,8 +45,7 @@ class SimulatedBackend final : public DeviceBackend {
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override;
-  /// -1 for a stream of another simulated device.
-  Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept override;
+  Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
 
   Status create_event(EventHandle* event) noexcept override;
@@ -68,7 +68,8 @@ class SimulatedBackend final : public DeviceBackend {
   Status destroy_graph(GraphHandle graph) noexcept override;
   Status destroy_graph_exec(GraphExecHandle exec) noexcept override;
 
-  // ---- Controls: what class Simulation (simulation.hpp) says of them. A stream that does not exist is ignored.
+  // ---- Controls: what class Simulation (<thole/simulation.hpp>) says of them. A stream that does not exist is
+  // ignored.
   void hold(StreamHandle stream);
   void release(StreamHandle stream);
   std::size_t step(StreamHandle stream, std::size_t operations);
@@ -86,7 +87,7 @@ class SimulatedBackend final : public DeviceBackend {
   std::size_t calls(SimulatedCall call) const;
 
  private:
-  const std::shared_ptr<simulated::Device> device_;
+  const std::shared_ptr<simulated::SimulatedDevice> device_;
 };
 
 /// Throws std::bad_alloc only.

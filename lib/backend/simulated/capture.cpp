@@ -1,8 +1,8 @@
-// Stream capture, after CUDA's rules ("CUDA Graphs", creating a graph using stream capture).
+#include "backend/simulated/capture.hpp"
 
 #include <algorithm>
 
-#include "backend/simulated/machine.hpp"
+#include "backend/simulated/run.hpp"
 
 namespace thole::detail::simulated {
 
@@ -61,7 +61,7 @@ void discard(const std::shared_ptr<Capture>& capture, Garbage& garbage) {
   garbage.push_back(std::move(graph));
 }
 
-Status capture_node(Stream& stream, Operation operation) {
+Status capture_node(SimulatedStream& stream, Operation operation) {
   Capture& capture = *stream.capture;
   if (capture.invalidated) return refuse(Refusal::capture_invalidated);
   capture.graph->nodes.push_back(std::move(operation));
@@ -69,7 +69,7 @@ Status capture_node(Stream& stream, Operation operation) {
   return {};
 }
 
-Status capture_record(Stream& stream, Event& event) {
+Status capture_record(SimulatedStream& stream, SimulatedEvent& event) {
   if (stream.capture->invalidated) return refuse(Refusal::capture_invalidated);
   event.point.reset();
   event.captured = stream.capture;
@@ -77,7 +77,7 @@ Status capture_record(Stream& stream, Event& event) {
   return {};
 }
 
-Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event) {
+Status capture_wait(const StreamPtr& stream, SimulatedEvent& event) {
   const auto mine = stream->capture;
   const auto refuse_both = [&](Refusal why) {
     if (mine) invalidate(*mine);
@@ -97,7 +97,7 @@ Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event) {
   return {};
 }
 
-Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode) {
+Status start_capture(const StreamPtr& stream, CaptureMode mode) {
   Machine& all = machine();
   if (stream->capture) {
     invalidate(*stream->capture);
@@ -117,7 +117,7 @@ Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode) {
   return {};
 }
 
-Status end_capture(const std::shared_ptr<Stream>& stream, GraphHandle* graph, Garbage& garbage) {
+Status finish_capture(const StreamPtr& stream, GraphHandle* graph, Garbage& garbage) {
   const auto capture = stream->capture;
   if (!capture) return refuse(Refusal::invalid_value);
   if (capture->origin != stream) {
@@ -138,7 +138,7 @@ Status end_capture(const std::shared_ptr<Stream>& stream, GraphHandle* graph, Ga
   return {};
 }
 
-Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream) {
+Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   const auto& graph = exec.graph;
   if (stream->capture) {
     if (stream->capture->invalidated) return refuse(Refusal::capture_invalidated);

@@ -4,6 +4,7 @@
 
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
+#include "backend/simulated/run.hpp"
 
 namespace thole::detail {
 
@@ -12,10 +13,10 @@ using namespace simulated;
 namespace {
 
 /// One operation of one of the device's streams that can go on, picked by the seed. False when none can.
-bool step_picked(Lock& lock, simulated::Device& device) {
-  std::vector<std::shared_ptr<simulated::Stream>> able;
+bool step_picked(Lock& lock, SimulatedDevice& device) {
+  std::vector<StreamPtr> able;
   for (const auto& [id, stream] : device.streams) {
-    if (stream->mode != simulated::Stream::Mode::held && stream->can_go_on()) able.push_back(stream);
+    if (stream->mode != SimulatedStream::Mode::held && stream->can_go_on()) able.push_back(stream);
   }
   if (able.empty()) return false;
   const auto stream = able[device.random() % able.size()];
@@ -31,7 +32,7 @@ void SimulatedBackend::hold(StreamHandle handle) {
   Lock lock(machine().mutex);
   const auto stream = find_stream(*device_, handle);
   if (stream == nullptr) return;
-  stream->mode = simulated::Stream::Mode::held;
+  stream->mode = SimulatedStream::Mode::held;
   machine().changed.wait(lock, [&] { return !stream->running; });
 }
 
@@ -39,7 +40,7 @@ void SimulatedBackend::release(StreamHandle handle) {
   Lock lock(machine().mutex);
   const auto stream = find_stream(*device_, handle);
   if (stream == nullptr) return;
-  stream->mode = simulated::Stream::Mode::automatic;
+  stream->mode = SimulatedStream::Mode::automatic;
   schedule(stream);
   run_inline(lock);
 }

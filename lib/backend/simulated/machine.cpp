@@ -2,12 +2,11 @@
 
 #include <atomic>
 
+#include "base/immortal.hpp"
+
 namespace thole::detail::simulated {
 
-Machine& machine() noexcept {
-  static Machine* const the_machine = new Machine;
-  return *the_machine;
-}
+Machine& machine() noexcept { return immortal<Machine>(); }
 
 std::uint64_t thread_number() noexcept {
   static std::atomic<std::uint64_t> last{0};  // only counts: pairs with nothing
@@ -15,7 +14,7 @@ std::uint64_t thread_number() noexcept {
   return number;
 }
 
-Duration Device::time_for(const Operation& operation) const noexcept {
+Duration SimulatedDevice::time_for(const Operation& operation) const noexcept {
   Duration time = options.latency;
   if (operation.kind == Operation::Kind::copy && options.bytes_per_second > 0) {
     time += std::chrono::duration_cast<Duration>(

@@ -1,7 +1,8 @@
 #pragma once
 
 // The simulated machine: what all simulated devices of a process share, as GPUs of one process share a driver. One
-// mutex guards everything here and in the devices; copies and host functions run outside it.
+// mutex guards everything here and in the devices; copies and host functions run outside it. Only data here: run.hpp
+// runs it, capture.hpp captures it, call.hpp is the way in.
 
 #include <chrono>
 #include <condition_variable>
@@ -19,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include <thole/simulation.hpp>
+#include <thole/simulation_options.hpp>
 
 #include "backend/backend.hpp"
 #include "backend/simulated/memory.hpp"
@@ -29,8 +30,9 @@ namespace thole::detail::simulated {
 
 struct Capture;
 struct Graph;
-struct Stream;
+struct SimulatedStream;
 
+using StreamPtr = std::shared_ptr<SimulatedStream>;
 using Lock = std::unique_lock<std::mutex>;
 using Duration = std::chrono::nanoseconds;
 using WallTime = std::chrono::steady_clock::time_point;
@@ -40,9 +42,9 @@ using Garbage = std::vector<std::shared_ptr<void>>;
 /// One record of an event: the point in a stream that waits refer to, whatever happens to the event later.
 struct Point {
   bool done = false;
-  bool lost = false;                             ///< it never will be done: its device is lost
-  Duration at{0};                                ///< on the simulated clock
-  std::vector<std::shared_ptr<Stream>> waiters;  ///< streams that run by themselves and stopped at it
+  bool lost = false;               ///< it never will be done: its device is lost
+  Duration at{0};                  ///< on the simulated clock
+  std::vector<StreamPtr> waiters;  ///< streams that run by themselves and stopped at it
 };
 
 struct Operation {
@@ -93,8 +95,8 @@ struct GraphExec {
   std::shared_ptr<Point> last;  ///< the end of its latest launch: an executable does not run beside itself
 };
 
-struct Event {
-  Device* device = nullptr;
+struct SimulatedEvent {
+  SimulatedDevice* device = nullptr;
   std::shared_ptr<Point> point;                         ///< the last record; nullptr: none, or a captured one
   std::shared_ptr<Capture> captured;                    ///< the capture in which it was last recorded
   std::map<std::uint64_t, std::size_t> captured_after;  ///< what of that capture lies before the record
@@ -109,14 +111,14 @@ struct Capture {
   bool invalidated = false;
   bool ended = false;
   std::shared_ptr<Graph> graph;
-  std::shared_ptr<Stream> origin;
-  std::vector<std::shared_ptr<Stream>> streams;
+  StreamPtr origin;
+  std::vector<StreamPtr> streams;
 };
 
-struct Stream {
+struct SimulatedStream {
   enum class Mode { stepped, held, automatic };
 
-  Device* device = nullptr;  ///< nullptr once that is gone
+  SimulatedDevice* device = nullptr;  ///< nullptr once that is gone
   std::uint64_t id = 0;
   Mode mode = Mode::automatic;
   bool destroyed = false;
@@ -135,8 +137,8 @@ struct Stream {
   bool can_go_on() const noexcept;
 };
 
-struct Device : std::enable_shared_from_this<Device> {
-  explicit Device(const SimulationOptions& o) : options(o), memory(o.device_bytes), random(o.seed) {}
+struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
+  explicit SimulatedDevice(const SimulationOptions& o) : options(o), memory(o.device_bytes), random(o.seed) {}
 
   SimulationOptions options;
   DeviceMemory memory;
@@ -147,9 +149,9 @@ struct Device : std::enable_shared_from_this<Device> {
   std::size_t live_events = 0;
   std::size_t blocked_callers = 0;
   Duration now{0};
-  std::map<std::uint64_t, std::shared_ptr<Stream>> streams;  ///< by id: also destroyed ones with work left
-  std::shared_ptr<Stream> legacy_stream;
-  std::map<std::uint64_t, std::shared_ptr<Stream>> thread_streams;  ///< by thread_number()
+  std::map<std::uint64_t, StreamPtr> streams;  ///< by id: also destroyed ones with work left
+  StreamPtr legacy_stream;
+  std::map<std::uint64_t, StreamPtr> thread_streams;  ///< by thread_number()
 
   struct Counter {
     std::size_t calls = 0;
@@ -159,7 +161,7 @@ struct Device : std::enable_shared_from_this<Device> {
 
   // Worker threads, where streams run by themselves: one for each stream that has work, up to a bound.
   std::condition_variable work;
-  std::deque<std::shared_ptr<Stream>> ready;
+  std::deque<StreamPtr> ready;
   std::vector<std::thread> workers;
   std::size_t busy_workers = 0;
   bool stop = false;
@@ -170,19 +172,19 @@ struct Device : std::enable_shared_from_this<Device> {
   Duration time_for(const Operation& operation) const noexcept;
 };
 
-inline bool Stream::can_go_on() const noexcept {
+inline bool SimulatedStream::can_go_on() const noexcept {
   return device != nullptr && !device->lost && !running && !queue.empty() && !queue.front().blocked();
 }
 
 /// A value that a stream handle may have. Slots are never given back and are used again at once, so that a handle of a
 /// destroyed stream soon means another stream, as it does with CUDA.
 struct StreamSlot {
-  std::shared_ptr<Stream> stream;
+  StreamPtr stream;
 };
 
 struct Machine {
   std::mutex mutex;
-  std::vector<Device*> devices;
+  std::vector<SimulatedDevice*> devices;
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
   RangeTable pinned;
   RangeTable device_memory;
@@ -196,48 +198,12 @@ struct Machine {
   std::vector<std::shared_ptr<Capture>> captures;
   std::map<const void*, std::shared_ptr<Graph>> graphs;
   std::map<const void*, std::unique_ptr<GraphExec>> execs;
-  std::deque<std::shared_ptr<Stream>> ready_inline;  ///< released streams of stepped devices
+  std::deque<StreamPtr> ready_inline;  ///< released streams of stepped devices
 };
 
-/// The one machine; never destroyed, so that devices may be used at any moment of the process's end.
+/// The one machine; immortal, so that devices may be used at any moment of the process's end.
 Machine& machine() noexcept;
 /// A number for the calling thread that no other thread gets.
 std::uint64_t thread_number() noexcept;
-
-// ---- Running (simulated_run.cpp). Each wants the mutex locked; those with a Lock may unlock it for a while.
-/// Appends to the stream and makes it run where it runs by itself.
-void enqueue(const std::shared_ptr<Stream>& stream, Operation operation);
-/// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.
-bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream);
-/// Puts a stream that runs by itself and can go on where a thread will find it.
-void schedule(const std::shared_ptr<Stream>& stream);
-/// Runs released streams of stepped devices on this thread until none of them can go on.
-void run_inline(Lock& lock);
-void lose(Device& device, const std::string& because, Garbage& garbage);
-/// Blocks the caller until the stream has completed so many operations. False when its device was lost.
-bool wait_for_stream(Lock& lock, const std::shared_ptr<Stream>& stream, std::uint64_t completed);
-/// Waits until no thread is in the middle of a copy that touches the range.
-void wait_while_touched(Lock& lock, const Range& range);
-/// Whether an operation that has not completed touches the range.
-bool in_use(const Range& range);
-/// The device's end: finishes what can run by itself, joins the workers, drops the rest and what the device pinned.
-void shut_down(Device& device);
-
-// ---- Capture (simulated_capture.cpp). Each wants the mutex locked.
-/// The calling thread's capture mode.
-CaptureMode& thread_capture_mode() noexcept;
-/// For a call that is unsafe in capture: invalidates the captures that forbid it and says whether there are any.
-bool forbidden_by_capture() noexcept;
-void invalidate(Capture& capture) noexcept;
-/// Ends the capture without a graph.
-void discard(const std::shared_ptr<Capture>& capture, Garbage& garbage);
-/// Makes the operation a node of the capture that the stream takes part in.
-Status capture_node(Stream& stream, Operation operation);
-Status capture_record(Stream& stream, Event& event);
-Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event);
-Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode);
-Status end_capture(const std::shared_ptr<Stream>& stream, GraphHandle* graph, Garbage& garbage);
-/// Enqueues the executable's operations, or adds them to the capture that the stream takes part in.
-Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream);
 
 }  // namespace thole::detail::simulated

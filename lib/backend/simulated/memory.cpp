@@ -4,6 +4,8 @@
 #include <cstring>
 #include <iterator>
 
+#include "base/bytes.hpp"
+
 namespace thole::detail::simulated {
 
 namespace {
@@ -45,7 +47,7 @@ std::byte* DeviceMemory::allocate(std::size_t bytes, std::size_t leaving) noexce
     bytes_ += bytes;
     return data;
   }
-  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  const std::size_t rounded = round_up(bytes, alignment);
   if (rounded < bytes) return nullptr;
   if (kept_bytes_ > 0 && kept_bytes_ + bytes > capacity_ - in_use) drop_kept();
   auto* data = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));

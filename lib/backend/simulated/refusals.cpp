@@ -32,6 +32,7 @@ constexpr std::array entries{
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnmatched: the capture was not begun in this stream"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureWrongThread: the capture was begun by another thread"},
     Entry{StatusCode::capture, "simulatedErrorCapturedEvent: the event was last recorded in a capturing stream"},
+    Entry{StatusCode::wrong_device, "simulatedErrorInvalidContext: the stream belongs to another device"},
     Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device has failed for good"},
     Entry{StatusCode::failed, "simulatedErrorRequested: Simulation::fail_call asked for this failure"},
 };

@@ -27,6 +27,7 @@ enum class Refusal : int {
   capture_unmatched,
   capture_wrong_thread,
   captured_event,
+  another_device,
   lost,
   requested,
 };

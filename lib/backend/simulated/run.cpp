@@ -1,10 +1,10 @@
-// How operations run: one stream's in order, on worker threads or on the thread that steps.
+#include "backend/simulated/run.hpp"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
-#include "backend/simulated/machine.hpp"
+#include "backend/simulated/capture.hpp"
 
 namespace thole::detail::simulated {
 
@@ -13,17 +13,17 @@ namespace {
 constexpr std::size_t most_workers = 64;
 
 /// Runs the first of the ready streams for as long as it can go on.
-void run_ready(Lock& lock, std::deque<std::shared_ptr<Stream>>& ready) {
+void run_ready(Lock& lock, std::deque<StreamPtr>& ready) {
   const auto stream = std::move(ready.front());
   ready.pop_front();
   stream->ready = false;
-  while (stream->mode == Stream::Mode::automatic && stream->can_go_on()) {
+  while (stream->mode == SimulatedStream::Mode::automatic && stream->can_go_on()) {
     if (!run_one(lock, stream)) break;
   }
   schedule(stream);
 }
 
-void worker(Device& device) {
+void worker(SimulatedDevice& device) {
   Lock lock(machine().mutex);
   for (;;) {
     device.work.wait(lock, [&] { return device.stop || !device.ready.empty(); });
@@ -36,7 +36,7 @@ void worker(Device& device) {
 }
 
 /// Makes sure that a worker is free for each ready stream. False when there is none at all.
-bool staff(Device& device) {
+bool staff(SimulatedDevice& device) {
   const std::size_t idle = device.workers.size() - device.busy_workers;
   if (idle < device.ready.size() && device.workers.size() < most_workers) {
     try {
@@ -84,7 +84,7 @@ void lose_point(Point& point) {
 }
 
 /// Nothing that is enqueued on the device will run: what waits for it elsewhere hears so, and its captures end.
-void drop_queues(Device& device, Garbage& garbage) {
+void drop_queues(SimulatedDevice& device, Garbage& garbage) {
   for (const auto& [id, stream] : device.streams) {
     for (const Operation& operation : stream->queue) {
       if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
@@ -95,7 +95,7 @@ void drop_queues(Device& device, Garbage& garbage) {
 }
 
 /// The end of the device's own memory and of what it pinned.
-void forget_ranges(Device& device) {
+void forget_ranges(SimulatedDevice& device) {
   for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
     for (auto next = table->begin(); next != table->end();) {
       const Range range = (next++)->second;
@@ -111,7 +111,7 @@ void forget_ranges(Device& device) {
 }
 
 /// Waits in real time until the paced copy may complete.
-void pace(Lock& lock, Stream& stream, const Operation& operation) {
+void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   const WallTime from = std::max(stream.paced_until, operation.enqueued_at);
   stream.paced_until = from + stream.device->time_for(operation);
   const WallTime until = stream.paced_until;
@@ -121,7 +121,7 @@ void pace(Lock& lock, Stream& stream, const Operation& operation) {
 }
 
 /// Runs the operation; gives the reason where it breaks the device.
-const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
+const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   switch (operation.kind) {
     case Operation::Kind::copy: {
       if (const char* broken = illegal_access(operation)) return broken;
@@ -161,7 +161,7 @@ const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
 
 }  // namespace
 
-void enqueue(const std::shared_ptr<Stream>& stream, Operation operation) {
+void enqueue(const StreamPtr& stream, Operation operation) {
   if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();
   if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
   stream->queue.push_back(std::move(operation));
@@ -169,9 +169,9 @@ void enqueue(const std::shared_ptr<Stream>& stream, Operation operation) {
   schedule(stream);
 }
 
-void schedule(const std::shared_ptr<Stream>& stream) {
-  Device* device = stream->device;
-  if (device == nullptr || device->lost || stream->mode != Stream::Mode::automatic || stream->running ||
+void schedule(const StreamPtr& stream) {
+  SimulatedDevice* device = stream->device;
+  if (device == nullptr || device->lost || stream->mode != SimulatedStream::Mode::automatic || stream->running ||
       stream->ready || stream->queue.empty()) {
     return;
   }
@@ -199,8 +199,8 @@ void run_inline(Lock& lock) {
   while (!ready.empty()) run_ready(lock, ready);
 }
 
-bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
-  Device& device = *stream->device;
+bool run_one(Lock& lock, const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
   stream->running = true;
@@ -233,7 +233,7 @@ bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
   return done;
 }
 
-void lose(Device& device, const std::string& because, Garbage& garbage) {
+void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage) {
   if (device.lost) return;
   device.lost = true;
   device.lost_because = because;
@@ -241,8 +241,8 @@ void lose(Device& device, const std::string& because, Garbage& garbage) {
   machine().changed.notify_all();
 }
 
-bool wait_for_stream(Lock& lock, const std::shared_ptr<Stream>& stream, std::uint64_t completed) {
-  Device& device = *stream->device;
+bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed) {
+  SimulatedDevice& device = *stream->device;
   ++device.blocked_callers;
   machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
   --device.blocked_callers;
@@ -251,7 +251,7 @@ bool wait_for_stream(Lock& lock, const std::shared_ptr<Stream>& stream, std::uin
 
 void wait_while_touched(Lock& lock, const Range& range) {
   machine().changed.wait(lock, [&] {
-    for (const Device* device : machine().devices) {
+    for (const SimulatedDevice* device : machine().devices) {
       for (const auto& [id, stream] : device->streams) {
         const Operation* current = stream->current;
         if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
@@ -262,7 +262,7 @@ void wait_while_touched(Lock& lock, const Range& range) {
 }
 
 bool in_use(const Range& range) {
-  for (const Device* device : machine().devices) {
+  for (const SimulatedDevice* device : machine().devices) {
     for (const auto& [id, stream] : device->streams) {
       if (stream->current != nullptr && stream->current->touches(range)) return true;
       for (const Operation& operation : stream->queue) {
@@ -273,7 +273,7 @@ bool in_use(const Range& range) {
   return false;
 }
 
-void shut_down(Device& device) {
+void shut_down(SimulatedDevice& device) {
   Machine& all = machine();
   Garbage garbage;
   Lock lock(all.mutex);

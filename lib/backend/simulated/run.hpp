@@ -1,0 +1,31 @@
+#pragma once
+
+// How operations run: one stream's in order, on worker threads or on the thread that steps. Each function wants the
+// machine's mutex locked, but for shut_down; those with a Lock may unlock it for a while.
+
+#include <cstdint>
+#include <string>
+
+#include "backend/simulated/machine.hpp"
+
+namespace thole::detail::simulated {
+
+/// Appends to the stream and makes it run where it runs by itself.
+void enqueue(const StreamPtr& stream, Operation operation);
+/// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.
+bool run_one(Lock& lock, const StreamPtr& stream);
+/// Puts a stream that runs by itself and can go on where a thread will find it.
+void schedule(const StreamPtr& stream);
+/// Runs released streams of stepped devices on this thread until none of them can go on.
+void run_inline(Lock& lock);
+void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage);
+/// Blocks the caller until the stream has completed so many operations. False when its device was lost.
+bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
+/// Waits until no thread is in the middle of a copy that touches the range.
+void wait_while_touched(Lock& lock, const Range& range);
+/// Whether an operation that has not completed touches the range.
+bool in_use(const Range& range);
+/// The device's end: finishes what can run by itself, joins the workers, drops the rest and what the device pinned.
+void shut_down(SimulatedDevice& device);
+
+}  // namespace thole::detail::simulated
