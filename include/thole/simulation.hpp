@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 
 #include <thole/export.hpp>
@@ -82,6 +83,11 @@ class THOLE_EXPORT Simulation {
   /// Makes the `nth` call of this kind from now on (1: the next) fail with `out_of_memory` where the call allocates or
   /// registers, else as a driver's refusal. One at a time per kind; 0 takes it back.
   void fail_call(SimulatedCall call, std::size_t nth);
+  /// Runs `run` once, in the middle of the next call of this kind that any thread makes: on that thread, before the
+  /// device looks at anything, or after it has done its part. It may use thole and the device as it likes, and must not
+  /// throw. So a test decides what happens between two steps of thole's, without luck. nullptr takes it back.
+  void before_call(SimulatedCall call, std::function<void()> run);
+  void after_call(SimulatedCall call, std::function<void()> run);
   /// A sticky error: nothing enqueued completes any more, blocked callers return, each call says device_lost.
   void lose_device();
 

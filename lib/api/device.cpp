@@ -2,10 +2,10 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <thole/config.hpp>
 #include <thole/simulation.hpp>
@@ -35,31 +35,22 @@ std::shared_ptr<DeviceCore> make_core(std::shared_ptr<detail::DeviceBackend> bac
 
 #ifdef THOLE_WITH_CUDA
 
-/// One core a GPU. Immortal: buffers may be dropped, and streams be asked, after main.
+/// One core a GPU, by ordinal. Immortal: buffers may be dropped, and streams be asked, after main.
 struct Gpus {
   std::mutex mutex;
-  std::vector<std::shared_ptr<DeviceCore>> cores;  // by ordinal; nullptr: not used yet
+  std::map<int, std::shared_ptr<DeviceCore>> cores;
 };
 
 Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
-  Gpus& gpus = detail::immortal<Gpus>();
-  const int count = detail::cuda_device_count();
-  if (ordinal < 0 || ordinal >= count)
-    return tl::unexpected(Error(Errc::no_device, "Device::cuda: there is no GPU with ordinal " +
-                                                     std::to_string(ordinal) + "; CUDA finds " +
-                                                     std::to_string(count)));
-  const std::scoped_lock lock(gpus.mutex);
-  const auto index = static_cast<std::size_t>(ordinal);
-  if (gpus.cores.size() <= index) gpus.cores.resize(index + 1);
-  if (gpus.cores[index] == nullptr) {
-    auto backend = detail::make_cuda_backend(ordinal);
-    if (!backend) return tl::unexpected(std::move(backend.error()));
-    detail::end_background_calls_at_exit();
-    auto core = make_core(std::move(*backend));
-    core->immortal = true;
-    gpus.cores[index] = std::move(core);
-  }
-  return gpus.cores[index];
+  auto& [mutex, cores] = detail::immortal<Gpus>();
+  const std::scoped_lock lock(mutex);
+  if (const auto found = cores.find(ordinal); found != cores.end()) return found->second;
+  auto backend = detail::make_cuda_backend(ordinal);
+  if (!backend) return tl::unexpected(std::move(backend.error()));
+  detail::end_background_calls_at_exit();
+  auto core = make_core(std::move(*backend));
+  core->immortal = true;
+  return cores.emplace(ordinal, std::move(core)).first->second;
 }
 
 int gpu_count() { return detail::cuda_device_count(); }

@@ -95,6 +95,12 @@ std::size_t Simulation::pending() const { return backend_->pending(); }
 std::size_t Simulation::blocked_callers() const { return backend_->blocked_callers(); }
 std::chrono::nanoseconds Simulation::now() const { return backend_->now(); }
 void Simulation::fail_call(SimulatedCall call, std::size_t nth) { backend_->fail_call(call, nth); }
+void Simulation::before_call(SimulatedCall call, std::function<void()> run) {
+  backend_->before_call(call, std::move(run));
+}
+void Simulation::after_call(SimulatedCall call, std::function<void()> run) {
+  backend_->after_call(call, std::move(run));
+}
 void Simulation::lose_device() { backend_->lose_device(); }
 std::size_t Simulation::pinned_bytes() const { return backend_->pinned_bytes(); }
 std::size_t Simulation::device_bytes() const { return backend_->device_bytes(); }

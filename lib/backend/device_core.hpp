@@ -15,6 +15,7 @@
 
 #include "backend/backend.hpp"
 #include "backend/capture_guard.hpp"
+#include "base/fork.hpp"
 
 namespace thole::detail {
 
@@ -34,8 +35,10 @@ struct DeviceCore {
   /// All streams that were ever used on this device. Set once, right after construction.
   std::shared_ptr<StreamRegistry> timelines;
 
-  /// Whether a sticky error has ended the device.
-  bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note_lost()
+  /// Whether a sticky error has ended the device. In a forked child the parent's devices are all lost.
+  bool lost() const noexcept {
+    return lost_.load(std::memory_order_acquire) || process_ != this_process();  // pairs with note_lost()
+  }
   /// Marks the device as lost if the status says so, and returns the status unchanged. Pass every Status of the backend
   /// through it.
   Status note(Status status) noexcept {
@@ -64,8 +67,11 @@ struct DeviceCore {
 
  private:
   void note_lost(Status status) noexcept;
+  std::string describe(Status status) const;
 
-  alignas(64) std::atomic<bool> lost_{false};  // alone in its line: every call looks at it
+  // Alone in their line: every call looks at them.
+  alignas(64) std::atomic<bool> lost_{false};
+  const std::uint32_t process_ = this_process();  // that made it: no other may take the mutex, or call the backend
   std::mutex mutex_;
   std::optional<Status> lost_status_;  // what the call said that met the loss first; under mutex_
   std::optional<Error> kept_;          // what take_error() will return; under mutex_

@@ -8,6 +8,7 @@
 #include <thole/config.hpp>
 #include <thole/device.hpp>
 
+#include "support/child.hpp"
 #include "support/rig.hpp"
 
 using namespace support;
@@ -78,4 +79,34 @@ TEST_CASE("a GPU has no simulation's controls") {
 TEST_CASE("there is no error to take where no destructor met one") {
   Device device = Device::simulated();
   CHECK_FALSE(device.take_error().has_value());
+}
+
+TEST_CASE("a forked child's copy of a device is lost, says why, and can be dropped; a new device works") {
+  const Rig rig(stepped());
+  CHECK(in_child([&] {
+          if (!rig.device.lost()) return 1;
+          try {
+            const Stream stream(rig.device);
+            return 2;
+          } catch (const Error& error) {
+            if (error.errc() != Errc::device_lost) return 3;
+            if (!has(error.what(), "made by another process")) return 4;
+          }
+          const Device own = stepped();
+          const Stream stream(own);
+          return own.lost() ? 5 : 0;
+        }) == 0);
+  CHECK(!rig.device.lost());
+}
+
+TEST_CASE("a test can run code in the middle of a call that thole makes") {
+  const Device device = stepped();
+  const Stream stream(device);
+  std::string order;
+  device.simulation().before_call(SimulatedCall::synchronize_stream, [&] { order += "before "; });
+  device.simulation().after_call(SimulatedCall::synchronize_stream, [&] { order += "after "; });
+  stream.synchronize();
+  CHECK(order == "before after ");
+  stream.synchronize();
+  CHECK(order == "before after ");
 }

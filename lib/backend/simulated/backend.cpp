@@ -48,14 +48,16 @@ std::shared_ptr<DeviceBackend> make_simulated_backend(const SimulationOptions& o
 SimulatedBackend::SimulatedBackend(const SimulationOptions& options)
     : device_(std::make_shared<SimulatedDevice>(options)) {
   const std::scoped_lock lock(machine().mutex);
-  machine().devices.push_back(device_.get());
+  machine().devices.push_back(device_);
 }
 
-SimulatedBackend::~SimulatedBackend() { shut_down(*device_); }
+SimulatedBackend::~SimulatedBackend() {
+  if (device_->process == this_process()) shut_down(*device_);
+}
 
 std::string SimulatedBackend::describe(Status status) const {
   std::string text(refusal_text(status.native));
-  if (status.code != StatusCode::device_lost) return text;
+  if (status.code != StatusCode::device_lost || device_->process != this_process()) return text;
   const std::scoped_lock lock(machine().mutex);
   return device_->lost_because.empty() ? text : text + " (" + device_->lost_because + ")";
 }

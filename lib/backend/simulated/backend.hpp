@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include <thole/simulation_options.hpp>
@@ -80,6 +81,8 @@ class SimulatedBackend final : public DeviceBackend {
   std::size_t blocked_callers() const;
   std::chrono::nanoseconds now() const;
   void fail_call(SimulatedCall call, std::size_t nth);
+  void before_call(SimulatedCall call, std::function<void()> run);
+  void after_call(SimulatedCall call, std::function<void()> run);
   void lose_device();
   std::size_t pinned_bytes() const;
   std::size_t device_bytes() const;

@@ -8,6 +8,7 @@
 
 #include "backend/simulated/machine.hpp"
 #include "backend/simulated/run.hpp"
+#include "base/fork.hpp"
 
 namespace thole::detail::simulated {
 
@@ -24,22 +25,35 @@ SimulatedEvent* find_event(EventHandle handle);
 /// Whether a lost device still takes the call.
 enum class Lost { refused, taken };
 
-/// One call of the seam: counts it, makes it fail where a test asked for that, and runs `f(lock)` with the machine
-/// locked. The machine's own lack of memory becomes a Status.
+/// The refusal that a test asked for, or ok. Counts the call.
+inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
+  auto& asked = device.calls[kind];
+  ++asked.calls;
+  if (asked.fail_in == 0 || --asked.fail_in != 0) return {};
+  const bool memory = kind == SimulatedCall::register_host || kind == SimulatedCall::allocate_host ||
+                      kind == SimulatedCall::allocate_device;
+  return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
+}
+
+/// One call of the seam: runs `f(lock)` with the machine locked, and around it what a test asked for. The machine's own
+/// lack of memory becomes a Status.
 template <class F>
 Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Lost::refused) noexcept {
+  if (device.process != this_process()) return refuse(Refusal::another_process);
   try {
     Lock lock(machine().mutex);
-    if (device.lost && on_lost == Lost::refused) return refuse(Refusal::lost);
-    auto& counter = device.counters[kind];
-    ++counter.calls;
-    if (counter.fail_in != 0 && --counter.fail_in == 0) {
-      const bool memory = kind == SimulatedCall::register_host || kind == SimulatedCall::allocate_host ||
-                          kind == SimulatedCall::allocate_device;
-      return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
+    if (const auto before = std::exchange(device.calls[kind].before, nullptr)) {
+      lock.unlock();
+      before();
+      lock.lock();
     }
-    const Status status = f(lock);
+    Status status = requested(device, kind);
+    if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
+    if (status.ok()) status = f(lock);
     run_inline(lock);
+    const auto after = std::exchange(device.calls[kind].after, nullptr);
+    lock.unlock();
+    if (after) after();
     return status;
   } catch (const std::bad_alloc&) {
     return refuse(Refusal::out_of_memory);

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,7 @@
 #include "backend/backend.hpp"
 #include "backend/simulated/memory.hpp"
 #include "backend/simulated/refusals.hpp"
+#include "base/fork.hpp"
 
 namespace thole::detail::simulated {
 
@@ -141,6 +143,7 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   explicit SimulatedDevice(const SimulationOptions& o) : options(o), memory(o.device_bytes), random(o.seed) {}
 
   SimulationOptions options;
+  const std::uint32_t process = this_process();  ///< that made it: a forked child's devices are dead
   DeviceMemory memory;
   std::mt19937_64 random;
   bool lost = false;
@@ -153,11 +156,14 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   StreamPtr legacy_stream;
   std::map<std::uint64_t, StreamPtr> thread_streams;  ///< by thread_number()
 
-  struct Counter {
+  /// What tests asked for and want to know of one kind of call.
+  struct CallKind {
     std::size_t calls = 0;
-    std::size_t fail_in = 0;  ///< the call that fails, counted from 1; 0: none
+    std::size_t fail_in = 0;       ///< the call that fails, counted from 1; 0: none
+    std::function<void()> before;  ///< what the next call runs first, or last
+    std::function<void()> after;
   };
-  std::map<SimulatedCall, Counter> counters;
+  std::map<SimulatedCall, CallKind> calls;
 
   // Worker threads, where streams run by themselves: one for each stream that has work, up to a bound.
   std::condition_variable work;
@@ -184,7 +190,8 @@ struct StreamSlot {
 
 struct Machine {
   std::mutex mutex;
-  std::vector<SimulatedDevice*> devices;
+  /// Shared with their backends, so that a forked child, which has no part in the parent's devices, never destroys one.
+  std::vector<std::shared_ptr<SimulatedDevice>> devices;
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
   RangeTable pinned;
   RangeTable device_memory;

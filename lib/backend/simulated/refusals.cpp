@@ -34,6 +34,7 @@ constexpr std::array entries{
     Entry{StatusCode::capture, "simulatedErrorCapturedEvent: the event was last recorded in a capturing stream"},
     Entry{StatusCode::wrong_device, "simulatedErrorInvalidContext: the stream belongs to another device"},
     Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device has failed for good"},
+    Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device was made by another process"},
     Entry{StatusCode::failed, "simulatedErrorRequested: Simulation::fail_call asked for this failure"},
 };
 static_assert(entries.size() == static_cast<std::size_t>(Refusal::requested) + 1);

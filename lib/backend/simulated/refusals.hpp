@@ -29,6 +29,7 @@ enum class Refusal : int {
   captured_event,
   another_device,
   lost,
+  another_process,
   requested,
 };
 

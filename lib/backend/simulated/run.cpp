@@ -251,7 +251,7 @@ bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t complete
 
 void wait_while_touched(Lock& lock, const Range& range) {
   machine().changed.wait(lock, [&] {
-    for (const SimulatedDevice* device : machine().devices) {
+    for (const auto& device : machine().devices) {
       for (const auto& [id, stream] : device->streams) {
         const Operation* current = stream->current;
         if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
@@ -262,7 +262,7 @@ void wait_while_touched(Lock& lock, const Range& range) {
 }
 
 bool in_use(const Range& range) {
-  for (const SimulatedDevice* device : machine().devices) {
+  for (const auto& device : machine().devices) {
     for (const auto& [id, stream] : device->streams) {
       if (stream->current != nullptr && stream->current->touches(range)) return true;
       for (const Operation& operation : stream->queue) {
@@ -309,7 +309,7 @@ void shut_down(SimulatedDevice& device) {
     garbage.push_back(std::move(stream));
   }
   device.streams.clear();
-  std::erase(all.devices, &device);
+  std::erase_if(all.devices, [&](const auto& other) { return other.get() == &device; });
   forget_ranges(device);
   lock.unlock();
 }
