@@ -7,6 +7,8 @@
 #include <thole/stream.hpp>
 
 #include "api/handle_access.hpp"
+#include "backend/capture_guard.hpp"
+#include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 
 namespace thole {
@@ -71,6 +73,7 @@ SimulatedGraph::~SimulatedGraph() {
 SimulatedGraph::Executable SimulatedGraph::instantiate() {
   if (graph_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::instantiate: moved from");
   void* exec = nullptr;
+  const detail::CaptureGuard guard(*backend_);
   check(*backend_, backend_->instantiate_graph(graph_, &exec), "SimulatedGraph::instantiate");
   return Executable(backend_, exec);
 }

@@ -30,6 +30,7 @@ enum class StatusCode {
   not_ready,      ///< query_event: the work is still to be done.
   out_of_memory,  ///< Host or device memory, or the limit on pinned memory.
   invalid,        ///< An argument that the device refuses, such as a copy across two registrations.
+  not_permitted,  ///< A call that is not allowed in a host function.
   wrong_device,   ///< The stream belongs to another device, or to another context of it.
   capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
   device_lost,    ///< A sticky error; nothing will run again.
@@ -108,7 +109,8 @@ class DeviceBackend {
   /// Recording again replaces the point. On a capturing stream it becomes part of the graph instead.
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
   /// ok when all work before the recorded point is done, or when nothing was ever recorded; else not_ready.
-  /// Unsafe in capture.
+  /// Unsafe in capture. Where the event was last recorded in a capture: capture while that goes on, which invalidates
+  /// it, and invalid afterwards.
   virtual Status query_event(EventHandle event) noexcept = 0;
   /// Blocks until query_event would say ok. Unsafe in capture.
   virtual Status synchronize_event(EventHandle event) noexcept = 0;
@@ -120,7 +122,8 @@ class DeviceBackend {
   /// source may be reused on return; to it, the call blocks. One side must lie inside one registration as a whole.
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
-  /// The function runs on a thread of the device's and must not call the backend.
+  /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other.
+  /// In it, events may be asked and waited for and the capture mode be exchanged; all else is not_permitted.
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture
@@ -131,9 +134,12 @@ class DeviceBackend {
   virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;
 
   // ---- Making graphs: not used by the library itself, but by its tests and by users of the simulated device
+  /// Refused, and nothing is harmed, where the stream captures already.
   virtual Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept = 0;
-  /// On an invalidated capture: capture, and no graph.
+  /// On an invalidated capture: capture, and no graph. A thread that may not end the capture ends it all the same,
+  /// without a graph. A stream that does not capture: capture.
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
+  /// Unsafe in capture.
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;

@@ -11,6 +11,8 @@ StatusCode code_of(cudaError_t error) noexcept {
   switch (static_cast<int>(error)) {
     case cudaSuccess:
       return StatusCode::ok;
+    case cudaErrorNotPermitted:
+      return StatusCode::not_permitted;
     case cudaErrorNotReady:
       return StatusCode::not_ready;
     case cudaErrorMemoryAllocation:

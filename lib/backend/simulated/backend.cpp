@@ -196,15 +196,19 @@ Status SimulatedBackend::record_event(EventHandle handle, StreamHandle stream_ha
   });
 }
 
+/// What asking for an event says that was last recorded in this capture.
+static Status captured_event(Capture& capture) {
+  if (capture.ended) return refuse(Refusal::invalid_value);
+  invalidate(capture);
+  return refuse(Refusal::captured_event);
+}
+
 Status SimulatedBackend::query_event(EventHandle handle) noexcept {
   return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
     SimulatedEvent* event = find_event(handle);
     if (event == nullptr) return refuse(Refusal::invalid_handle);
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (event->captured) {
-      invalidate(*event->captured);
-      return refuse(Refusal::captured_event);
-    }
+    if (event->captured) return captured_event(*event->captured);
     if (event->point == nullptr || event->point->done) return {};
     return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);
   });
@@ -215,10 +219,7 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
     SimulatedEvent* event = find_event(handle);
     if (event == nullptr) return refuse(Refusal::invalid_handle);
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (event->captured) {
-      invalidate(*event->captured);
-      return refuse(Refusal::captured_event);
-    }
+    if (event->captured) return captured_event(*event->captured);
     const auto point = event->point;
     if (point == nullptr) return {};
     ++device_->blocked_callers;

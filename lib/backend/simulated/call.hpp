@@ -40,6 +40,9 @@ inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
 template <class F>
 Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Lost::refused) noexcept {
   if (device.process != this_process()) return refuse(Refusal::another_process);
+  if (in_host_function() && kind != SimulatedCall::query_event && kind != SimulatedCall::synchronize_event) {
+    return refuse(Refusal::not_permitted);
+  }
   try {
     Lock lock(machine().mutex);
     if (const auto before = std::exchange(device.calls[kind].before, nullptr)) {

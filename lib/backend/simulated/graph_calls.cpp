@@ -42,6 +42,7 @@ Status SimulatedBackend::instantiate_graph(GraphHandle graph, GraphExecHandle* e
     const auto found = machine().graphs.find(graph);
     if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
     if (found->second->capturing) return refuse(Refusal::invalid_value);
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     auto made = std::make_unique<GraphExec>();
     made->graph = std::make_shared<const Graph>(*found->second);
     GraphExec* const handle = made.get();

@@ -85,9 +85,16 @@ struct Retained {
   ~Retained() { release(object); }
 };
 
-/// Operations in the order in which they were captured, which is an order that respects every dependency.
+/// One captured operation. `after` says how many nodes of each stream it comes after.
+struct Node {
+  Operation operation;
+  std::uint64_t stream = 0;
+  std::map<std::uint64_t, std::size_t> after;
+};
+
+/// Nodes in the order in which they were captured. Those of one stream run in that order; branches, in any.
 struct Graph {
-  std::vector<Operation> nodes;
+  std::vector<Node> nodes;
   std::vector<std::shared_ptr<Retained>> retained;
   bool capturing = false;
 };
@@ -188,6 +195,13 @@ struct StreamSlot {
   StreamPtr stream;
 };
 
+/// A host function on its way through the machine's one thread for them.
+struct HostFunction {
+  void (*function)(void*);
+  void* argument;
+  bool done = false;
+};
+
 struct Machine {
   std::mutex mutex;
   /// Shared with their backends, so that a forked child, which has no part in the parent's devices, never destroys one.
@@ -206,6 +220,11 @@ struct Machine {
   std::map<const void*, std::shared_ptr<Graph>> graphs;
   std::map<const void*, std::unique_ptr<GraphExec>> execs;
   std::deque<StreamPtr> ready_inline;  ///< released streams of stepped devices
+
+  // The thread that runs the host functions of all devices that run by themselves, made for the first one.
+  std::condition_variable host_work;
+  std::deque<HostFunction*> host_functions;  ///< each on the stack of a worker that waits for it
+  bool has_host_thread = false;
 };
 
 /// The one machine; immortal, so that devices may be used at any moment of the process's end.

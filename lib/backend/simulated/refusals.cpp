@@ -32,6 +32,8 @@ constexpr std::array entries{
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnmatched: the capture was not begun in this stream"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureWrongThread: the capture was begun by another thread"},
     Entry{StatusCode::capture, "simulatedErrorCapturedEvent: the event was last recorded in a capturing stream"},
+    Entry{StatusCode::capture, "simulatedErrorIllegalState: the stream captures already, or it does not capture"},
+    Entry{StatusCode::not_permitted, "simulatedErrorNotPermitted: no such call may be made in a host function"},
     Entry{StatusCode::wrong_device, "simulatedErrorInvalidContext: the stream belongs to another device"},
     Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device has failed for good"},
     Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device was made by another process"},

@@ -27,6 +27,8 @@ enum class Refusal : int {
   capture_unmatched,
   capture_wrong_thread,
   captured_event,
+  illegal_state,
+  not_permitted,
   another_device,
   lost,
   another_process,

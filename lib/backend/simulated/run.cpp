@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend/simulated/capture.hpp"
+#include "base/background_thread.hpp"
 
 namespace thole::detail::simulated {
 
@@ -120,6 +121,53 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   lock.lock();
 }
 
+thread_local bool running_host_function = false;
+
+void run_function(void (*function)(void*), void* argument) {
+  running_host_function = true;
+  function(argument);
+  running_host_function = false;
+}
+
+void host_thread() {
+  Machine& all = machine();
+  Lock lock(all.mutex);
+  for (;;) {
+    all.host_work.wait(lock, [&] { return !all.host_functions.empty(); });
+    HostFunction& next = *all.host_functions.front();
+    all.host_functions.pop_front();
+    lock.unlock();
+    run_function(next.function, next.argument);
+    lock.lock();
+    next.done = true;
+    all.changed.notify_all();
+  }
+}
+
+/// Runs the function as CUDA does: on one thread for all, so that two which wait for each other never end. On a stepped
+/// device the thread that steps is that one.
+void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation) {
+  Machine& all = machine();
+  if (!device.options.stepped && !all.has_host_thread) {
+    try {
+      background_thread(host_thread).detach();
+      all.has_host_thread = true;
+    } catch (...) {
+      // No thread to be had: the stream's own takes its place.
+    }
+  }
+  if (device.options.stepped || !all.has_host_thread) {
+    lock.unlock();
+    run_function(operation.function, operation.argument);
+    lock.lock();
+    return;
+  }
+  HostFunction mine{operation.function, operation.argument};
+  all.host_functions.push_back(&mine);
+  all.host_work.notify_one();
+  all.changed.wait(lock, [&] { return mine.done; });
+}
+
 /// Runs the operation; gives the reason where it breaks the device.
 const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   switch (operation.kind) {
@@ -132,9 +180,7 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
       return nullptr;
     }
     case Operation::Kind::host_function:
-      lock.unlock();
-      operation.function(operation.argument);
-      lock.lock();
+      run_host_function(lock, *stream.device, operation);
       return nullptr;
     case Operation::Kind::wait:
       if (operation.point->lost) return "the stream waits for an event of a device that was lost";
@@ -160,6 +206,8 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 }
 
 }  // namespace
+
+bool in_host_function() noexcept { return running_host_function; }
 
 void enqueue(const StreamPtr& stream, Operation operation) {
   if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();

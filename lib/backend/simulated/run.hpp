@@ -14,6 +14,8 @@ namespace thole::detail::simulated {
 void enqueue(const StreamPtr& stream, Operation operation);
 /// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.
 bool run_one(Lock& lock, const StreamPtr& stream);
+/// Whether the calling thread is in a host function, where CUDA allows hardly a call.
+bool in_host_function() noexcept;
 /// Puts a stream that runs by itself and can go on where a thread will find it.
 void schedule(const StreamPtr& stream);
 /// Runs released streams of stepped devices on this thread until none of them can go on.
