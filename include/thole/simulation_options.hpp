@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace thole {
 
@@ -19,7 +20,11 @@ struct SimulationOptions {
   /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
   /// steps or releases it; this is how tests decide what has happened and what has not.
   bool stepped = false;
-  /// Picks the order in which `step_any` and `run_all` complete operations of different streams.
+  /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
+  /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
+  std::optional<std::size_t> queue_limit = std::nullopt;
+  /// Picks the order in which `step_any` and `run_all` complete operations of different streams, and that of a
+  /// graph's branches.
   std::uint64_t seed = 0;
 };
 

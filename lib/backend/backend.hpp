@@ -10,7 +10,13 @@
 //  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
 //    process, and a capture in thread-local mode begun by the calling thread, unless the calling thread's own
 //    capture mode (exchange_capture_mode) is relaxed. The layers above use CaptureGuard around them.
-//  - After the device is lost every call but the destroys, describe, and exchange_capture_mode returns device_lost.
+//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
+//  free_host
+//    and unregister_host let go all the same where they can.
+//  - A call that adds to a stream may block while the stream's queue is full (about 1,000 operations on a GPU).
+//  - The default streams wait for each other. While a thread's captures, any call on the legacy one is `capture`, and
+//    each but capture_info invalidates the capture.
+//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once.
 //  - Sizes are bytes.
 
 #include <cstddef>
@@ -74,7 +80,8 @@ class DeviceBackend {
   virtual std::string describe(Status status) const = 0;
 
   // ---- Pinned host memory
-  /// Pins [data, data + bytes), whole pages, for every device. Unsafe in capture. Does not wait for running work.
+  /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable. Unsafe in capture.
+  /// Does not wait for running work.
   virtual Status register_host(void* data, std::size_t bytes) noexcept = 0;
   /// Undoes register_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
   virtual Status unregister_host(void* data) noexcept = 0;
@@ -100,7 +107,8 @@ class DeviceBackend {
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
   /// streams are always this device's.
   virtual Status check_stream(StreamHandle stream) noexcept = 0;
-  /// Whether the stream captures. Never blocks, never invalidates, costs about 0.1 us.
+  /// Whether the stream captures; `capture` for the legacy stream while a thread's default one captures. Never blocks,
+  /// never invalidates, costs about 0.1 us.
   virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
 
   // ---- Events (without timing)
@@ -118,8 +126,9 @@ class DeviceBackend {
   virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
 
   // ---- Work in stream order
-  /// Returns before the copy is done where the host side is pinned. Pageable host memory is staged: from it, the
-  /// source may be reused on return; to it, the call blocks. One side must lie inside one registration as a whole.
+  /// Returns before the copy is done where the host side is pinned; from host to host it may not. Pageable host memory
+  /// is staged: from it, the source may be reused on return; to it, the call blocks. One side must lie inside one
+  /// registration as a whole.
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
   /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other.

@@ -203,3 +203,38 @@ CONTRACT_CASE("in a host function the device may be asked for events, and nothin
   CHECK(scene.refused == std::vector<StatusCode>(7, StatusCode::not_permitted));
   CHECK(scene.answered == std::vector<StatusCode>(2, StatusCode::ok));
 }
+
+CONTRACT_CASE("the default streams wait for each other") {
+  void* const legacy = nullptr;
+  void* const per_thread = reinterpret_cast<void*>(2);
+  const std::pair<void*, void*> ways[] = {{legacy, per_thread}, {per_thread, legacy}};
+  for (const auto& [stuck, waiting] : ways) {
+    const TestEvent event(backend);
+    const TestStream unrelated(backend);
+    Gate gate(backend, stuck);
+    CONTRACT_OK(backend, record_event(event, waiting));
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    unrelated.synchronize();
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    gate.open();
+    CONTRACT_OK(backend, synchronize_event(event));
+    CONTRACT_OK(backend, synchronize_stream(stuck));
+  }
+}
+
+CONTRACT_CASE("the legacy stream is not to be used while a default stream captures, and using it ends the capture") {
+  void* const per_thread = reinterpret_cast<void*>(2);
+  const TestEvent event(backend);
+  CaptureInfo info;
+  CONTRACT_OK(backend, begin_capture(per_thread, CaptureMode::relaxed));
+  CONTRACT_CODE(backend, capture_info(nullptr, &info), capture);
+  CONTRACT_OK(backend, capture_info(per_thread, &info));
+  CHECK(info.state == CaptureInfo::State::active);
+  CONTRACT_CODE(backend, record_event(event, nullptr), capture);
+  CONTRACT_OK(backend, capture_info(per_thread, &info));
+  CHECK(info.state == CaptureInfo::State::invalidated);
+  GraphHandle graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(per_thread, &graph), capture);
+  CONTRACT_OK(backend, record_event(event, nullptr));
+  CONTRACT_OK(backend, synchronize_event(event));
+}

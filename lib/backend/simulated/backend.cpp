@@ -24,12 +24,16 @@ StreamPtr make_stream(SimulatedDevice& device) {
 }
 
 StreamPtr find_stream(SimulatedDevice& device, StreamHandle handle) {
-  const auto made = [&](StreamPtr& stream) {
+  const auto made = [&](StreamPtr& stream) -> StreamPtr& {
     if (stream == nullptr) stream = make_stream(device);
     return stream;
   };
   if (handle == nullptr || handle == legacy_handle) return made(device.legacy_stream);
-  if (handle == per_thread_handle) return made(device.thread_streams[thread_number()]);
+  if (handle == per_thread_handle) {
+    const auto& stream = made(device.thread_streams[thread_number()]);
+    stream->per_thread = true;
+    return stream;
+  }
   if (!machine().slot_handles.contains(handle)) return nullptr;
   const auto& stream = static_cast<StreamSlot*>(handle)->stream;
   return stream != nullptr && stream->device != nullptr ? stream : nullptr;

@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "backend/simulated/capture.hpp"
 #include "backend/simulated/machine.hpp"
 #include "backend/simulated/run.hpp"
 #include "base/fork.hpp"
@@ -22,7 +23,7 @@ StreamPtr make_stream(SimulatedDevice& device);
 /// The event of the handle, or nullptr.
 SimulatedEvent* find_event(EventHandle handle);
 
-/// Whether a lost device still takes the call.
+/// Whether a lost device still does what it is asked for, though it then reports the loss.
 enum class Lost { refused, taken };
 
 /// The refusal that a test asked for, or ok. Counts the call.
@@ -52,7 +53,9 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
     }
     Status status = requested(device, kind);
     if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
+    const bool was_lost = device.lost;
     if (status.ok()) status = f(lock);
+    if (status.ok() && was_lost) status = refuse(Refusal::lost);
     run_inline(lock);
     const auto after = std::exchange(device.calls[kind].after, nullptr);
     lock.unlock();
@@ -63,6 +66,27 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
   }
 }
 
+/// What comes before any call on the stream: room in its queue, and the order of the default streams.
+inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
+  const SimulatedDevice& device = *stream->device;
+  if (kind == SimulatedCall::stream_id || kind == SimulatedCall::check_stream) return {};
+  if (stream == device.legacy_stream) {
+    for (const auto& [thread, other] : device.thread_streams) {
+      if (!other->capture) continue;
+      if (kind != SimulatedCall::capture_info) invalidate(*other->capture);
+      return refuse(Refusal::capture_implicit);
+    }
+  }
+  const bool enqueues = kind == SimulatedCall::copy || kind == SimulatedCall::record_event ||
+                        kind == SimulatedCall::wait_event || kind == SimulatedCall::host_function ||
+                        kind == SimulatedCall::launch_graph || kind == SimulatedCall::allocate_device ||
+                        kind == SimulatedCall::free_device;
+  if (stream->capture || (!enqueues && kind != SimulatedCall::synchronize_stream)) return {};
+  if (enqueues && !wait_for_room(lock, stream)) return refuse(Refusal::lost);
+  order_default_streams(stream);
+  return {};
+}
+
 /// As `call`, for one that works on a stream: `f(lock, stream)`.
 template <class F>
 Status stream_call(SimulatedDevice& device, SimulatedCall kind, StreamHandle handle, F f) noexcept {
@@ -70,6 +94,7 @@ Status stream_call(SimulatedDevice& device, SimulatedCall kind, StreamHandle han
     const auto stream = find_stream(device, handle);
     if (stream == nullptr) return refuse(Refusal::invalid_handle);
     if (stream->device->lost) return refuse(Refusal::lost);
+    if (const Status status = prepare(lock, stream, kind); !status.ok()) return status;
     return f(lock, stream);
   });
 }

@@ -23,4 +23,10 @@ Duration SimulatedDevice::time_for(const Operation& operation) const noexcept {
   return time;
 }
 
+Link* SimulatedDevice::link_of(const Operation& operation) noexcept {
+  if (operation.kind != Operation::Kind::copy || options.bytes_per_second <= 0) return nullptr;
+  if (operation.way == CopyKind::host_to_device) return &to_device;
+  return operation.way == CopyKind::device_to_host ? &from_device : nullptr;
+}
+
 }  // namespace thole::detail::simulated

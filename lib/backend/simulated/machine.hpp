@@ -57,6 +57,7 @@ struct Operation {
   void* destination = nullptr;
   const void* source = nullptr;
   std::size_t bytes = 0;
+  CopyKind way = CopyKind::host_to_host;
   std::uint64_t destination_id = 0;  ///< the Range's; 0: pageable
   std::uint64_t source_id = 0;
   std::shared_ptr<std::byte[]> staged;  ///< what a pageable source held when the copy was enqueued
@@ -131,8 +132,10 @@ struct SimulatedStream {
   std::uint64_t id = 0;
   Mode mode = Mode::automatic;
   bool destroyed = false;
-  bool running = false;  ///< a thread executes an operation of it
-  bool ready = false;    ///< in a list of streams to run
+  bool running = false;                           ///< a thread executes an operation of it
+  bool ready = false;                             ///< in a list of streams to run
+  bool per_thread = false;                        ///< a per-thread default stream
+  std::map<std::uint64_t, std::uint64_t> behind;  ///< a default stream's: how much of each other one it comes after
   const Operation* current = nullptr;
   std::deque<Operation> queue;
   std::uint64_t enqueued = 0;
@@ -144,6 +147,12 @@ struct SimulatedStream {
   std::map<std::uint64_t, std::size_t> seen;
 
   bool can_go_on() const noexcept;
+};
+
+/// When a link between host and device is free again.
+struct Link {
+  Duration clock{0};  ///< on the simulated clock
+  WallTime paced_until;
 };
 
 struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
@@ -179,10 +188,16 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   std::size_t busy_workers = 0;
   bool stop = false;
 
+  /// SimulationOptions::queue_limit; 0: none.
+  std::size_t queue_limit() const noexcept { return options.queue_limit.value_or(options.stepped ? 0 : 1'000); }
   bool paced() const noexcept {
     return !options.stepped && (options.bytes_per_second > 0 || options.latency.count() > 0);
   }
   Duration time_for(const Operation& operation) const noexcept;
+  /// The link that the operation's bytes take, where copies take time: all copies of one direction share one.
+  Link* link_of(const Operation& operation) noexcept;
+  Link to_device;
+  Link from_device;
 };
 
 inline bool SimulatedStream::can_go_on() const noexcept {

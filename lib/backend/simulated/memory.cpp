@@ -1,8 +1,11 @@
 #include "backend/simulated/memory.hpp"
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
+#include <string>
 
 #include "base/bytes.hpp"
 
@@ -34,6 +37,23 @@ Range* RangeTable::at(const void* data) noexcept {
 void RangeTable::insert(const Range& range) { ranges_.emplace(address(range.data), range); }
 
 void RangeTable::erase(const void* data) noexcept { ranges_.erase(address(data)); }
+
+bool is_writable(const void* data, std::size_t bytes) {
+  const std::uintptr_t from = address(data);
+  if (bytes > UINTPTR_MAX - from) return false;
+  std::ifstream maps("/proc/self/maps");  // lines "from-to perms ...", by address
+  if (!maps) return true;
+  std::uintptr_t checked = from;
+  for (std::string line; checked < from + bytes && std::getline(maps, line);) {
+    char* end = nullptr;
+    const std::uintptr_t begin = std::strtoull(line.c_str(), &end, 16);
+    const std::uintptr_t behind = std::strtoull(end + 1, &end, 16);
+    if (behind <= checked) continue;
+    if (begin > checked || end[2] != 'w') return false;
+    checked = behind;
+  }
+  return checked >= from + bytes;
+}
 
 DeviceMemory::~DeviceMemory() { drop_kept(); }
 

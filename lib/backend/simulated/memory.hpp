@@ -43,6 +43,9 @@ class RangeTable {
   std::map<std::uintptr_t, Range> ranges_;
 };
 
+/// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
+bool is_writable(const void* data, std::size_t bytes);
+
 /// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale
 /// pointer shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped
 /// twice.

@@ -56,7 +56,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         range.device->pinned_bytes -= range.bytes;
         machine().pinned.erase(data);
         if (from_machine) std::free(data);
-        return device.lost ? refuse(Refusal::lost) : Status{};
+        return {};
       },
       Lost::taken);
 }
@@ -85,10 +85,7 @@ Status find_host_side(const void* data, std::size_t bytes, std::uint64_t* id) {
 Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
   return call(*device_, SimulatedCall::register_host, [&](Lock&) -> Status {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (data == nullptr || bytes == 0 || !is_aligned(data, page) || bytes % page != 0 ||
-        bytes > UINTPTR_MAX - reinterpret_cast<std::uintptr_t>(data)) {
-      return refuse(Refusal::invalid_value);
-    }
+    if (bytes == 0 || !is_writable(data, bytes)) return refuse(Refusal::invalid_value);
     if (machine().pinned.find(data, bytes).overlaps) return refuse(Refusal::already_registered);
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
     pin(*device_, data, bytes, false);
@@ -178,6 +175,7 @@ Status SimulatedBackend::copy(void* destination, const void* source, std::size_t
     operation.destination = destination;
     operation.source = source;
     operation.bytes = bytes;
+    operation.way = kind;
     Status status = to_device ? find_device_side(destination, bytes, *stream, &operation.destination_id)
                               : find_host_side(destination, bytes, &operation.destination_id);
     if (!status.ok()) return status;

@@ -31,6 +31,7 @@ constexpr std::array entries{
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnjoined: a forked stream was not joined to the capture's"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnmatched: the capture was not begun in this stream"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureWrongThread: the capture was begun by another thread"},
+    Entry{StatusCode::capture, "simulatedErrorStreamCaptureImplicit: the legacy stream would join a thread's capture"},
     Entry{StatusCode::capture, "simulatedErrorCapturedEvent: the event was last recorded in a capturing stream"},
     Entry{StatusCode::capture, "simulatedErrorIllegalState: the stream captures already, or it does not capture"},
     Entry{StatusCode::not_permitted, "simulatedErrorNotPermitted: no such call may be made in a host function"},

@@ -26,6 +26,7 @@ enum class Refusal : int {
   capture_unjoined,
   capture_unmatched,
   capture_wrong_thread,
+  capture_implicit,
   captured_event,
   illegal_state,
   not_permitted,

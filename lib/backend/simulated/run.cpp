@@ -113,9 +113,12 @@ void forget_ranges(SimulatedDevice& device) {
 
 /// Waits in real time until the paced copy may complete.
 void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
-  const WallTime from = std::max(stream.paced_until, operation.enqueued_at);
-  stream.paced_until = from + stream.device->time_for(operation);
-  const WallTime until = stream.paced_until;
+  WallTime from = std::max(stream.paced_until, operation.enqueued_at);
+  Link* const link = stream.device->link_of(operation);
+  if (link != nullptr) from = std::max(from, link->paced_until);
+  const WallTime until = from + stream.device->time_for(operation);
+  stream.paced_until = until;
+  if (link != nullptr) link->paced_until = until;
   lock.unlock();
   std::this_thread::sleep_until(until);
   lock.lock();
@@ -264,7 +267,10 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   const bool marks = operation.point != nullptr && operation.kind != Operation::Kind::wait;
   if (done) {
     ++stream->completed;
+    Link* const link = device.link_of(operation);
+    if (link != nullptr) stream->clock = std::max(stream->clock, link->clock);
     stream->clock += device.time_for(operation);
+    if (link != nullptr) link->clock = stream->clock;
     device.now = std::max(device.now, stream->clock);
     if (marks) finish_point(*operation.point, stream->clock);
   } else if (marks) {
@@ -295,6 +301,36 @@ bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t complete
   machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
   --device.blocked_callers;
   return !device.lost;
+}
+
+bool wait_for_room(Lock& lock, const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
+  const std::size_t limit = device.queue_limit();
+  if (limit == 0 || stream->queue.size() < limit) return true;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [&] { return device.lost || stream->queue.size() < limit; });
+  --device.blocked_callers;
+  return !device.lost;
+}
+
+void order_default_streams(const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
+  const auto wait_for = [&](const StreamPtr& other) {
+    if (other == nullptr || other->enqueued == other->completed || other->capture) return;
+    if (stream->behind[other->id] == other->enqueued) return;
+    Operation mark;
+    mark.kind = Operation::Kind::record;
+    mark.point = std::make_shared<Point>();
+    Operation wait;
+    wait.kind = Operation::Kind::wait;
+    wait.point = mark.point;
+    enqueue(other, std::move(mark));
+    enqueue(stream, std::move(wait));
+    stream->behind[other->id] = other->enqueued;
+  };
+  if (stream->per_thread) wait_for(device.legacy_stream);
+  if (stream != device.legacy_stream) return;
+  for (const auto& [thread, other] : device.thread_streams) wait_for(other);
 }
 
 void wait_while_touched(Lock& lock, const Range& range) {

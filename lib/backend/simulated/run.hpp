@@ -23,6 +23,11 @@ void run_inline(Lock& lock);
 void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage);
 /// Blocks the caller until the stream has completed so many operations. False when its device was lost.
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
+/// Blocks the caller while the stream's queue is full. False when its device was lost.
+bool wait_for_room(Lock& lock, const StreamPtr& stream);
+/// The legacy default stream and those of threads wait for each other: what comes next in the stream comes after what
+/// the other ones have. CUDA: "API synchronization behavior", default stream.
+void order_default_streams(const StreamPtr& stream);
 /// Waits until no thread is in the middle of a copy that touches the range.
 void wait_while_touched(Lock& lock, const Range& range);
 /// Whether an operation that has not completed touches the range.
