@@ -29,12 +29,16 @@ class THOLE_EXPORT Device {
   static Device cuda(int ordinal = 0);
   static Result<Device> try_cuda(int ordinal = 0) noexcept;
 
-  /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device.
+  /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device. One
+  /// that runs by itself obeys the environment variable THOLE_SIMULATION: `late` makes it complete work as late as it
+  /// may (see `SimulationOptions::late`), `seed=N` gives the seed, `late,seed=N` both; anything else is
+  /// `Errc::invalid_argument`.
   static Device simulated(const SimulationOptions& options = {});
 
   /// For samples, tests and trying things: obeys the environment variable THOLE_DEVICE (`cuda`, `cuda:N`, `simulated`),
-  /// else a GPU if one answers, else a simulated device. A program that needs a GPU calls `cuda()`, so that it never
-  /// runs on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
+  /// else a GPU if one answers, else a simulated device, the same one at each call in a process. A program that needs a
+  /// GPU calls `cuda()`, so that it never runs on a simulation unknowingly. Throws `Error` with
+  /// `Errc::invalid_argument` for any other THOLE_DEVICE.
   static Device best();
 
   Backend backend() const noexcept;

@@ -20,6 +20,10 @@ struct SimulationOptions {
   /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
   /// steps or releases it; this is how tests decide what has happened and what has not.
   bool stepped = false;
+  /// Not 0: an operation completes as late as it may: when somebody waits for it or asks for it, or else after a delay
+  /// of at most this, which the seed picks. Mistakes that a fast device hides then show. Only where the device runs by
+  /// itself.
+  std::chrono::nanoseconds late{0};
   /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
   /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
   std::optional<std::size_t> queue_limit = std::nullopt;

@@ -1,6 +1,8 @@
 #include <thole/device.hpp>
 
+#include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -66,9 +68,49 @@ int gpu_count() { return 0; }
 
 #endif
 
+/// What the environment variable THOLE_SIMULATION asks of simulated devices that run by themselves.
+SimulationOptions as_the_environment_says(SimulationOptions options) {
+  const char* const variable = std::getenv("THOLE_SIMULATION");
+  if (variable == nullptr || options.stepped) return options;
+  constexpr std::string_view seed = "seed=";
+  for (std::string_view rest(variable); !rest.empty();) {
+    const std::string_view word = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), word.size() + 1));
+    const char* const end = word.data() + word.size();
+    if (word == "late") {
+      options.late = std::chrono::milliseconds(5);
+    } else if (!word.starts_with(seed) || word == seed ||
+               std::from_chars(word.data() + seed.size(), end, options.seed).ptr != end) {
+      throw Error(Errc::invalid_argument, "Device::simulated: THOLE_SIMULATION is \"" + std::string(variable) +
+                                              "\", but must be made of \"late\" and \"seed=N\", with commas between");
+    }
+  }
+  return options;
+}
+
+std::shared_ptr<DeviceCore> simulated_core(const SimulationOptions& options) {
+  return make_core(detail::make_simulated_backend(as_the_environment_says(options)));
+}
+
+/// The one that Device::best() gives to all. Immortal, as GPUs are.
+struct SharedSimulation {
+  std::mutex mutex;
+  std::shared_ptr<DeviceCore> core;
+};
+
+Device best_simulated() {
+  auto& [mutex, core] = detail::immortal<SharedSimulation>();
+  const std::scoped_lock lock(mutex);
+  if (core == nullptr) {
+    core = simulated_core({});
+    core->immortal = true;
+  }
+  return detail::HandleAccess::device(core);
+}
+
 Device device_named(std::string_view name) {
   constexpr std::string_view with_ordinal = "cuda:";
-  if (name == "simulated") return Device::simulated();
+  if (name == "simulated") return best_simulated();
   if (name == "cuda") return Device::cuda();
   if (name.starts_with(with_ordinal)) {
     const std::string_view digits = name.substr(with_ordinal.size());
@@ -90,13 +132,11 @@ Result<Device> Device::try_cuda(int ordinal) noexcept {
   return Device(std::move(*core));
 }
 
-Device Device::simulated(const SimulationOptions& options) {
-  return Device(make_core(detail::make_simulated_backend(options)));
-}
+Device Device::simulated(const SimulationOptions& options) { return Device(simulated_core(options)); }
 
 Device Device::best() {
   if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0') return device_named(name);
-  return gpu_count() > 0 ? Device::cuda() : Device::simulated();
+  return gpu_count() > 0 ? Device::cuda() : best_simulated();
 }
 
 Backend Device::backend() const noexcept { return core_->backend->simulated() ? Backend::simulated : Backend::cuda; }

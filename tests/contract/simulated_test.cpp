@@ -354,3 +354,51 @@ TEST_CASE("all copies of one direction share one link, and the directions have o
   backend.run_all();
   CHECK(backend.now().count() == 3 * 4'096'000);
 }
+
+TEST_CASE("in late mode nothing completes until somebody waits for it or asks for it, in other streams, too") {
+  SimulationOptions options;
+  options.late = std::chrono::hours(24 * 365);
+  SimulatedBackend backend(options);
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream first(backend);
+  const TestStream second(backend);
+  const TestEvent event(backend);
+  const OnDevice device(backend, bytes, first);
+  for (const bool asked : {false, true}) {
+    CAPTURE(asked);
+    source.fill(1);
+    CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
+    CONTRACT_OK(backend, record_event(event, first));
+    CONTRACT_OK(backend, wait_event(second, event));
+    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, second));
+    CONTRACT_OK(backend, record_event(event, second));
+    source.fill(2);  // the mistake that a fast device hides
+    if (asked) {
+      while (backend.query_event(event).code == StatusCode::not_ready) std::this_thread::yield();
+    } else {
+      second.synchronize();
+    }
+    CHECK(back.holds(2));
+    back.fill(0);
+  }
+}
+
+TEST_CASE("in late mode an operation completes in the end, though nobody asks, and so does a device") {
+  SimulationOptions options;
+  options.late = std::chrono::nanoseconds(1);
+  Count count;
+  {
+    SimulatedBackend backend(options);
+    const TestStream stream(backend);
+    CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+    count.wait_for(1);
+  }
+  options.late = std::chrono::hours(24 * 365);
+  {
+    SimulatedBackend backend(options);
+    const TestStream stream(backend);
+    CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  }
+  CHECK(count.value() == 2);
+}

@@ -214,6 +214,7 @@ Status SimulatedBackend::query_event(EventHandle handle) noexcept {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     if (event->captured) return captured_event(*event->captured);
     if (event->point == nullptr || event->point->done) return {};
+    demand(*event->point);
     return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);
   });
 }
@@ -226,6 +227,7 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
     if (event->captured) return captured_event(*event->captured);
     const auto point = event->point;
     if (point == nullptr) return {};
+    demand(*point);
     ++device_->blocked_callers;
     machine().changed.wait(lock, [&] { return point->done || point->lost || device_->lost; });
     --device_->blocked_callers;

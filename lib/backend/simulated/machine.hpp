@@ -43,6 +43,8 @@ using Garbage = std::vector<std::shared_ptr<void>>;
 
 /// One record of an event: the point in a stream that waits refer to, whatever happens to the event later.
 struct Point {
+  std::weak_ptr<SimulatedStream> stream;  ///< where it was recorded, and as the how many-th operation there
+  std::uint64_t position = 0;
   bool done = false;
   bool lost = false;               ///< it never will be done: its device is lost
   Duration at{0};                  ///< on the simulated clock
@@ -69,6 +71,7 @@ struct Operation {
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
   WallTime enqueued_at;  ///< set only where copies are paced
+  WallTime due;          ///< set only in late mode: when it completes though nobody asks
 
   bool blocked() const noexcept { return kind == Kind::wait && !point->done && !point->lost; }
   bool touches(const Range& range) const noexcept {
@@ -140,6 +143,7 @@ struct SimulatedStream {
   std::deque<Operation> queue;
   std::uint64_t enqueued = 0;
   std::uint64_t completed = 0;
+  std::uint64_t demanded = 0;     ///< so many operations somebody waits for, or asks for
   std::size_t leaving_bytes = 0;  ///< of device memory that frees in the queue will give back
   Duration clock{0};
   WallTime paced_until;
@@ -190,6 +194,7 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
 
   /// SimulationOptions::queue_limit; 0: none.
   std::size_t queue_limit() const noexcept { return options.queue_limit.value_or(options.stepped ? 0 : 1'000); }
+  bool late() const noexcept { return !options.stepped && options.late.count() > 0; }
   bool paced() const noexcept {
     return !options.stepped && (options.bytes_per_second > 0 || options.latency.count() > 0);
   }

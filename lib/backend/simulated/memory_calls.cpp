@@ -46,6 +46,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
         const Range range = *found;
         if (!range.device->options.stepped) {
+          demand_all();
           ++device.blocked_callers;
           machine().changed.wait(lock, [&] { return !in_use(range); });
           --device.blocked_callers;

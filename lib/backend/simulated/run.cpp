@@ -124,6 +124,12 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   lock.lock();
 }
 
+/// Late mode: waits until somebody wants the operation, or it is due.
+void linger(Lock& lock, const SimulatedStream& stream, const Operation& operation) {
+  const std::uint64_t mine = stream.completed + 1;
+  machine().changed.wait_until(lock, operation.due, [&] { return stream.demanded >= mine || stream.device->lost; });
+}
+
 thread_local bool running_host_function = false;
 
 void run_function(void (*function)(void*), void* argument) {
@@ -213,7 +219,16 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 bool in_host_function() noexcept { return running_host_function; }
 
 void enqueue(const StreamPtr& stream, Operation operation) {
-  if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+  SimulatedDevice& device = *stream->device;
+  if (device.paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+  if (device.late()) {
+    const auto most = static_cast<std::uint64_t>(device.options.late.count());
+    operation.due = std::chrono::steady_clock::now() + Duration(device.random() % most);
+  }
+  if (operation.point != nullptr && operation.kind != Operation::Kind::wait) {
+    operation.point->stream = stream;
+    operation.point->position = stream->enqueued + 1;
+  }
   if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
   stream->queue.push_back(std::move(operation));
   ++stream->enqueued;
@@ -257,6 +272,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   stream->running = true;
   stream->current = &operation;
   Garbage garbage;
+  if (device.late()) linger(lock, *stream, operation);
   if (device.paced()) pace(lock, *stream, operation);
   if (!device.lost) {
     if (const char* broken = execute(lock, *stream, operation)) lose(device, broken, garbage);
@@ -295,8 +311,30 @@ void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage)
   machine().changed.notify_all();
 }
 
+void demand(SimulatedStream& stream, std::uint64_t completed) {
+  if (stream.device == nullptr || !stream.device->late() || stream.demanded >= completed) return;
+  stream.demanded = completed;
+  std::uint64_t position = stream.enqueued - stream.queue.size();
+  for (const Operation& operation : stream.queue) {
+    if (++position > completed) break;
+    if (operation.kind == Operation::Kind::wait) demand(*operation.point);
+  }
+  machine().changed.notify_all();
+}
+
+void demand(const Point& point) {
+  if (const StreamPtr stream = point.stream.lock()) demand(*stream, point.position);
+}
+
+void demand_all() {
+  for (const auto& device : machine().devices) {
+    for (const auto& [id, stream] : device->streams) demand(*stream, stream->enqueued);
+  }
+}
+
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed) {
   SimulatedDevice& device = *stream->device;
+  demand(*stream, completed);
   ++device.blocked_callers;
   machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
   --device.blocked_callers;
@@ -362,7 +400,10 @@ void shut_down(SimulatedDevice& device) {
   Garbage garbage;
   Lock lock(all.mutex);
   // A worker may be here itself, from a graph's release in the middle of its stream: put that back on the list.
-  for (const auto& [id, stream] : device.streams) schedule(stream);
+  for (const auto& [id, stream] : device.streams) {
+    demand(*stream, stream->enqueued);
+    schedule(stream);
+  }
   run_inline(lock);
   const auto any_running = [&] {
     return std::any_of(device.streams.begin(), device.streams.end(),

@@ -21,6 +21,12 @@ void schedule(const StreamPtr& stream);
 /// Runs released streams of stepped devices on this thread until none of them can go on.
 void run_inline(Lock& lock);
 void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage);
+/// Somebody wants so many operations of the stream to complete, or the point to be reached: late mode must not keep
+/// them, nor what they wait for in other streams.
+void demand(SimulatedStream& stream, std::uint64_t completed);
+void demand(const Point& point);
+/// Everything that is enqueued on any device is wanted.
+void demand_all();
 /// Blocks the caller until the stream has completed so many operations. False when its device was lost.
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
 /// Blocks the caller while the stream's queue is full. False when its device was lost.
