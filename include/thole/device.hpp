@@ -7,9 +7,11 @@
 
 #include <thole/error.hpp>
 #include <thole/export.hpp>
-#include <thole/simulation.hpp>
+#include <thole/simulation_options.hpp>
 
 namespace thole {
+
+class Simulation;
 
 namespace detail {
 struct DeviceCore;
@@ -31,12 +33,16 @@ class [[nodiscard]] THOLE_EXPORT Device {
   static Device cuda(int ordinal = 0);
   [[nodiscard]] static Result<Device> try_cuda(int ordinal = 0) noexcept;
 
-  /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device.
+  /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device. One
+  /// that runs by itself obeys the environment variable THOLE_SIMULATION: `late` makes it complete work as late as it
+  /// may (see `SimulationOptions::late`), `seed=N` gives the seed, `late,seed=N` both; anything else is
+  /// `Errc::invalid_argument`.
   static Device simulated(const SimulationOptions& options = {});
 
   /// For samples, tests and trying things: obeys the environment variable THOLE_DEVICE (`cuda`, `cuda:N`, `simulated`),
-  /// else a GPU if one answers, else a simulated device. A program that needs a GPU calls `cuda()`, so that it never
-  /// runs on a simulation unknowingly. Throws `Error` with `Errc::invalid_argument` for any other THOLE_DEVICE.
+  /// else a GPU if one answers, else a simulated device, the same one at each call in a process. A program that needs a
+  /// GPU calls `cuda()`, so that it never runs on a simulation unknowingly. Throws `Error` with
+  /// `Errc::invalid_argument` for any other THOLE_DEVICE.
   static Device best();
 
   Backend backend() const;
@@ -45,7 +51,8 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// CUDA's ordinal; 0 on a simulated device.
   int ordinal() const;
 
-  /// The controls of a simulated device. Throws `Error` with `Errc::invalid_argument` on a GPU.
+  /// The controls of a simulated device (<thole/simulation.hpp>). Throws `Error` with `Errc::invalid_argument` on a
+  /// GPU.
   Simulation simulation() const;
 
   /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.

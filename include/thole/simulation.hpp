@@ -2,11 +2,11 @@
 
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
+#include <functional>
 #include <memory>
-#include <optional>
 
 #include <thole/export.hpp>
+#include <thole/simulation_options.hpp>
 
 namespace thole {
 
@@ -15,38 +15,6 @@ class StreamRef;
 namespace detail {
 class SimulatedBackend;
 }
-
-/// How a simulated device behaves. The defaults give a device that runs by itself, as fast as the CPU copies.
-struct SimulationOptions {
-  /// Device memory, in bytes. Allocations beyond it fail with `Errc::out_of_memory`.
-  std::size_t device_bytes = std::size_t{4} << 30;
-  /// How much host memory may be registered, in bytes; beyond it pinning fails as at RLIMIT_MEMLOCK.
-  std::size_t max_pinned_bytes = SIZE_MAX;
-  /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.
-  double bytes_per_second = 0;
-  /// Simulated time from the start of an operation to its end, besides the bytes.
-  std::chrono::nanoseconds latency{0};
-  /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
-  /// steps or releases it; this is how tests decide what has happened and what has not.
-  bool stepped = false;
-  /// Picks the order in which `step_any` and `run_all` complete operations of different streams.
-  std::uint64_t seed = 0;
-};
-
-/// The kinds of call that `Simulation::fail_call` can make fail.
-enum class SimulatedCall {
-  register_host,
-  allocate_host,
-  allocate_device,
-  create_stream,
-  create_event,
-  record_event,
-  query_event,
-  wait_event,
-  copy,
-  host_function,
-  retain_in_graph,
-};
 
 /// The capture modes of `Simulation::begin_capture`, as CUDA's.
 enum class SimulatedCaptureMode { global, thread_local_, relaxed };
@@ -115,6 +83,11 @@ class THOLE_EXPORT Simulation {
   /// Makes the `nth` call of this kind from now on (1: the next) fail with `out_of_memory` where the call allocates or
   /// registers, else as a driver's refusal. One at a time per kind; 0 takes it back.
   void fail_call(SimulatedCall call, std::size_t nth);
+  /// Runs `run` once, in the middle of the next call of this kind that any thread makes: on that thread, before the
+  /// device looks at anything, or after it has done its part. It may use thole and the device as it likes, and must not
+  /// throw. So a test decides what happens between two steps of thole's, without luck. nullptr takes it back.
+  void before_call(SimulatedCall call, std::function<void()> run);
+  void after_call(SimulatedCall call, std::function<void()> run);
   /// A sticky error: nothing enqueued completes any more, blocked callers return, each call says device_lost.
   void lose_device();
 

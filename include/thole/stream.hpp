@@ -15,6 +15,7 @@ struct CUstream_st;  // what cudaStream_t points to, so that no CUDA header is n
 namespace thole {
 
 class Event;
+class StreamRef;
 
 namespace detail {
 class Timeline;

@@ -1,17 +1,21 @@
 #include <thole/device.hpp>
 
+#include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <thole/config.hpp>
+#include <thole/simulation.hpp>
 
 #include "api/handle_access.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
+#include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 #include "heap/collect.hpp"
 #include "streams/stream_registry.hpp"
@@ -33,30 +37,20 @@ std::shared_ptr<DeviceCore> make_core(std::shared_ptr<detail::DeviceBackend> bac
 
 #ifdef THOLE_WITH_CUDA
 
-/// One core a GPU. Never destroyed: buffers may be dropped, and streams be asked, after main.
+/// One core a GPU, by ordinal. Immortal: buffers may be dropped, and streams be asked, after main.
 struct Gpus {
   std::mutex mutex;
-  std::vector<std::shared_ptr<DeviceCore>> cores;  // by ordinal; nullptr: not used yet
+  std::map<int, std::shared_ptr<DeviceCore>> cores;
 };
 
 Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
-  static auto* const gpus = new Gpus;
-  const int count = detail::cuda_device_count();
-  if (ordinal < 0 || ordinal >= count)
-    return tl::unexpected(Error(Errc::no_device, "Device::cuda: there is no GPU with ordinal " +
-                                                     std::to_string(ordinal) + "; CUDA finds " +
-                                                     std::to_string(count)));
-  const std::scoped_lock lock(gpus->mutex);
-  const auto index = static_cast<std::size_t>(ordinal);
-  if (gpus->cores.size() <= index) gpus->cores.resize(index + 1);
-  if (gpus->cores[index] == nullptr) {
-    auto backend = detail::make_cuda_backend(ordinal);
-    if (!backend) return tl::unexpected(std::move(backend.error()));
-    detail::end_background_calls_at_exit();
-    auto core = make_core(std::move(*backend));
-    gpus->cores[index] = std::move(core);
-  }
-  return gpus->cores[index];
+  auto& [mutex, cores] = detail::immortal<Gpus>();
+  const std::scoped_lock lock(mutex);
+  if (const auto found = cores.find(ordinal); found != cores.end()) return found->second;
+  auto backend = detail::make_cuda_backend(ordinal);
+  if (!backend) return tl::unexpected(std::move(backend.error()));
+  detail::end_background_calls_at_exit();
+  return cores.emplace(ordinal, make_core(std::move(*backend))).first->second;
 }
 
 int gpu_count() { return detail::cuda_device_count(); }
@@ -72,9 +66,48 @@ int gpu_count() { return 0; }
 
 #endif
 
+/// What the environment variable THOLE_SIMULATION asks of simulated devices that run by themselves.
+SimulationOptions as_the_environment_says(SimulationOptions options) {
+  const char* const variable = std::getenv("THOLE_SIMULATION");
+  if (variable == nullptr || options.stepped) return options;
+  constexpr std::string_view seed = "seed=";
+  for (std::string_view rest(variable); !rest.empty();) {
+    const std::string_view word = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), word.size() + 1));
+    const char* const end = word.data() + word.size();
+    if (word == "late") {
+      options.late = std::chrono::milliseconds(5);
+    } else if (!word.starts_with(seed) || word == seed ||
+               std::from_chars(word.data() + seed.size(), end, options.seed).ptr != end) {
+      throw Error(Errc::invalid_argument, "Device::simulated: THOLE_SIMULATION is \"" + std::string(variable) +
+                                              "\", but must be made of \"late\" and \"seed=N\", with commas between");
+    }
+  }
+  return options;
+}
+
+std::shared_ptr<DeviceCore> simulated_core(const SimulationOptions& options) {
+  return make_core(detail::make_simulated_backend(as_the_environment_says(options)));
+}
+
+/// The one that Device::best() gives to all. Immortal, as GPUs are.
+struct SharedSimulation {
+  std::mutex mutex;
+  std::shared_ptr<DeviceCore> core;
+};
+
+Device best_simulated() {
+  auto& [mutex, core] = detail::immortal<SharedSimulation>();
+  const std::scoped_lock lock(mutex);
+  if (core == nullptr) {
+    core = simulated_core({});
+  }
+  return detail::HandleAccess::device(core);
+}
+
 Device device_named(std::string_view name) {
   constexpr std::string_view with_ordinal = "cuda:";
-  if (name == "simulated") return Device::simulated();
+  if (name == "simulated") return best_simulated();
   if (name == "cuda") return Device::cuda();
   if (name.starts_with(with_ordinal)) {
     const std::string_view digits = name.substr(with_ordinal.size());
@@ -99,13 +132,11 @@ Result<Device> Device::try_cuda(int ordinal) noexcept try {
       Error::make(Errc::out_of_memory, [] { return std::string("Device::cuda: the system has no memory"); }));
 }
 
-Device Device::simulated(const SimulationOptions& options) {
-  return Device(make_core(detail::make_simulated_backend(options)));
-}
+Device Device::simulated(const SimulationOptions& options) { return Device(simulated_core(options)); }
 
 Device Device::best() {
   if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0') return device_named(name);
-  return gpu_count() > 0 ? Device::cuda() : Device::simulated();
+  return gpu_count() > 0 ? Device::cuda() : best_simulated();
 }
 
 detail::DeviceCore& Device::core(const char* call) const {

@@ -7,29 +7,16 @@
 #include <thole/stream.hpp>
 
 #include "api/handle_access.hpp"
+#include "backend/capture_guard.hpp"
+#include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 
 namespace thole {
 
 namespace {
 
-Errc errc_of(detail::StatusCode code) {
-  switch (code) {
-    case detail::StatusCode::out_of_memory:
-      return Errc::out_of_memory;
-    case detail::StatusCode::invalid:
-      return Errc::invalid_argument;
-    case detail::StatusCode::capture:
-      return Errc::capturing;
-    case detail::StatusCode::device_lost:
-      return Errc::device_lost;
-    default:
-      return Errc::device_error;
-  }
-}
-
 void check(const detail::SimulatedBackend& backend, detail::Status status, const char* call) {
-  if (!status.ok()) throw Error(errc_of(status.code), std::string(call) + ": " + backend.describe(status));
+  if (!status.ok()) throw Error(detail::errc_of(status.code), std::string(call) + ": " + backend.describe(status));
 }
 
 detail::CaptureMode mode_of(SimulatedCaptureMode mode) {
@@ -86,6 +73,7 @@ SimulatedGraph::~SimulatedGraph() {
 SimulatedGraph::Executable SimulatedGraph::instantiate() {
   if (graph_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::instantiate: moved from");
   void* exec = nullptr;
+  const detail::CaptureGuard guard(*backend_);
   check(*backend_, backend_->instantiate_graph(graph_, &exec), "SimulatedGraph::instantiate");
   return Executable(backend_, exec);
 }
@@ -110,6 +98,12 @@ std::size_t Simulation::pending() const { return backend_->pending(); }
 std::size_t Simulation::blocked_callers() const { return backend_->blocked_callers(); }
 std::chrono::nanoseconds Simulation::now() const { return backend_->now(); }
 void Simulation::fail_call(SimulatedCall call, std::size_t nth) { backend_->fail_call(call, nth); }
+void Simulation::before_call(SimulatedCall call, std::function<void()> run) {
+  backend_->before_call(call, std::move(run));
+}
+void Simulation::after_call(SimulatedCall call, std::function<void()> run) {
+  backend_->after_call(call, std::move(run));
+}
 void Simulation::lose_device() { backend_->lose_device(); }
 std::size_t Simulation::pinned_bytes() const { return backend_->pinned_bytes(); }
 std::size_t Simulation::device_bytes() const { return backend_->device_bytes(); }

@@ -38,13 +38,8 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
   std::uint64_t id = 0;
   if (const Status status = core->note(core->backend->stream_id(native, &id)); !status.ok())
     return tl::unexpected(core->error(status, call, "asking for the stream's number"));
-  int ordinal = 0;
-  if (const Status status = core->note(core->backend->stream_ordinal(native, &ordinal)); !status.ok())
-    return tl::unexpected(core->error(status, call, "asking for the stream's device"));
-  if (ordinal != core->backend->ordinal())
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the stream is of device " +
-                                                        std::to_string(ordinal) + ", not of device " +
-                                                        std::to_string(core->backend->ordinal())));
+  if (const Status status = core->note(core->backend->check_stream(native)); !status.ok())
+    return tl::unexpected(core->error(status, call, "asking whose stream it is"));
   const auto kind = native == per_thread_stream ? Timeline::Kind::of_thread : Timeline::Kind::foreign;
   return HandleAccess::view(core->streams->of(core, native, id, kind));
 } catch (const std::bad_alloc&) {

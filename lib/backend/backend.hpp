@@ -10,7 +10,13 @@
 //  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
 //    process, and a capture in thread-local mode begun by the calling thread, unless the calling thread's own
 //    capture mode (exchange_capture_mode) is relaxed. The layers above use CaptureGuard around them.
-//  - After the device is lost every call but the destroys, describe, and exchange_capture_mode returns device_lost.
+//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
+//  free_host
+//    and unregister_host let go all the same where they can.
+//  - A call that adds to a stream may block while the stream's queue is full (about 1,000 operations on a GPU).
+//  - The default streams wait for each other. While a thread's captures, any call on the legacy one is `capture`, and
+//    each but capture_info invalidates the capture.
+//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once.
 //  - Sizes are bytes.
 
 #include <cstddef>
@@ -30,6 +36,8 @@ enum class StatusCode {
   not_ready,      ///< query_event: the work is still to be done.
   out_of_memory,  ///< Host or device memory, or the limit on pinned memory.
   invalid,        ///< An argument that the device refuses, such as a copy across two registrations.
+  not_permitted,  ///< A call that is not allowed in a host function.
+  wrong_device,   ///< The stream belongs to another device, or to another context of it.
   capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
   device_lost,    ///< A sticky error; nothing will run again.
   unloading,      ///< The runtime is going away: the process is exiting.
@@ -72,7 +80,8 @@ class DeviceBackend {
   virtual std::string describe(Status status) const = 0;
 
   // ---- Pinned host memory
-  /// Pins [data, data + bytes), whole pages, for every device. Unsafe in capture. Does not wait for running work.
+  /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable. Unsafe in capture.
+  /// Does not wait for running work.
   virtual Status register_host(void* data, std::size_t bytes) noexcept = 0;
   /// Undoes register_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
   virtual Status unregister_host(void* data) noexcept = 0;
@@ -95,9 +104,11 @@ class DeviceBackend {
   virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
-  /// The device that the stream belongs to.
-  virtual Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept = 0;
-  /// Whether the stream captures. Never blocks, never invalidates, costs about 0.1 us.
+  /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
+  /// streams are always this device's.
+  virtual Status check_stream(StreamHandle stream) noexcept = 0;
+  /// Whether the stream captures; `capture` for the legacy stream while a thread's default one captures. Never blocks,
+  /// never invalidates, costs about 0.1 us.
   virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
 
   // ---- Events (without timing)
@@ -106,7 +117,8 @@ class DeviceBackend {
   /// Recording again replaces the point. On a capturing stream it becomes part of the graph instead.
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
   /// ok when all work before the recorded point is done, or when nothing was ever recorded; else not_ready.
-  /// Unsafe in capture.
+  /// Unsafe in capture. Where the event was last recorded in a capture: capture while that goes on, which invalidates
+  /// it, and invalid afterwards.
   virtual Status query_event(EventHandle event) noexcept = 0;
   /// Blocks until query_event would say ok. Unsafe in capture.
   virtual Status synchronize_event(EventHandle event) noexcept = 0;
@@ -114,11 +126,13 @@ class DeviceBackend {
   virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
 
   // ---- Work in stream order
-  /// Returns before the copy is done where the host side is pinned. Pageable host memory is staged: from it, the
-  /// source may be reused on return; to it, the call blocks. One side must lie inside one registration as a whole.
+  /// Returns before the copy is done where the host side is pinned; from host to host it may not. Pageable host memory
+  /// is staged: from it, the source may be reused on return; to it, the call blocks. One side must lie inside one
+  /// registration as a whole.
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
-  /// The function runs on a thread of the device's and must not call the backend.
+  /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other.
+  /// In it, events may be asked and waited for and the capture mode be exchanged; all else is not_permitted.
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture
@@ -129,9 +143,12 @@ class DeviceBackend {
   virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;
 
   // ---- Making graphs: not used by the library itself, but by its tests and by users of the simulated device
+  /// Refused, and nothing is harmed, where the stream captures already.
   virtual Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept = 0;
-  /// On an invalidated capture: capture, and no graph.
+  /// On an invalidated capture: capture, and no graph. A thread that may not end the capture ends it all the same,
+  /// without a graph. A stream that does not capture: capture.
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
+  /// Unsafe in capture.
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;

@@ -3,12 +3,13 @@
 #include <utility>
 
 namespace thole::detail {
-namespace {
 
 Errc errc_of(StatusCode code) noexcept {
   switch (code) {
     case StatusCode::out_of_memory:
       return Errc::out_of_memory;
+    case StatusCode::wrong_device:
+      return Errc::wrong_device;
     case StatusCode::capture:
       return Errc::capturing;
     case StatusCode::device_lost:
@@ -21,34 +22,37 @@ Errc errc_of(StatusCode code) noexcept {
   }
 }
 
-}  // namespace
-
 DeviceCore::DeviceCore(std::shared_ptr<DeviceBackend> made) : backend(std::move(made)) {}
 DeviceCore::~DeviceCore() = default;
+
+std::string DeviceCore::describe(Status status) const {
+  if (process_ != this_process()) return "it was made by another process, of which this one is a fork";
+  return backend->describe(status);
+}
 
 Error DeviceCore::error(Status status, std::string_view object, std::string_view call, std::string_view numbers) {
   (void)note(status);
   std::string text(object);
   text.append(" on ").append(backend->name()).append(": ").append(call);
   if (!numbers.empty()) text.append(" (").append(numbers).append(")");
-  text.append(" failed: ").append(backend->describe(status));
+  text.append(" failed: ").append(describe(status));
   return Error(errc_of(status.code), text);
 }
 
 Error DeviceCore::lost_error(std::string_view call) {
   Status status{StatusCode::device_lost};
-  {
+  if (process_ == this_process()) {
     const std::scoped_lock lock(mutex_);
     if (lost_status_) status = *lost_status_;
   }
   std::string text(call);
-  text.append(" on ").append(backend->name()).append(": the device is lost: ").append(backend->describe(status));
+  text.append(" on ").append(backend->name()).append(": the device is lost: ").append(describe(status));
   return Error(Errc::device_lost, text);
 }
 
 void DeviceCore::keep_error(Status status, std::string_view object, std::string_view call) noexcept {
   (void)note(status);
-  if (status.code == StatusCode::unloading) return;  // the process is exiting; nobody can ask any more
+  if (status.code == StatusCode::unloading || process_ != this_process()) return;  // nobody can ask for it any more
   try {
     auto made = error(status, object, call);
     const std::scoped_lock lock(mutex_);
@@ -59,11 +63,13 @@ void DeviceCore::keep_error(Status status, std::string_view object, std::string_
 }
 
 std::optional<Error> DeviceCore::take_error() noexcept {
+  if (process_ != this_process()) return std::nullopt;
   const std::scoped_lock lock(mutex_);
   return std::exchange(kept_, std::nullopt);
 }
 
 void DeviceCore::note_lost(Status status) noexcept {
+  if (process_ != this_process()) return;
   {
     const std::scoped_lock lock(mutex_);
     if (!lost_status_) lost_status_ = status;

@@ -1,6 +1,7 @@
 #pragma once
 
-// What all handles of one device share: the backend, the streams' timelines, and the first error that a destructor met.
+// What all handles of one device share: the backend, its streams, whether it is lost, and the first error that nobody
+// could be told.
 
 #include <atomic>
 #include <cstdint>
@@ -13,12 +14,16 @@
 #include <thole/error.hpp>
 
 #include "backend/backend.hpp"
+#include "backend/capture_guard.hpp"
 #include "backend/event_stock.hpp"
 #include "base/fork.hpp"
 
 namespace thole::detail {
 
 class StreamRegistry;
+
+/// What users are told for a backend's Status that is not ok.
+Errc errc_of(StatusCode code) noexcept;
 
 struct DeviceCore {
   explicit DeviceCore(std::shared_ptr<DeviceBackend> made);
@@ -27,60 +32,53 @@ struct DeviceCore {
   DeviceCore& operator=(const DeviceCore&) = delete;
 
   const std::shared_ptr<DeviceBackend> backend;
+  /// Events of the device's that nobody uses at the moment.
   EventStock events{*backend};
-  /// The streams that were used on this device (streams/stream_registry.hpp); set once by who makes the device.
+  /// The streams that were used on this device (streams/stream_registry.hpp). Set once, right after construction.
   std::shared_ptr<StreamRegistry> streams;
   /// Hands everything of the device that is finished to its heaps; returns how many blocks that were
-  /// (heap/collect.hpp). Set once by who makes the device: what stands below the heaps calls it, too.
+  /// (heap/collect.hpp). Set once, right after construction: what stands below the heaps calls it, too.
   std::size_t (*collect)(DeviceCore&) noexcept = nullptr;
 
   /// Whether a process made the device of which this one is a forked child. The library's threads do not run here, and
   /// locks may be held for ever: nothing of the device may be touched.
-  bool of_another_process() const noexcept { return made_by_ != this_process(); }
+  bool of_another_process() const noexcept { return process_ != this_process(); }
 
-  bool lost() const noexcept { return lost_.load(std::memory_order_acquire); }  // pairs with note()'s release
-  /// Remembers a device_lost (or unloading); returns the status unchanged. Called with every Status of a backend.
+  /// Whether a sticky error has ended the device. In a forked child the parent's devices are all lost.
+  bool lost() const noexcept {
+    return lost_.load(std::memory_order_acquire) || of_another_process();  // pairs with note_lost()
+  }
+  /// Marks the device as lost if the status says so, and returns the status unchanged. Pass every Status of the backend
+  /// through it.
   Status note(Status status) noexcept {
     if (status.code == StatusCode::device_lost || status.code == StatusCode::unloading) note_lost(status);
     return status;
   }
 
-  /// Turns a failed Status into an Error: `object` and `call` name who failed, `numbers` says with what.
+  /// The Error for a failed Status. `object` is what the user called, `call` what failed in it, `numbers` with what.
   Error error(Status status, std::string_view object, std::string_view call, std::string_view numbers = {});
-  /// The Error of every blocking call on a lost device.
+  /// The Error of a call on a lost device; it says why the device was lost.
   Error lost_error(std::string_view call);
-  /// Keeps the first error for Device::take_error(). Never throws.
+  /// For destructors and threads, which cannot report: the first such error waits for Device::take_error().
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   std::optional<Error> take_error() noexcept;
 
-  /// Set once memory of another device's arena is used here: who collects for that device has to ask here, too.
+  /// True once a stream of this device has used memory of another device's arena. Who collects for that arena must then
+  /// ask the streams of this device, too.
   std::atomic<bool> used_across_devices{false};
   /// Whether the library's own thread looks at the device already (streams/watcher.hpp): relaxed, a hint.
   std::atomic<bool> watched{false};
 
  private:
   void note_lost(Status status) noexcept;
+  std::string describe(Status status) const;
 
-  const std::uint32_t made_by_ = this_process();
-  alignas(64) std::atomic<bool> lost_{false};  // alone in its line: every call looks at it
+  // Alone in their line: every call looks at them.
+  alignas(64) std::atomic<bool> lost_{false};
+  const std::uint32_t process_ = this_process();  // that made it: no other may take the mutex, or call the backend
   std::mutex mutex_;
-  std::optional<Status> lost_status_;
-  std::optional<Error> kept_;
-};
-
-/// Makes calls that CUDA forbids during somebody's capture harmless: relaxed capture mode for this thread, while it
-/// lives. CUDA: "Stream Management", cudaThreadExchangeStreamCaptureMode.
-class CaptureGuard {
- public:
-  explicit CaptureGuard(DeviceBackend& backend) noexcept
-      : backend_(backend), before_(backend.exchange_capture_mode(CaptureMode::relaxed)) {}
-  ~CaptureGuard() { backend_.exchange_capture_mode(before_); }
-  CaptureGuard(const CaptureGuard&) = delete;
-  CaptureGuard& operator=(const CaptureGuard&) = delete;
-
- private:
-  DeviceBackend& backend_;
-  CaptureMode before_;
+  std::optional<Status> lost_status_;  // what the call said that met the loss first; under mutex_
+  std::optional<Error> kept_;          // what take_error() will return; under mutex_
 };
 
 }  // namespace thole::detail

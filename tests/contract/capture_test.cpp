@@ -274,13 +274,56 @@ CONTRACT_CASE("two captures cannot be merged") {
   CHECK(!second.end());
 }
 
-CONTRACT_CASE("a capture in global or thread-local mode is not ended by another thread") {
+CONTRACT_CASE("a capture in global or thread-local mode that another thread tries to end is gone") {
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
-    Capturing capturing(backend, mode);
+    const Capturing capturing(backend, mode);
     GraphHandle graph = nullptr;
     CHECK(elsewhere([&] { return backend.end_capture(capturing.stream, &graph); }).code == StatusCode::capture);
     CHECK(graph == nullptr);
+    CHECK(capturing.stream.capture().state == CaptureInfo::State::none);
   }
+}
+
+CONTRACT_CASE("a stream that captures is not made to capture again, and its capture goes on unharmed") {
+  Capturing capturing(backend, CaptureMode::relaxed);
+  const auto id = capturing.stream.capture().id;
+  CHECK(!backend.begin_capture(capturing.stream, CaptureMode::relaxed).ok());
+  CHECK(capturing.stream.capture().id == id);
+  CHECK(capturing.end());
+}
+
+CONTRACT_CASE("ending a capture that was never begun is refused") {
+  const TestStream stream(backend);
+  GraphHandle graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
+  CHECK(graph == nullptr);
+}
+
+CONTRACT_CASE("an event recorded in a capture is no event once that has ended, until it is recorded again") {
+  const TestEvent event(backend);
+  const TestStream stream(backend);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  CONTRACT_OK(backend, record_event(event, stream));
+  CONTRACT_OK(backend, destroy_graph(end_capture(backend, stream)));
+  CONTRACT_CODE(backend, query_event(event), invalid);
+  CONTRACT_CODE(backend, synchronize_event(event), invalid);
+  CONTRACT_OK(backend, record_event(event, stream));
+  CONTRACT_OK(backend, synchronize_event(event));
+}
+
+CONTRACT_CASE("instantiating a graph is unsafe in capture") {
+  const TestStream stream(backend);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  const GraphHandle graph = end_capture(backend, stream);
+  GraphExecHandle exec = nullptr;
+  const auto instantiate = [&] { return backend.instantiate_graph(graph, &exec); };
+  for (const bool by_another : {false, true}) {
+    Capturing capturing(backend, CaptureMode::global);
+    CHECK((by_another ? elsewhere(instantiate) : instantiate()).code == StatusCode::capture);
+    CHECK(!capturing.end());
+  }
+  CHECK(exec == nullptr);
+  CONTRACT_OK(backend, destroy_graph(graph));
 }
 
 CONTRACT_CASE("a capture in relaxed mode may be ended by another thread") {

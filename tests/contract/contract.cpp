@@ -8,17 +8,14 @@
 
 #include <thole/config.hpp>
 
-#include "backend/simulated/backend.hpp"
-#if __has_include("cuda_backend.hpp")
 #include "backend/cuda/cuda_backend.hpp"
-#endif
+#include "backend/simulated/backend.hpp"
 
 namespace contract {
 
 namespace {
 
 void add_gpu([[maybe_unused]] std::vector<Subject>& found, bool wanted, [[maybe_unused]] int ordinal) {
-#if __has_include("cuda_backend.hpp")
   if constexpr (thole::config::cuda) {
     auto made = thole::detail::make_cuda_backend(ordinal);
     if (made) {
@@ -27,7 +24,6 @@ void add_gpu([[maybe_unused]] std::vector<Subject>& found, bool wanted, [[maybe_
     }
     if (wanted) FAIL("THOLE_DEVICE asks for a GPU: ", made.error().what());
   }
-#endif
   if (wanted) FAIL("THOLE_DEVICE asks for a GPU, but CUDA was not compiled in");
 }
 

@@ -1,5 +1,7 @@
 // Pinned host memory and device memory.
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "contract.hpp"
@@ -76,4 +78,24 @@ CONTRACT_CASE("device memory freed in a stream can be allocated again in it with
     stream.synchronize();
     CHECK(back.holds(round));
   }
+}
+
+CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must be there and be writable") {
+  const Pages pages(2 * Pages::page);
+  CONTRACT_OK(backend, register_host(pages.data() + 100, 17));
+  CONTRACT_OK(backend, unregister_host(pages.data() + 100));
+  void* const mapped = mmap(nullptr, 3 * Pages::page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(mapped != MAP_FAILED);
+  auto* const first = static_cast<unsigned char*>(mapped);
+  CONTRACT_OK(backend, register_host(first, 3 * Pages::page));
+  CONTRACT_OK(backend, unregister_host(first));
+  REQUIRE(mprotect(first + Pages::page, Pages::page, PROT_READ) == 0);
+  CONTRACT_CODE(backend, register_host(first, 3 * Pages::page), invalid);
+  CONTRACT_CODE(backend, register_host(first + Pages::page, Pages::page), invalid);
+  REQUIRE(munmap(first + Pages::page, Pages::page) == 0);
+  CONTRACT_CODE(backend, register_host(first, 3 * Pages::page), invalid);
+  CONTRACT_CODE(backend, register_host(first + Pages::page, Pages::page), invalid);
+  CONTRACT_OK(backend, register_host(first, Pages::page));
+  CONTRACT_OK(backend, unregister_host(first));
+  REQUIRE(munmap(first, 3 * Pages::page) == 0);
 }

@@ -262,9 +262,7 @@ TEST_CASE("two simulated devices share pinned memory, events and captures, and n
   const TestStream other_stream(other);
   const OnDevice device(backend, bytes, stream);
   const TestEvent event(backend);
-  int ordinal = 0;
-  CONTRACT_OK(other, stream_ordinal(stream, &ordinal));
-  CHECK(ordinal == -1);
+  CONTRACT_CODE(other, check_stream(stream), wrong_device);
   CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
   CONTRACT_OK(backend, record_event(event, stream));
   CONTRACT_OK(other, wait_event(other_stream, event));
@@ -294,4 +292,113 @@ TEST_CASE("two launches of one executable do not run beside each other") {
   CHECK(backend.step(first, 1) == 1);
   CHECK(backend.step(second, 5) == 3);
   CHECK(count.value() == 4);
+}
+
+TEST_CASE("a full queue blocks who adds to it, until an operation of it is done") {
+  SimulationOptions options = stepped();
+  options.queue_limit = 4;
+  SimulatedBackend backend(options);
+  const TestStream stream(backend);
+  const TestStream other(backend);
+  const TestEvent event(backend);
+  Count count;
+  std::thread caller([&] {
+    for (int i = 0; i < 6; ++i) CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  });
+  for (std::size_t left = 2; left != 0; --left) {
+    while (backend.blocked_callers() != 1 || backend.pending(stream) != 4) std::this_thread::yield();
+    CONTRACT_OK(backend, record_event(event, other));  // other streams have queues of their own
+    CHECK(backend.step(other, 1) == 1);
+    CHECK(backend.step(stream, 1) == 1);
+  }
+  caller.join();
+  CHECK(backend.pending(stream) == 4);
+  CHECK(backend.run_all() == 4);
+  CHECK(count.value() == 6);
+}
+
+TEST_CASE("a device that runs by itself takes 1,000 operations behind a stuck one, and a loss lets the caller go") {
+  SimulatedBackend backend({});
+  StreamHandle stream = nullptr;
+  CONTRACT_OK(backend, create_stream(&stream));
+  backend.hold(stream);
+  Count count;
+  Status status;
+  std::thread caller([&] {
+    while (status.ok()) status = backend.launch_host_function(stream, &Count::add, &count);
+  });
+  while (backend.blocked_callers() != 1) std::this_thread::yield();
+  CHECK(backend.pending(stream) == 1'000);
+  backend.lose_device();
+  caller.join();
+  CHECK(status.code == StatusCode::device_lost);
+  CHECK(count.value() == 0);
+}
+
+TEST_CASE("all copies of one direction share one link, and the directions have one each") {
+  SimulationOptions options = stepped();
+  options.bytes_per_second = 1e9;
+  SimulatedBackend backend(options);
+  const Pinned host(backend, 1'000 * Pages::page);
+  const TestStream first(backend);
+  const TestStream second(backend);
+  const OnDevice there(backend, host.bytes(), first);
+  const OnDevice also_there(backend, host.bytes(), second);
+  backend.run_all();
+  CONTRACT_OK(backend, copy(there.data(), host.data(), host.bytes(), CopyKind::host_to_device, first));
+  CONTRACT_OK(backend, copy(also_there.data(), host.data(), host.bytes(), CopyKind::host_to_device, second));
+  backend.run_all();
+  CHECK(backend.now().count() == 2 * 4'096'000);
+  CONTRACT_OK(backend, copy(host.data(), there.data(), host.bytes(), CopyKind::device_to_host, first));
+  CONTRACT_OK(backend, copy(also_there.data(), host.data(), host.bytes(), CopyKind::host_to_device, second));
+  backend.run_all();
+  CHECK(backend.now().count() == 3 * 4'096'000);
+}
+
+TEST_CASE("in late mode nothing completes until somebody waits for it or asks for it, in other streams, too") {
+  SimulationOptions options;
+  options.late = std::chrono::hours(24 * 365);
+  SimulatedBackend backend(options);
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream first(backend);
+  const TestStream second(backend);
+  const TestEvent event(backend);
+  const OnDevice device(backend, bytes, first);
+  for (const bool asked : {false, true}) {
+    CAPTURE(asked);
+    source.fill(1);
+    CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
+    CONTRACT_OK(backend, record_event(event, first));
+    CONTRACT_OK(backend, wait_event(second, event));
+    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, second));
+    CONTRACT_OK(backend, record_event(event, second));
+    source.fill(2);  // the mistake that a fast device hides
+    if (asked) {
+      while (backend.query_event(event).code == StatusCode::not_ready) std::this_thread::yield();
+    } else {
+      second.synchronize();
+    }
+    CHECK(back.holds(2));
+    back.fill(0);
+  }
+}
+
+TEST_CASE("in late mode an operation completes in the end, though nobody asks, and so does a device") {
+  SimulationOptions options;
+  options.late = std::chrono::nanoseconds(1);
+  Count count;
+  {
+    SimulatedBackend backend(options);
+    const TestStream stream(backend);
+    CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+    count.wait_for(1);
+  }
+  options.late = std::chrono::hours(24 * 365);
+  {
+    SimulatedBackend backend(options);
+    const TestStream stream(backend);
+    CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  }
+  CHECK(count.value() == 2);
 }

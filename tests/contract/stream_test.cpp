@@ -32,11 +32,11 @@ CONTRACT_CASE("a stream's id is never used again, though its handle may be") {
   CHECK(ids.size() == 2 * rounds);
 }
 
-CONTRACT_CASE("a stream says which device it belongs to") {
+CONTRACT_CASE("a device knows its streams, and the default ones are its own") {
   const TestStream stream(backend);
-  int ordinal = -7;
-  CONTRACT_OK(backend, stream_ordinal(stream, &ordinal));
-  CHECK(ordinal == backend.ordinal());
+  CONTRACT_OK(backend, check_stream(stream));
+  for (const std::uintptr_t handle : {0U, 1U, 2U})
+    CONTRACT_OK(backend, check_stream(reinterpret_cast<StreamHandle>(handle)));
 }
 
 CONTRACT_CASE("the legacy default stream has two names and is not the per-thread one") {
@@ -146,4 +146,95 @@ CONTRACT_CASE("streams do not wait for each other") {
   CHECK(back.holds(5));
   gate.open();
   stuck.synchronize();
+}
+
+CONTRACT_CASE("one thread runs the host functions of all streams, and those of graphs") {
+  const auto look = [](void* seen) { *static_cast<std::thread::id*>(seen) = std::this_thread::get_id(); };
+  const TestStream first(backend);
+  const TestStream second(backend);
+  std::thread::id seen[3];
+  CONTRACT_OK(backend, begin_capture(second, CaptureMode::relaxed));
+  CONTRACT_OK(backend, launch_host_function(second, look, &seen[2]));
+  const TestGraph graph(backend, end_capture(backend, second));
+  CONTRACT_OK(backend, launch_host_function(first, look, &seen[0]));
+  first.synchronize();
+  CONTRACT_OK(backend, launch_host_function(second, look, &seen[1]));
+  graph.launch(second);
+  second.synchronize();
+  CHECK(seen[0] != std::thread::id());
+  CHECK(seen[1] == seen[0]);
+  CHECK(seen[2] == seen[0]);
+}
+
+CONTRACT_CASE("in a host function the device may be asked for events, and nothing else") {
+  struct Scene {
+    DeviceBackend& backend;
+    StreamHandle stream;
+    EventHandle event;
+    unsigned char* host;
+    unsigned char* device;
+    std::vector<StatusCode> refused;
+    std::vector<StatusCode> answered;
+  };
+  const Pinned host(backend, Pages::page);
+  const Pages pages(Pages::page);
+  const TestStream stream(backend);
+  const TestStream other(backend);
+  const OnDevice device(backend, Pages::page, stream);
+  const TestEvent event(backend);
+  Scene scene{backend, other, event, host.data(), device.data(), {}, {}};
+  const auto look = [](void* argument) {
+    auto& mine = *static_cast<Scene*>(argument);
+    void* made = nullptr;
+    const auto copied = mine.backend.copy(mine.device, mine.host, 16, CopyKind::host_to_device, mine.stream);
+    mine.refused = {copied.code,
+                    mine.backend.record_event(mine.event, mine.stream).code,
+                    mine.backend.wait_event(mine.stream, mine.event).code,
+                    mine.backend.create_event(&made).code,
+                    mine.backend.create_stream(&made).code,
+                    mine.backend.allocate_device(16, mine.stream, &made).code,
+                    mine.backend.synchronize_stream(mine.stream).code};
+    const CaptureMode before = mine.backend.exchange_capture_mode(CaptureMode::relaxed);
+    mine.backend.exchange_capture_mode(before);
+    mine.answered = {mine.backend.query_event(mine.event).code, mine.backend.synchronize_event(mine.event).code};
+  };
+  CONTRACT_OK(backend, launch_host_function(stream, look, &scene));
+  stream.synchronize();
+  CHECK(scene.refused == std::vector<StatusCode>(7, StatusCode::not_permitted));
+  CHECK(scene.answered == std::vector<StatusCode>(2, StatusCode::ok));
+}
+
+CONTRACT_CASE("the default streams wait for each other") {
+  void* const legacy = nullptr;
+  void* const per_thread = reinterpret_cast<void*>(2);
+  const std::pair<void*, void*> ways[] = {{legacy, per_thread}, {per_thread, legacy}};
+  for (const auto& [stuck, waiting] : ways) {
+    const TestEvent event(backend);
+    const TestStream unrelated(backend);
+    Gate gate(backend, stuck);
+    CONTRACT_OK(backend, record_event(event, waiting));
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    unrelated.synchronize();
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    gate.open();
+    CONTRACT_OK(backend, synchronize_event(event));
+    CONTRACT_OK(backend, synchronize_stream(stuck));
+  }
+}
+
+CONTRACT_CASE("the legacy stream is not to be used while a default stream captures, and using it ends the capture") {
+  void* const per_thread = reinterpret_cast<void*>(2);
+  const TestEvent event(backend);
+  CaptureInfo info;
+  CONTRACT_OK(backend, begin_capture(per_thread, CaptureMode::relaxed));
+  CONTRACT_CODE(backend, capture_info(nullptr, &info), capture);
+  CONTRACT_OK(backend, capture_info(per_thread, &info));
+  CHECK(info.state == CaptureInfo::State::active);
+  CONTRACT_CODE(backend, record_event(event, nullptr), capture);
+  CONTRACT_OK(backend, capture_info(per_thread, &info));
+  CHECK(info.state == CaptureInfo::State::invalidated);
+  GraphHandle graph = nullptr;
+  CONTRACT_CODE(backend, end_capture(per_thread, &graph), capture);
+  CONTRACT_OK(backend, record_event(event, nullptr));
+  CONTRACT_OK(backend, synchronize_event(event));
 }

@@ -8,43 +8,45 @@
 #include <thole/config.hpp>
 #include <thole/device.hpp>
 
+#include "support/child.hpp"
 #include "support/rig.hpp"
 
 using namespace support;
 
 namespace {
 
-/// Sets THOLE_DEVICE while it lives.
-class DeviceVariable {
+/// Sets a variable of the environment while it lives.
+class Variable {
  public:
-  explicit DeviceVariable(const char* value) {
-    if (const char* const before = std::getenv("THOLE_DEVICE")) before_ = before;
-    setenv("THOLE_DEVICE", value, 1);
+  Variable(const char* name, const char* value) : name_(name) {
+    if (const char* const before = std::getenv(name)) before_ = before;
+    setenv(name, value, 1);
   }
-  ~DeviceVariable() {
+  ~Variable() {
     if (before_)
-      setenv("THOLE_DEVICE", before_->c_str(), 1);
+      setenv(name_, before_->c_str(), 1);
     else
-      unsetenv("THOLE_DEVICE");
+      unsetenv(name_);
   }
-  DeviceVariable(const DeviceVariable&) = delete;
-  DeviceVariable& operator=(const DeviceVariable&) = delete;
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
 
  private:
+  const char* name_;
   std::optional<std::string> before_;
 };
 
 }  // namespace
 
 TEST_CASE("THOLE_DEVICE=simulated makes best() a simulated device") {
-  const DeviceVariable variable("simulated");
+  const Variable variable("THOLE_DEVICE", "simulated");
   CHECK(Device::best().backend() == thole::Backend::simulated);
   CHECK(Device::best().name() == "simulated");
 }
 
 TEST_CASE("any other THOLE_DEVICE is an error that quotes it") {
   for (const char* const value : {"nonsense", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "CUDA", "simulated "}) {
-    const DeviceVariable variable(value);
+    const Variable variable("THOLE_DEVICE", value);
     const auto text = errc_text([] { (void)Device::best(); }, Errc::invalid_argument);
     CHECK(has(text, std::string("\"") + value + "\""));
     CHECK(has(text, "THOLE_DEVICE"));
@@ -56,7 +58,7 @@ TEST_CASE("a GPU that does not exist is no_device, and the text says which was a
     CHECK(has(errc_text([&] { (void)Device::cuda(ordinal); }, Errc::no_device), std::to_string(ordinal)));
     CHECK(has(errc_text_of(Device::try_cuda(ordinal), Errc::no_device), std::to_string(ordinal)));
   }
-  const DeviceVariable variable("cuda:1000");
+  const Variable variable("THOLE_DEVICE", "cuda:1000");
   CHECK(has(errc_text([] { (void)Device::best(); }, Errc::no_device), "1000"));
 }
 
@@ -78,4 +80,52 @@ TEST_CASE("a GPU has no simulation's controls") {
 TEST_CASE("there is no error to take where no destructor met one") {
   Device device = Device::simulated();
   CHECK_FALSE(device.take_error().has_value());
+}
+
+TEST_CASE("a forked child's copy of a device is lost, says why, and can be dropped; a new device works") {
+  const Rig rig(stepped());
+  CHECK(in_child([&] {
+          if (!rig.device.lost()) return 1;
+          try {
+            const Stream stream(rig.device);
+            return 2;
+          } catch (const Error& error) {
+            if (error.errc() != Errc::device_lost) return 3;
+            if (!has(error.what(), "made by another process")) return 4;
+          }
+          const Device own = stepped();
+          const Stream stream(own);
+          return own.lost() ? 5 : 0;
+        }) == 0);
+  CHECK(!rig.device.lost());
+}
+
+TEST_CASE("a test can run code in the middle of a call that thole makes") {
+  const Device device = stepped();
+  const Stream stream(device);
+  std::string order;
+  device.simulation().before_call(SimulatedCall::synchronize_stream, [&] { order += "before "; });
+  device.simulation().after_call(SimulatedCall::synchronize_stream, [&] { order += "after "; });
+  stream.synchronize();
+  CHECK(order == "before after ");
+  stream.synchronize();
+  CHECK(order == "before after ");
+}
+
+TEST_CASE("best() is one simulated device, while simulated() makes new ones") {
+  const Variable variable("THOLE_DEVICE", "simulated");
+  CHECK(Device::best() == Device::best());
+  CHECK(Device::best() != Device::simulated());
+}
+
+TEST_CASE("THOLE_SIMULATION is understood, or refused with the words that it may have") {
+  for (const char* const good : {"late", "seed=7", "late,seed=7", "seed=7,late", ""}) {
+    const Variable variable("THOLE_SIMULATION", good);
+    CHECK(!Device::simulated().lost());
+  }
+  for (const char* const bad : {"later", "seed=", "seed=x", "seed=7x", "late seed=7", "late,,seed=7"}) {
+    const Variable variable("THOLE_SIMULATION", bad);
+    CHECK(has(errc_text([] { (void)Device::simulated(); }, Errc::invalid_argument), bad));
+    CHECK(!Device::simulated({.stepped = true}).lost());
+  }
 }

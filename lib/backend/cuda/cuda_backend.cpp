@@ -8,104 +8,23 @@
 
 #include <cuda_runtime_api.h>
 
+#include "backend/capture_guard.hpp"
+#include "backend/cuda/cuda_context.hpp"
+#include "backend/cuda/cuda_errors.hpp"
+#include "base/fork.hpp"
+
 namespace thole::detail {
 namespace {
-
-/// What a cudaError_t means to the layers above. CUDA: "CUDA Runtime API", Data types, cudaError: the sticky ones say
-/// that the process must be ended to use CUDA again.
-StatusCode code_of(cudaError_t error) noexcept {
-  // Two of them by number: CUDA 12's first runtimes have no name for them, while their driver may report them.
-  constexpr int contained = 226, tensor_memory_leak = 721;
-  switch (static_cast<int>(error)) {
-    case cudaSuccess:
-      return StatusCode::ok;
-    case cudaErrorNotReady:
-      return StatusCode::not_ready;
-    case cudaErrorMemoryAllocation:
-      return StatusCode::out_of_memory;
-    case cudaErrorCudartUnloading:
-      return StatusCode::unloading;
-    case cudaErrorInvalidValue:
-    case cudaErrorInvalidResourceHandle:
-    case cudaErrorInvalidDevicePointer:
-    case cudaErrorHostMemoryAlreadyRegistered:
-    case cudaErrorHostMemoryNotRegistered:
-      return StatusCode::invalid;
-    case cudaErrorStreamCaptureUnsupported:
-    case cudaErrorStreamCaptureInvalidated:
-    case cudaErrorStreamCaptureMerge:
-    case cudaErrorStreamCaptureUnmatched:
-    case cudaErrorStreamCaptureUnjoined:
-    case cudaErrorStreamCaptureIsolation:
-    case cudaErrorStreamCaptureImplicit:
-    case cudaErrorStreamCaptureWrongThread:
-    case cudaErrorIllegalState:  // what ending a capture says after another thread has tried to
-    case cudaErrorCapturedEvent:
-      return StatusCode::capture;
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable:
-    case contained:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorContextIsDestroyed:
-    case cudaErrorAssert:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case tensor_memory_leak:
-    case cudaErrorMpsClientTerminated:
-    case cudaErrorExternalDevice:
-      return StatusCode::device_lost;
-    default:
-      return StatusCode::failed;
-  }
-}
-
-/// A failure of ours is returned, and not left for the program's next cudaGetLastError().
-Status status_of(cudaError_t error) noexcept {
-  if (error != cudaSuccess && cudaPeekAtLastError() == error) (void)cudaGetLastError();
-  return {code_of(error), static_cast<int>(error)};
-}
 
 cudaStream_t stream_of(StreamHandle stream) noexcept { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t event_of(EventHandle event) noexcept { return static_cast<cudaEvent_t>(event); }
 cudaGraph_t graph_of(GraphHandle graph) noexcept { return static_cast<cudaGraph_t>(graph); }
 cudaGraphExec_t exec_of(GraphExecHandle exec) noexcept { return static_cast<cudaGraphExec_t>(exec); }
 
-/// The two default streams are those of the calling thread's current device; all others know theirs.
+/// The default streams are those of the current context; all others know theirs.
 bool is_default(StreamHandle stream) noexcept {
   return stream == nullptr || stream_of(stream) == cudaStreamLegacy || stream_of(stream) == cudaStreamPerThread;
 }
-
-bool several_gpus() noexcept {
-  static const bool several = cuda_device_count() > 1;
-  return several;
-}
-
-/// Makes a device current while it lives, and the program's own again afterwards; costs nothing where there is one GPU.
-/// A stream knows its device, but that is not enough: the default streams are the current device's, and a copy to or
-/// from memory of a pool (CUDA 13.0) fails with cudaErrorInvalidValue while another device is current. CUDA: "Device
-/// Management", cudaSetDevice.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int ordinal) noexcept {
-    if (!several_gpus()) return;
-    if (cudaGetDevice(&before_) != cudaSuccess) (void)cudaGetLastError();
-    changed_ = before_ != ordinal && cudaSetDevice(ordinal) == cudaSuccess;
-  }
-  ~CurrentDevice() {
-    if (changed_) (void)cudaSetDevice(before_);
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_ = -1;
-  bool changed_ = false;
-};
 
 /// What a graph holds: CUDA calls `release_kept` once when the graph and its executables are gone.
 struct Kept {
@@ -122,20 +41,46 @@ void CUDART_CB release_kept(void* kept) {
 
 class CudaBackend final : public DeviceBackend {
  public:
-  CudaBackend(int ordinal, std::string name, cudaMemPool_t pool)
-      : ordinal_(ordinal), name_(std::move(name)), pool_(pool) {}
-  ~CudaBackend() override { (void)cudaMemPoolDestroy(pool_); }
+  CudaBackend(int ordinal, std::string name, CUcontext context)
+      : ordinal_(ordinal), name_(std::move(name)), context_(context) {}
+  ~CudaBackend() override {
+    if (pool_ != nullptr) (void)call([&] { return cudaMemPoolDestroy(pool_); });
+  }
+
+  /// The device's memory comes from a pool of our own, so that the settings of the device's stay the program's. CUDA:
+  /// "Stream Ordered Memory Allocator".
+  Status make_pool() noexcept {
+    cudaMemPoolProps wanted{};
+    wanted.allocType = cudaMemAllocationTypePinned;
+    wanted.location.type = cudaMemLocationTypeDevice;
+    wanted.location.id = ordinal_;
+    Status status = call([&] { return cudaMemPoolCreate(&pool_, &wanted); });
+    // Memory that a stream has freed stays for the next allocation, instead of going back to the system at each
+    // synchronisation; and no stream is made to wait for another one to get it.
+    std::uint64_t threshold = UINT64_MAX;
+    int wait_for_others = 0;
+    if (status.ok())
+      status = call([&] { return cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &threshold); });
+    if (status.ok()) {
+      status = call(
+          [&] { return cudaMemPoolSetAttribute(pool_, cudaMemPoolReuseAllowInternalDependencies, &wait_for_others); });
+    }
+    return status;
+  }
 
   bool simulated() const noexcept override { return false; }
   int ordinal() const noexcept override { return ordinal_; }
   std::string_view name() const noexcept override { return name_; }
   std::string describe(Status status) const override {
+    if (process_ != this_process()) return "the device was made by another process";
     if (status.native == 0) {
       switch (status.code) {
         case StatusCode::out_of_memory:
           return "the system has no memory";
         case StatusCode::capture:
           return "a graph capture is going on";
+        case StatusCode::wrong_device:
+          return "the stream belongs to another device, or to a context that is not the device's primary one";
         case StatusCode::device_lost:
           return "the device is lost";
         default:
@@ -148,82 +93,69 @@ class CudaBackend final : public DeviceBackend {
 
   // CUDA: "Memory Management", cudaHostRegister.
   Status register_host(void* data, std::size_t bytes) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaHostRegister(data, bytes, cudaHostRegisterPortable));
+    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable); });
   }
   Status unregister_host(void* data) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaHostUnregister(data));
+    return call([&] { return cudaHostUnregister(data); });
   }
   Status allocate_host(std::size_t bytes, void** data) noexcept override {
-    const CurrentDevice current(ordinal_);
     void* made = nullptr;
-    const Status status = status_of(cudaHostAlloc(&made, bytes, cudaHostAllocPortable));
+    const Status status = call([&] { return cudaHostAlloc(&made, bytes, cudaHostAllocPortable); });
     if (status.ok()) *data = made;
     return status;
   }
   Status free_host(void* data) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaFreeHost(data));
+    return call([&] { return cudaFreeHost(data); });
   }
 
-  // CUDA: "Stream Ordered Memory Allocator". A pool of our own, so that the settings of the device's stay the
-  // program's.
+  // CUDA: "Stream Ordered Memory Allocator".
   Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept override {
-    const CurrentDevice current(ordinal_);
     void* made = nullptr;
-    const Status status = status_of(cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream)));
+    const Status status = call([&] { return cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream)); });
     if (status.ok()) *data = made;
     return status;
   }
   Status free_device(void* data, StreamHandle stream) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaFreeAsync(data, stream_of(stream)));
+    return call([&] { return cudaFreeAsync(data, stream_of(stream)); });
   }
 
   // CUDA: "Stream Management".
   Status create_stream(StreamHandle* stream) noexcept override {
-    const CurrentDevice current(ordinal_);
     cudaStream_t made = nullptr;
-    const Status status = status_of(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+    const Status status = call([&] { return cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking); });
     if (status.ok()) *stream = made;
     return status;
   }
   Status destroy_stream(StreamHandle stream) noexcept override {
-    return status_of(cudaStreamDestroy(stream_of(stream)));
+    return call([&] { return cudaStreamDestroy(stream_of(stream)); });
   }
   Status synchronize_stream(StreamHandle stream) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaStreamSynchronize(stream_of(stream)));
+    return call([&] { return cudaStreamSynchronize(stream_of(stream)); });
   }
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override {
-    const CurrentDevice current(ordinal_);
     unsigned long long number = 0;
-    const Status status = status_of(cudaStreamGetId(stream_of(stream), &number));
+    const Status status = call([&] { return cudaStreamGetId(stream_of(stream), &number); });
     if (status.ok()) *id = number;
     return status;
   }
-  Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept override {
-#if CUDART_VERSION >= 12080
-    if (!is_default(stream)) return status_of(cudaStreamGetDevice(stream_of(stream), ordinal));
-#else
-    (void)stream;  // this runtime cannot tell; a stream of another device is refused by its first event
-#endif
-    *ordinal = ordinal_;
-    return {};
+  Status check_stream(StreamHandle stream) noexcept override {
+    if (process_ != this_process()) return {StatusCode::device_lost};
+    if (is_default(stream)) return {};
+    const CUcontext context = context_of(stream_of(stream));
+    if (context == nullptr) return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+    return {context == context_ ? StatusCode::ok : StatusCode::wrong_device};
   }
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override {
-    const CurrentDevice current(ordinal_);
     cudaStreamCaptureStatus state = cudaStreamCaptureStatusNone;
     unsigned long long id = 0;
     cudaGraph_t graph = nullptr;
+    const Status status = call([&] {
 #if CUDART_VERSION >= 13000
-    const cudaError_t error =
-        cudaStreamGetCaptureInfo(stream_of(stream), &state, &id, &graph, nullptr, nullptr, nullptr);
+      return cudaStreamGetCaptureInfo(stream_of(stream), &state, &id, &graph, nullptr, nullptr, nullptr);
 #else
-    const cudaError_t error = cudaStreamGetCaptureInfo_v2(stream_of(stream), &state, &id, &graph, nullptr, nullptr);
+      return cudaStreamGetCaptureInfo_v2(stream_of(stream), &state, &id, &graph, nullptr, nullptr);
 #endif
-    const Status status = status_of(error);
+    });
     if (!status.ok()) return status;
     switch (state) {
       case cudaStreamCaptureStatusNone:
@@ -240,41 +172,41 @@ class CudaBackend final : public DeviceBackend {
 
   // CUDA: "Event Management".
   Status create_event(EventHandle* event) noexcept override {
-    const CurrentDevice current(ordinal_);
     cudaEvent_t made = nullptr;
-    const Status status = status_of(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+    const Status status = call([&] { return cudaEventCreateWithFlags(&made, cudaEventDisableTiming); });
     if (status.ok()) *event = made;
     return status;
   }
-  Status destroy_event(EventHandle event) noexcept override { return status_of(cudaEventDestroy(event_of(event))); }
-  Status record_event(EventHandle event, StreamHandle stream) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaEventRecord(event_of(event), stream_of(stream)));
+  Status destroy_event(EventHandle event) noexcept override {
+    return call([&] { return cudaEventDestroy(event_of(event)); });
   }
-  Status query_event(EventHandle event) noexcept override { return status_of(cudaEventQuery(event_of(event))); }
+  Status record_event(EventHandle event, StreamHandle stream) noexcept override {
+    return call([&] { return cudaEventRecord(event_of(event), stream_of(stream)); });
+  }
+  Status query_event(EventHandle event) noexcept override {
+    return call([&] { return cudaEventQuery(event_of(event)); });
+  }
   Status synchronize_event(EventHandle event) noexcept override {
-    return status_of(cudaEventSynchronize(event_of(event)));
+    return call([&] { return cudaEventSynchronize(event_of(event)); });
   }
   Status wait_event(StreamHandle stream, EventHandle event) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
+    return call([&] { return cudaStreamWaitEvent(stream_of(stream), event_of(event), 0); });
   }
 
   Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
               StreamHandle stream) noexcept override {
-    const CurrentDevice current(ordinal_);
     static constexpr cudaMemcpyKind kinds[] = {cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice,
                                                cudaMemcpyHostToHost};
-    return status_of(cudaMemcpyAsync(destination, source, bytes, kinds[static_cast<int>(kind)], stream_of(stream)));
+    return call(
+        [&] { return cudaMemcpyAsync(destination, source, bytes, kinds[static_cast<int>(kind)], stream_of(stream)); });
   }
   Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaLaunchHostFunc(stream_of(stream), function, argument));
+    return call([&] { return cudaLaunchHostFunc(stream_of(stream), function, argument); });
   }
 
   CaptureMode exchange_capture_mode(CaptureMode mode) noexcept override {
     cudaStreamCaptureMode exchanged = native_mode(mode);
-    if (cudaThreadExchangeStreamCaptureMode(&exchanged) != cudaSuccess) return mode;
+    if (!call([&] { return cudaThreadExchangeStreamCaptureMode(&exchanged); }).ok()) return mode;
     switch (exchanged) {
       case cudaStreamCaptureModeGlobal:
         return CaptureMode::global;
@@ -289,46 +221,53 @@ class CudaBackend final : public DeviceBackend {
     auto* const kept = new (std::nothrow) Kept{object, release};
     if (kept == nullptr) return {StatusCode::out_of_memory};
     cudaUserObject_t user_object = nullptr;
-    cudaError_t error = cudaUserObjectCreate(&user_object, kept, release_kept, 1, cudaUserObjectNoDestructorSync);
-    if (error != cudaSuccess) {
+    Status status =
+        call([&] { return cudaUserObjectCreate(&user_object, kept, release_kept, 1, cudaUserObjectNoDestructorSync); });
+    if (!status.ok()) {
       delete kept;
-      return status_of(error);
+      return status;
     }
-    error = cudaGraphRetainUserObject(graph_of(graph), user_object, 1, cudaGraphUserObjectMove);
-    if (error == cudaSuccess) return {};
+    status = call([&] { return cudaGraphRetainUserObject(graph_of(graph), user_object, 1, cudaGraphUserObjectMove); });
+    if (status.ok()) return status;
     kept->wanted.store(false, std::memory_order_release);  // the object stays the caller's
-    (void)cudaUserObjectRelease(user_object, 1);
-    return status_of(error);
+    (void)call([&] { return cudaUserObjectRelease(user_object, 1); });
+    return status;
   }
 
   Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaStreamBeginCapture(stream_of(stream), native_mode(mode)));
+    return call([&] { return cudaStreamBeginCapture(stream_of(stream), native_mode(mode)); });
   }
   Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept override {
-    const CurrentDevice current(ordinal_);
     cudaGraph_t made = nullptr;
-    const Status status = status_of(cudaStreamEndCapture(stream_of(stream), &made));
+    const Status status = call([&] { return cudaStreamEndCapture(stream_of(stream), &made); });
     if (status.ok()) *graph = made;
     return status;
   }
   Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept override {
-    const CurrentDevice current(ordinal_);
     cudaGraphExec_t made = nullptr;
-    const Status status = status_of(cudaGraphInstantiate(&made, graph_of(graph), 0));
+    const Status status = call([&] { return cudaGraphInstantiate(&made, graph_of(graph), 0); });
     if (status.ok()) *exec = made;
     return status;
   }
   Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept override {
-    const CurrentDevice current(ordinal_);
-    return status_of(cudaGraphLaunch(exec_of(exec), stream_of(stream)));
+    return call([&] { return cudaGraphLaunch(exec_of(exec), stream_of(stream)); });
   }
-  Status destroy_graph(GraphHandle graph) noexcept override { return status_of(cudaGraphDestroy(graph_of(graph))); }
+  Status destroy_graph(GraphHandle graph) noexcept override {
+    return call([&] { return cudaGraphDestroy(graph_of(graph)); });
+  }
   Status destroy_graph_exec(GraphExecHandle exec) noexcept override {
-    return status_of(cudaGraphExecDestroy(exec_of(exec)));
+    return call([&] { return cudaGraphExecDestroy(exec_of(exec)); });
   }
 
  private:
+  /// Each call of CUDA's goes through here: never in a forked child, and with the device's context current.
+  template <class F>
+  Status call(F f) noexcept {
+    if (process_ != this_process()) return {StatusCode::device_lost};
+    const CurrentContext current(context_);
+    return status_of(f());
+  }
+
   static cudaStreamCaptureMode native_mode(CaptureMode mode) noexcept {
     switch (mode) {
       case CaptureMode::global:
@@ -342,49 +281,45 @@ class CudaBackend final : public DeviceBackend {
 
   const int ordinal_;
   const std::string name_;
-  const cudaMemPool_t pool_;
+  const CUcontext context_;
+  const std::uint32_t process_ = this_process();  // that made it
+  cudaMemPool_t pool_ = nullptr;
 };
 
 }  // namespace
 
 int cuda_device_count() noexcept {
   int count = 0;
-  return status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
+  return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
 }
 
 Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal) {
-  const auto failed = [ordinal](cudaError_t error, const char* call) {
-    const Status status = status_of(error);
-    const auto text = "Device::cuda(" + std::to_string(ordinal) + "): " + call + " failed: " + cudaGetErrorName(error) +
-                      ": " + cudaGetErrorString(error);
-    return tl::unexpected(Error(status.code == StatusCode::device_lost ? Errc::device_lost : Errc::device_error, text));
+  const auto refused = [ordinal](Errc code, const std::string& why) {
+    return tl::unexpected(Error(code, "Device::cuda(" + std::to_string(ordinal) + "): " + why));
   };
+  if (!may_call_cuda())
+    return refused(Errc::no_device, "this process is a fork of one that has used CUDA, and cannot use it itself");
   if (const int count = cuda_device_count(); ordinal < 0 || ordinal >= count)
-    return tl::unexpected(Error(Errc::no_device, "Device::cuda: there is no GPU with ordinal " +
-                                                     std::to_string(ordinal) + "; CUDA finds " +
-                                                     std::to_string(count)));
-  const CurrentDevice current(ordinal);
-  // Initialises the primary context. CUDA: "Device Management", cudaInitDevice.
-  if (const auto error = cudaInitDevice(ordinal, 0, 0); error != cudaSuccess) return failed(error, "cudaInitDevice");
+    return refused(Errc::no_device, "there is no GPU with this ordinal; CUDA finds " + std::to_string(count));
+  auto context = retain_primary_context(ordinal);
+  if (!context) return tl::unexpected(std::move(context.error()));
+  const CurrentContext current(*context);
   cudaDeviceProp properties{};
-  if (const auto error = cudaGetDeviceProperties(&properties, ordinal); error != cudaSuccess)
-    return failed(error, "cudaGetDeviceProperties");
-  cudaMemPoolProps wanted{};
-  wanted.allocType = cudaMemAllocationTypePinned;
-  wanted.location.type = cudaMemLocationTypeDevice;
-  wanted.location.id = ordinal;
-  cudaMemPool_t pool = nullptr;
-  if (const auto error = cudaMemPoolCreate(&pool, &wanted); error != cudaSuccess)
-    return failed(error, "cudaMemPoolCreate");
-  // Memory that a stream has freed stays for the next allocation, instead of going back to the system at each
-  // synchronisation.
-  std::uint64_t threshold = UINT64_MAX;
-  if (const auto error = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold);
-      error != cudaSuccess) {
-    (void)cudaMemPoolDestroy(pool);
-    return failed(error, "cudaMemPoolSetAttribute");
+  int has_pools = 0;
+  Status status = status_of(cudaGetDeviceProperties(&properties, ordinal));
+  if (status.ok()) status = status_of(cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, ordinal));
+  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context);
+  if (status.ok() && has_pools == 0) {
+    return refused(Errc::no_device, std::string(properties.name) +
+                                        " has no memory pools, so that device memory cannot be freed in stream order");
   }
-  return std::make_shared<CudaBackend>(ordinal, properties.name, pool);
+  const CaptureGuard guard(*backend);
+  if (status.ok()) status = backend->make_pool();
+  if (!status.ok()) {
+    return refused(status.code == StatusCode::device_lost ? Errc::device_lost : Errc::device_error,
+                   "making the device failed: " + backend->describe(status));
+  }
+  return backend;
 }
 
 }  // namespace thole::detail

@@ -1,6 +1,6 @@
 #pragma once
 
-// The GPU, through CUDA's runtime. cuda_backend.cpp is the only file of the library that calls CUDA.
+// The GPU, through CUDA's runtime. This folder is the only one of the library that calls CUDA.
 
 #include <memory>
 
@@ -10,10 +10,11 @@
 
 namespace thole::detail {
 
-/// How many GPUs answer; 0 where there is no driver.
+/// How many GPUs answer; 0 where there is no driver, and in a forked child of a process that has used CUDA.
 int cuda_device_count() noexcept;
 
-/// Initialises the device's primary context, which may take a second. Errors: no_device, device_error, device_lost.
+/// Initialises the device's primary context, which may take a second, and no other device's. Errors: no_device,
+/// device_error, device_lost.
 Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal);
 
 }  // namespace thole::detail

@@ -1,11 +1,12 @@
-// The seam's calls on streams, events and work. Memory is in simulated_backend_memory.cpp, graphs in
-// simulated_backend_graph.cpp.
+// The seam's calls on streams, events and work, and what all of them need.
 
 #include "backend/simulated/backend.hpp"
 
 #include <algorithm>
 
 #include "backend/simulated/call.hpp"
+#include "backend/simulated/capture.hpp"
+#include "backend/simulated/run.hpp"
 
 namespace thole::detail {
 
@@ -13,29 +14,33 @@ using namespace simulated;
 
 namespace simulated {
 
-std::shared_ptr<simulated::Stream> make_stream(Device& device) {
-  auto stream = std::make_shared<simulated::Stream>();
+StreamPtr make_stream(SimulatedDevice& device) {
+  auto stream = std::make_shared<SimulatedStream>();
   stream->device = &device;
   stream->id = ++machine().last_stream_id;
-  stream->mode = device.options.stepped ? Stream::Mode::stepped : Stream::Mode::automatic;
+  stream->mode = device.options.stepped ? SimulatedStream::Mode::stepped : SimulatedStream::Mode::automatic;
   device.streams.emplace(stream->id, stream);
   return stream;
 }
 
-std::shared_ptr<Stream> find_stream(Device& device, StreamHandle handle) {
-  const auto made = [&](std::shared_ptr<Stream>& stream) {
+StreamPtr find_stream(SimulatedDevice& device, StreamHandle handle) {
+  const auto made = [&](StreamPtr& stream) -> StreamPtr& {
     if (stream == nullptr) stream = make_stream(device);
     return stream;
   };
   if (handle == nullptr || handle == legacy_handle) return made(device.legacy_stream);
-  if (handle == per_thread_handle) return made(device.thread_streams[thread_number()]);
+  if (handle == per_thread_handle) {
+    const auto& stream = made(device.thread_streams[thread_number()]);
+    stream->per_thread = true;
+    return stream;
+  }
   if (!machine().slot_handles.contains(handle)) return nullptr;
   const auto& stream = static_cast<StreamSlot*>(handle)->stream;
   return stream != nullptr && stream->device != nullptr ? stream : nullptr;
 }
 
-Event* find_event(EventHandle handle) {
-  return machine().events.contains(handle) ? static_cast<Event*>(handle) : nullptr;
+SimulatedEvent* find_event(EventHandle handle) {
+  return machine().events.contains(handle) ? static_cast<SimulatedEvent*>(handle) : nullptr;
 }
 
 }  // namespace simulated
@@ -45,16 +50,18 @@ std::shared_ptr<DeviceBackend> make_simulated_backend(const SimulationOptions& o
 }
 
 SimulatedBackend::SimulatedBackend(const SimulationOptions& options)
-    : device_(std::make_shared<simulated::Device>(options)) {
+    : device_(std::make_shared<SimulatedDevice>(options)) {
   const std::scoped_lock lock(machine().mutex);
-  machine().devices.push_back(device_.get());
+  machine().devices.push_back(device_);
 }
 
-SimulatedBackend::~SimulatedBackend() { shut_down(*device_); }
+SimulatedBackend::~SimulatedBackend() {
+  if (device_->process == this_process()) shut_down(*device_);
+}
 
 std::string SimulatedBackend::describe(Status status) const {
   std::string text(refusal_text(status.native));
-  if (status.code != StatusCode::device_lost) return text;
+  if (status.code != StatusCode::device_lost || device_->process != this_process()) return text;
   const std::scoped_lock lock(machine().mutex);
   return device_->lost_because.empty() ? text : text + " (" + device_->lost_because + ")";
 }
@@ -79,64 +86,68 @@ Status SimulatedBackend::create_stream(StreamHandle* stream) noexcept {
 
 Status SimulatedBackend::destroy_stream(StreamHandle handle) noexcept {
   Garbage garbage;
-  return locked([&](Lock&) -> Status {
-    if (!machine().slot_handles.contains(handle)) return refuse(Refusal::invalid_handle);
-    auto* slot = static_cast<StreamSlot*>(handle);
-    if (slot->stream == nullptr) return refuse(Refusal::invalid_handle);
-    const auto stream = std::move(slot->stream);
-    slot->stream = nullptr;
-    machine().free_slots.push_back(slot);
-    if (stream->device == nullptr) return {};
-    if (const auto capture = stream->capture) {
-      if (capture->origin == stream) {
-        discard(capture, garbage);
-      } else {
-        invalidate(*capture);
-      }
-    }
-    stream->destroyed = true;
-    stream->mode = stream->device->options.stepped ? Stream::Mode::stepped : Stream::Mode::automatic;
-    if (stream->queue.empty() && !stream->running) {
-      stream->device->streams.erase(stream->id);
-    } else {
-      schedule(stream);
-    }
-    return {};
-  });
+  return call(
+      *device_, SimulatedCall::destroy_stream,
+      [&](Lock&) -> Status {
+        if (!machine().slot_handles.contains(handle)) return refuse(Refusal::invalid_handle);
+        auto* slot = static_cast<StreamSlot*>(handle);
+        if (slot->stream == nullptr) return refuse(Refusal::invalid_handle);
+        const auto stream = std::move(slot->stream);
+        slot->stream = nullptr;
+        machine().free_slots.push_back(slot);
+        if (stream->device == nullptr) return {};
+        if (const auto capture = stream->capture) {
+          if (capture->origin == stream) {
+            discard(capture, garbage);
+          } else {
+            invalidate(*capture);
+          }
+        }
+        stream->destroyed = true;
+        stream->mode =
+            stream->device->options.stepped ? SimulatedStream::Mode::stepped : SimulatedStream::Mode::automatic;
+        if (stream->queue.empty() && !stream->running) {
+          stream->device->streams.erase(stream->id);
+        } else {
+          schedule(stream);
+        }
+        return {};
+      },
+      Lost::taken);
 }
 
 Status SimulatedBackend::synchronize_stream(StreamHandle handle) noexcept {
-  return stream_call(*device_, handle, [&](Lock& lock, const auto& stream) -> Status {
-    if (stream->capture) {
-      invalidate(*stream->capture);
-      return refuse(Refusal::capture_unsupported);
-    }
-    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    // An allocation is the driver's bookkeeping: a caller who waits for nothing else needs nobody to step it.
-    const auto allocates = [](const Operation& operation) { return operation.kind == Operation::Kind::allocate; };
-    if (stream->mode == Stream::Mode::stepped && std::ranges::all_of(stream->queue, allocates)) {
-      while (stream->can_go_on() && allocates(stream->queue.front())) run_one(lock, stream);
-    }
-    return wait_for_stream(lock, stream, stream->enqueued) ? Status{} : refuse(Refusal::lost);
-  });
+  return stream_call(
+      *device_, SimulatedCall::synchronize_stream, handle, [&](Lock& lock, const auto& stream) -> Status {
+        if (stream->capture) {
+          invalidate(*stream->capture);
+          return refuse(Refusal::capture_unsupported);
+        }
+        if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+        // An allocation is the driver's bookkeeping: a caller who waits for nothing else needs nobody to step it.
+        const auto allocates = [](const Operation& operation) { return operation.kind == Operation::Kind::allocate; };
+        if (stream->mode == SimulatedStream::Mode::stepped && std::ranges::all_of(stream->queue, allocates)) {
+          while (stream->can_go_on() && allocates(stream->queue.front())) run_one(lock, stream);
+        }
+        return wait_for_stream(lock, stream, stream->enqueued) ? Status{} : refuse(Refusal::lost);
+      });
 }
 
 Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::stream_id, handle, [&](Lock&, const auto& stream) -> Status {
     *id = stream->id;
     return {};
   });
 }
 
-Status SimulatedBackend::stream_ordinal(StreamHandle handle, int* ordinal) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
-    *ordinal = stream->device == device_.get() ? 0 : -1;
-    return {};
+Status SimulatedBackend::check_stream(StreamHandle handle) noexcept {
+  return stream_call(*device_, SimulatedCall::check_stream, handle, [&](Lock&, const auto& stream) -> Status {
+    return stream->device == device_.get() ? Status{} : refuse(Refusal::another_device);
   });
 }
 
 Status SimulatedBackend::capture_info(StreamHandle handle, CaptureInfo* info) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::capture_info, handle, [&](Lock&, const auto& stream) -> Status {
     CaptureInfo answer;
     if (const auto& capture = stream->capture) {
       answer.id = capture->id;
@@ -152,7 +163,7 @@ Status SimulatedBackend::capture_info(StreamHandle handle, CaptureInfo* info) no
 
 Status SimulatedBackend::create_event(EventHandle* event) noexcept {
   return call(*device_, SimulatedCall::create_event, [&](Lock&) -> Status {
-    auto made = std::make_unique<simulated::Event>();
+    auto made = std::make_unique<SimulatedEvent>();
     made->device = device_.get();
     machine().events.insert(made.get());
     *event = made.release();
@@ -162,18 +173,21 @@ Status SimulatedBackend::create_event(EventHandle* event) noexcept {
 }
 
 Status SimulatedBackend::destroy_event(EventHandle handle) noexcept {
-  return locked([&](Lock&) -> Status {
-    const std::unique_ptr<simulated::Event> event(find_event(handle));
-    if (event == nullptr) return refuse(Refusal::invalid_handle);
-    machine().events.erase(handle);
-    if (event->device == device_.get()) --device_->live_events;
-    return {};
-  });
+  return call(
+      *device_, SimulatedCall::destroy_event,
+      [&](Lock&) -> Status {
+        const std::unique_ptr<SimulatedEvent> event(find_event(handle));
+        if (event == nullptr) return refuse(Refusal::invalid_handle);
+        machine().events.erase(handle);
+        if (event->device == device_.get()) --device_->live_events;
+        return {};
+      },
+      Lost::taken);
 }
 
 Status SimulatedBackend::record_event(EventHandle handle, StreamHandle stream_handle) noexcept {
   return stream_call(*device_, SimulatedCall::record_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
-    simulated::Event* event = find_event(handle);
+    SimulatedEvent* event = find_event(handle);
     if (event == nullptr || event->device != stream->device) return refuse(Refusal::invalid_handle);
     if (stream->capture) return capture_record(*stream, *event);
     Operation operation;
@@ -186,31 +200,34 @@ Status SimulatedBackend::record_event(EventHandle handle, StreamHandle stream_ha
   });
 }
 
+/// What asking for an event says that was last recorded in this capture.
+static Status captured_event(Capture& capture) {
+  if (capture.ended) return refuse(Refusal::invalid_value);
+  invalidate(capture);
+  return refuse(Refusal::captured_event);
+}
+
 Status SimulatedBackend::query_event(EventHandle handle) noexcept {
   return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
-    simulated::Event* event = find_event(handle);
+    SimulatedEvent* event = find_event(handle);
     if (event == nullptr) return refuse(Refusal::invalid_handle);
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (event->captured) {
-      invalidate(*event->captured);
-      return refuse(Refusal::captured_event);
-    }
+    if (event->captured) return captured_event(*event->captured);
     if (event->point == nullptr || event->point->done) return {};
+    demand(*event->point);
     return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);
   });
 }
 
 Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
-  return call(*device_, [&](Lock& lock) -> Status {
-    simulated::Event* event = find_event(handle);
+  return call(*device_, SimulatedCall::synchronize_event, [&](Lock& lock) -> Status {
+    SimulatedEvent* event = find_event(handle);
     if (event == nullptr) return refuse(Refusal::invalid_handle);
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (event->captured) {
-      invalidate(*event->captured);
-      return refuse(Refusal::captured_event);
-    }
+    if (event->captured) return captured_event(*event->captured);
     const auto point = event->point;
     if (point == nullptr) return {};
+    demand(*point);
     ++device_->blocked_callers;
     machine().changed.wait(lock, [&] { return point->done || point->lost || device_->lost; });
     --device_->blocked_callers;
@@ -220,7 +237,7 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
 
 Status SimulatedBackend::wait_event(StreamHandle stream_handle, EventHandle handle) noexcept {
   return stream_call(*device_, SimulatedCall::wait_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
-    simulated::Event* event = find_event(handle);
+    SimulatedEvent* event = find_event(handle);
     if (event == nullptr) return refuse(Refusal::invalid_handle);
     if (stream->capture || event->captured) return capture_wait(stream, *event);
     if (event->point == nullptr) return {};

@@ -6,18 +6,20 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
-#include <thole/simulation.hpp>
+#include <thole/simulation_options.hpp>
 
 #include "backend/backend.hpp"
 
 namespace thole::detail {
 
 namespace simulated {
-struct Device;
+struct SimulatedDevice;
 }
 
+// Defined in: backend.cpp, memory_calls.cpp, graph_calls.cpp, controls.cpp.
 class SimulatedBackend final : public DeviceBackend {
  public:
   explicit SimulatedBackend(const SimulationOptions& options);
@@ -45,8 +47,7 @@ class SimulatedBackend final : public DeviceBackend {
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override;
-  /// -1 for a stream of another simulated device.
-  Status stream_ordinal(StreamHandle stream, int* ordinal) noexcept override;
+  Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
 
   Status create_event(EventHandle* event) noexcept override;
@@ -69,7 +70,8 @@ class SimulatedBackend final : public DeviceBackend {
   Status destroy_graph(GraphHandle graph) noexcept override;
   Status destroy_graph_exec(GraphExecHandle exec) noexcept override;
 
-  // ---- Controls: what class Simulation (simulation.hpp) says of them. A stream that does not exist is ignored.
+  // ---- Controls: what class Simulation (<thole/simulation.hpp>) says of them. A stream that does not exist is
+  // ignored.
   void hold(StreamHandle stream);
   void release(StreamHandle stream);
   std::size_t step(StreamHandle stream, std::size_t operations);
@@ -80,6 +82,8 @@ class SimulatedBackend final : public DeviceBackend {
   std::size_t blocked_callers() const;
   std::chrono::nanoseconds now() const;
   void fail_call(SimulatedCall call, std::size_t nth);
+  void before_call(SimulatedCall call, std::function<void()> run);
+  void after_call(SimulatedCall call, std::function<void()> run);
   void lose_device();
   std::size_t pinned_bytes() const;
   std::size_t device_bytes() const;
@@ -87,7 +91,7 @@ class SimulatedBackend final : public DeviceBackend {
   std::size_t calls(SimulatedCall call) const;
 
  private:
-  const std::shared_ptr<simulated::Device> device_;
+  const std::shared_ptr<simulated::SimulatedDevice> device_;
 };
 
 /// Throws std::bad_alloc only.

@@ -7,7 +7,10 @@
 #include <new>
 #include <utility>
 
+#include "backend/simulated/capture.hpp"
 #include "backend/simulated/machine.hpp"
+#include "backend/simulated/run.hpp"
+#include "base/fork.hpp"
 
 namespace thole::detail::simulated {
 
@@ -16,62 +19,83 @@ inline void* const legacy_handle = reinterpret_cast<void*>(1);
 inline void* const per_thread_handle = reinterpret_cast<void*>(2);
 
 /// The stream that the handle means to this device and thread, or nullptr.
-std::shared_ptr<Stream> find_stream(Device& device, StreamHandle handle);
-std::shared_ptr<Stream> make_stream(Device& device);
+StreamPtr find_stream(SimulatedDevice& device, StreamHandle handle);
+StreamPtr make_stream(SimulatedDevice& device);
 /// The event of the handle, or nullptr.
-Event* find_event(EventHandle handle);
+SimulatedEvent* find_event(EventHandle handle);
 
-/// Runs `f(lock)` with the machine locked and the machine's memory errors turned into a Status.
+/// Whether a lost device still does what it is asked for, though it then reports the loss.
+enum class Lost { refused, taken };
+
+/// The refusal that a test asked for, or ok. Counts the call.
+inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
+  auto& asked = device.calls[kind];
+  ++asked.calls;
+  if (asked.fail_in == 0 || --asked.fail_in != 0) return {};
+  const bool memory = kind == SimulatedCall::register_host || kind == SimulatedCall::allocate_host ||
+                      kind == SimulatedCall::allocate_device;
+  return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
+}
+
+/// One call of the seam: runs `f(lock)` with the machine locked, and around it what a test asked for. The machine's own
+/// lack of memory becomes a Status.
 template <class F>
-Status locked(F f) noexcept {
+Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Lost::refused) noexcept {
+  if (device.process != this_process()) return refuse(Refusal::another_process);
+  if (in_host_function() && kind != SimulatedCall::query_event && kind != SimulatedCall::synchronize_event) {
+    return refuse(Refusal::not_permitted);
+  }
   try {
     Lock lock(machine().mutex);
-    const Status status = f(lock);
+    if (const auto before = std::exchange(device.calls[kind].before, nullptr)) {
+      lock.unlock();
+      before();
+      lock.lock();
+    }
+    Status status = requested(device, kind);
+    if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
+    const bool was_lost = device.lost;
+    if (status.ok()) status = f(lock);
+    if (status.ok() && was_lost) status = refuse(Refusal::lost);
     run_inline(lock);
+    const auto after = std::exchange(device.calls[kind].after, nullptr);
+    lock.unlock();
+    if (after) after();
     return status;
   } catch (const std::bad_alloc&) {
     return refuse(Refusal::out_of_memory);
   }
 }
 
-/// As `locked`, for a call that a lost device refuses.
-template <class F>
-Status call(Device& device, F f) noexcept {
-  return locked([&](Lock& lock) { return device.lost ? refuse(Refusal::lost) : f(lock); });
-}
-
-/// As `call`, for one that is counted and can be made to fail.
-template <class F>
-Status call(Device& device, SimulatedCall kind, F f) noexcept {
-  return call(device, [&](Lock& lock) {
-    auto& counter = device.counters[kind];
-    ++counter.calls;
-    if (counter.fail_in != 0 && --counter.fail_in == 0) {
-      const bool memory = kind == SimulatedCall::register_host || kind == SimulatedCall::allocate_host ||
-                          kind == SimulatedCall::allocate_device;
-      return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
+/// What comes before any call on the stream: room in its queue, and the order of the default streams.
+inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
+  const SimulatedDevice& device = *stream->device;
+  if (kind == SimulatedCall::stream_id || kind == SimulatedCall::check_stream) return {};
+  if (stream == device.legacy_stream) {
+    for (const auto& [thread, other] : device.thread_streams) {
+      if (!other->capture) continue;
+      if (kind != SimulatedCall::capture_info) invalidate(*other->capture);
+      return refuse(Refusal::capture_implicit);
     }
-    return f(lock);
-  });
+  }
+  const bool enqueues = kind == SimulatedCall::copy || kind == SimulatedCall::record_event ||
+                        kind == SimulatedCall::wait_event || kind == SimulatedCall::host_function ||
+                        kind == SimulatedCall::launch_graph || kind == SimulatedCall::allocate_device ||
+                        kind == SimulatedCall::free_device;
+  if (stream->capture || (!enqueues && kind != SimulatedCall::synchronize_stream)) return {};
+  if (enqueues && !wait_for_room(lock, stream)) return refuse(Refusal::lost);
+  order_default_streams(stream);
+  return {};
 }
 
 /// As `call`, for one that works on a stream: `f(lock, stream)`.
 template <class F>
-Status stream_call(Device& device, StreamHandle handle, F f) noexcept {
-  return call(device, [&](Lock& lock) {
-    const auto stream = find_stream(device, handle);
-    if (stream == nullptr) return refuse(Refusal::invalid_handle);
-    if (stream->device->lost) return refuse(Refusal::lost);
-    return f(lock, stream);
-  });
-}
-
-template <class F>
-Status stream_call(Device& device, SimulatedCall kind, StreamHandle handle, F f) noexcept {
+Status stream_call(SimulatedDevice& device, SimulatedCall kind, StreamHandle handle, F f) noexcept {
   return call(device, kind, [&](Lock& lock) {
     const auto stream = find_stream(device, handle);
     if (stream == nullptr) return refuse(Refusal::invalid_handle);
     if (stream->device->lost) return refuse(Refusal::lost);
+    if (const Status status = prepare(lock, stream, kind); !status.ok()) return status;
     return f(lock, stream);
   });
 }

@@ -1,8 +1,8 @@
-// Stream capture, after CUDA's rules ("CUDA Graphs", creating a graph using stream capture).
+#include "backend/simulated/capture.hpp"
 
 #include <algorithm>
 
-#include "backend/simulated/machine.hpp"
+#include "backend/simulated/run.hpp"
 
 namespace thole::detail::simulated {
 
@@ -29,6 +29,29 @@ bool joined(const Capture& capture) {
     const auto known = capture.origin->seen.find(stream->id);
     return known != capture.origin->seen.end() && known->second >= made->second;
   });
+}
+
+/// The nodes in one of the orders that respect all dependencies: branches run beside each other, so that any of them
+/// may come first. The seed picks.
+std::vector<const Node*> pick_order(const Graph& graph, std::mt19937_64& random) {
+  std::map<std::uint64_t, std::deque<const Node*>> branches;
+  for (const Node& node : graph.nodes) branches[node.stream].push_back(&node);
+  std::map<std::uint64_t, std::size_t> done;
+  const auto ready = [&](const Node& node) {
+    return std::ranges::all_of(node.after, [&](const auto& before) { return done[before.first] >= before.second; });
+  };
+  std::vector<const Node*> order;
+  while (order.size() < graph.nodes.size()) {
+    std::vector<std::uint64_t> able;
+    for (const auto& [stream, left] : branches) {
+      if (!left.empty() && ready(*left.front())) able.push_back(stream);
+    }
+    const std::uint64_t picked = able[able.size() == 1 ? 0 : random() % able.size()];
+    order.push_back(branches[picked].front());
+    branches[picked].pop_front();
+    ++done[picked];
+  }
+  return order;
 }
 
 }  // namespace
@@ -61,15 +84,15 @@ void discard(const std::shared_ptr<Capture>& capture, Garbage& garbage) {
   garbage.push_back(std::move(graph));
 }
 
-Status capture_node(Stream& stream, Operation operation) {
+Status capture_node(SimulatedStream& stream, Operation operation) {
   Capture& capture = *stream.capture;
   if (capture.invalidated) return refuse(Refusal::capture_invalidated);
-  capture.graph->nodes.push_back(std::move(operation));
+  capture.graph->nodes.push_back({std::move(operation), stream.id, stream.seen});
   ++stream.seen[stream.id];
   return {};
 }
 
-Status capture_record(Stream& stream, Event& event) {
+Status capture_record(SimulatedStream& stream, SimulatedEvent& event) {
   if (stream.capture->invalidated) return refuse(Refusal::capture_invalidated);
   event.point.reset();
   event.captured = stream.capture;
@@ -77,7 +100,7 @@ Status capture_record(Stream& stream, Event& event) {
   return {};
 }
 
-Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event) {
+Status capture_wait(const StreamPtr& stream, SimulatedEvent& event) {
   const auto mine = stream->capture;
   const auto refuse_both = [&](Refusal why) {
     if (mine) invalidate(*mine);
@@ -97,12 +120,9 @@ Status capture_wait(const std::shared_ptr<Stream>& stream, Event& event) {
   return {};
 }
 
-Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode) {
+Status start_capture(const StreamPtr& stream, CaptureMode mode) {
   Machine& all = machine();
-  if (stream->capture) {
-    invalidate(*stream->capture);
-    return refuse(Refusal::capture_unsupported);
-  }
+  if (stream->capture) return refuse(Refusal::illegal_state);
   auto capture = std::make_shared<Capture>();
   capture->id = ++all.last_capture_id;
   capture->thread = thread_number();
@@ -117,14 +137,15 @@ Status begin_capture(const std::shared_ptr<Stream>& stream, CaptureMode mode) {
   return {};
 }
 
-Status end_capture(const std::shared_ptr<Stream>& stream, GraphHandle* graph, Garbage& garbage) {
+Status finish_capture(const StreamPtr& stream, GraphHandle* graph, Garbage& garbage) {
   const auto capture = stream->capture;
-  if (!capture) return refuse(Refusal::invalid_value);
+  if (!capture) return refuse(Refusal::illegal_state);
   if (capture->origin != stream) {
     invalidate(*capture);
     return refuse(Refusal::capture_unmatched);
   }
   if (capture->mode != CaptureMode::relaxed && capture->thread != thread_number()) {
+    discard(capture, garbage);
     return refuse(Refusal::capture_wrong_thread);
   }
   if (capture->invalidated || !joined(*capture)) {
@@ -138,12 +159,12 @@ Status end_capture(const std::shared_ptr<Stream>& stream, GraphHandle* graph, Ga
   return {};
 }
 
-Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream) {
+Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   const auto& graph = exec.graph;
   if (stream->capture) {
     if (stream->capture->invalidated) return refuse(Refusal::capture_invalidated);
-    for (const Operation& node : graph->nodes) {
-      if (const Status status = capture_node(*stream, node); !status.ok()) return status;
+    for (const Node* node : pick_order(*graph, stream->device->random)) {
+      if (const Status status = capture_node(*stream, node->operation); !status.ok()) return status;
     }
     auto& retained = stream->capture->graph->retained;
     retained.insert(retained.end(), graph->retained.begin(), graph->retained.end());
@@ -157,10 +178,11 @@ Status launch(GraphExec& exec, const std::shared_ptr<Stream>& stream) {
     enqueue(stream, std::move(wait));
   }
   exec.last = std::make_shared<Point>();
-  for (const Operation& node : graph->nodes) {
-    Operation operation = node;
+  const auto order = pick_order(*graph, stream->device->random);
+  for (const Node* node : order) {
+    Operation operation = node->operation;
     operation.graph = graph;
-    if (&node == &graph->nodes.back()) operation.point = exec.last;
+    if (node == order.back()) operation.point = exec.last;
     enqueue(stream, std::move(operation));
   }
   return {};

@@ -2,6 +2,7 @@
 
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
+#include "backend/simulated/capture.hpp"
 
 namespace thole::detail {
 
@@ -24,24 +25,24 @@ Status SimulatedBackend::retain_in_graph(GraphHandle graph, void* object, void (
 }
 
 Status SimulatedBackend::begin_capture(StreamHandle handle, CaptureMode mode) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::begin_capture, handle, [&](Lock&, const auto& stream) -> Status {
     if (handle == nullptr || handle == legacy_handle) return refuse(Refusal::capture_unsupported);
-    return simulated::begin_capture(stream, mode);
+    return start_capture(stream, mode);
   });
 }
 
 Status SimulatedBackend::end_capture(StreamHandle handle, GraphHandle* graph) noexcept {
   Garbage garbage;
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
-    return simulated::end_capture(stream, graph, garbage);
-  });
+  return stream_call(*device_, SimulatedCall::end_capture, handle,
+                     [&](Lock&, const auto& stream) -> Status { return finish_capture(stream, graph, garbage); });
 }
 
 Status SimulatedBackend::instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept {
-  return call(*device_, [&](Lock&) -> Status {
+  return call(*device_, SimulatedCall::instantiate_graph, [&](Lock&) -> Status {
     const auto found = machine().graphs.find(graph);
     if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
     if (found->second->capturing) return refuse(Refusal::invalid_value);
+    if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     auto made = std::make_unique<GraphExec>();
     made->graph = std::make_shared<const Graph>(*found->second);
     GraphExec* const handle = made.get();
@@ -52,10 +53,10 @@ Status SimulatedBackend::instantiate_graph(GraphHandle graph, GraphExecHandle* e
 }
 
 Status SimulatedBackend::launch_graph(GraphExecHandle exec, StreamHandle handle) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::launch_graph, handle, [&](Lock&, const auto& stream) -> Status {
     const auto found = machine().execs.find(exec);
     if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
-    return launch(*found->second, stream);
+    return launch_executable(*found->second, stream);
   });
 }
 
@@ -63,25 +64,31 @@ Status SimulatedBackend::launch_graph(GraphExecHandle exec, StreamHandle handle)
 
 Status SimulatedBackend::destroy_graph(GraphHandle graph) noexcept {
   std::shared_ptr<Graph> gone;
-  return locked([&](Lock&) -> Status {
-    const auto found = machine().graphs.find(graph);
-    if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
-    if (found->second->capturing) return refuse(Refusal::invalid_value);
-    gone = std::move(found->second);
-    machine().graphs.erase(found);
-    return {};
-  });
+  return call(
+      *device_, SimulatedCall::destroy_graph,
+      [&](Lock&) -> Status {
+        const auto found = machine().graphs.find(graph);
+        if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
+        if (found->second->capturing) return refuse(Refusal::invalid_value);
+        gone = std::move(found->second);
+        machine().graphs.erase(found);
+        return {};
+      },
+      Lost::taken);
 }
 
 Status SimulatedBackend::destroy_graph_exec(GraphExecHandle exec) noexcept {
   std::unique_ptr<GraphExec> gone;
-  return locked([&](Lock&) -> Status {
-    const auto found = machine().execs.find(exec);
-    if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
-    gone = std::move(found->second);
-    machine().execs.erase(found);
-    return {};
-  });
+  return call(
+      *device_, SimulatedCall::destroy_graph_exec,
+      [&](Lock&) -> Status {
+        const auto found = machine().execs.find(exec);
+        if (found == machine().execs.end()) return refuse(Refusal::invalid_handle);
+        gone = std::move(found->second);
+        machine().execs.erase(found);
+        return {};
+      },
+      Lost::taken);
 }
 
 }  // namespace thole::detail

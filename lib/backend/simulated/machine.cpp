@@ -2,26 +2,25 @@
 
 #include <atomic>
 
+#include "base/immortal.hpp"
+
 namespace thole::detail::simulated {
 
-Machine& machine() noexcept {
-  static Machine* const the_machine = new Machine;
-  return *the_machine;
-}
+Machine& machine() noexcept { return immortal<Machine>(); }
 
-std::uint64_t thread_number() noexcept {
-  static std::atomic<std::uint64_t> last{0};  // only counts: pairs with nothing
-  thread_local const std::uint64_t number = last.fetch_add(1, std::memory_order_relaxed) + 1;
-  return number;
-}
-
-Duration Device::time_for(const Operation& operation) const noexcept {
+Duration SimulatedDevice::time_for(const Operation& operation) const noexcept {
   Duration time = options.latency;
   if (operation.kind == Operation::Kind::copy && options.bytes_per_second > 0) {
     time += std::chrono::duration_cast<Duration>(
         std::chrono::duration<double>(static_cast<double>(operation.bytes) / options.bytes_per_second));
   }
   return time;
+}
+
+Link* SimulatedDevice::link_of(const Operation& operation) noexcept {
+  if (operation.kind != Operation::Kind::copy || options.bytes_per_second <= 0) return nullptr;
+  if (operation.way == CopyKind::host_to_device) return &to_device;
+  return operation.way == CopyKind::device_to_host ? &from_device : nullptr;
 }
 
 }  // namespace thole::detail::simulated

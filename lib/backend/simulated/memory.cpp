@@ -1,8 +1,13 @@
 #include "backend/simulated/memory.hpp"
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
+#include <string>
+
+#include "base/bytes.hpp"
 
 namespace thole::detail::simulated {
 
@@ -33,6 +38,23 @@ void RangeTable::insert(const Range& range) { ranges_.emplace(address(range.data
 
 void RangeTable::erase(const void* data) noexcept { ranges_.erase(address(data)); }
 
+bool is_writable(const void* data, std::size_t bytes) {
+  const std::uintptr_t from = address(data);
+  if (bytes > UINTPTR_MAX - from) return false;
+  std::ifstream maps("/proc/self/maps");  // lines "from-to perms ...", by address
+  if (!maps) return true;
+  std::uintptr_t checked = from;
+  for (std::string line; checked < from + bytes && std::getline(maps, line);) {
+    char* end = nullptr;
+    const std::uintptr_t begin = std::strtoull(line.c_str(), &end, 16);
+    const std::uintptr_t behind = std::strtoull(end + 1, &end, 16);
+    if (behind <= checked) continue;
+    if (begin > checked || end[2] != 'w') return false;
+    checked = behind;
+  }
+  return checked >= from + bytes;
+}
+
 DeviceMemory::~DeviceMemory() { drop_kept(); }
 
 std::byte* DeviceMemory::allocate(std::size_t bytes, std::size_t leaving) noexcept {
@@ -45,7 +67,7 @@ std::byte* DeviceMemory::allocate(std::size_t bytes, std::size_t leaving) noexce
     bytes_ += bytes;
     return data;
   }
-  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  const std::size_t rounded = round_up(bytes, alignment);
   if (rounded < bytes) return nullptr;
   if (kept_bytes_ > 0 && kept_bytes_ + bytes > capacity_ - in_use) drop_kept();
   auto* data = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));

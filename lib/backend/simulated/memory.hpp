@@ -10,17 +10,17 @@
 
 namespace thole::detail::simulated {
 
-struct Device;
+struct SimulatedDevice;
 
 struct Range {
   std::byte* data = nullptr;
   std::size_t bytes = 0;
-  std::uint64_t id = 0;        ///< never used again, so that a copy can tell memory from its successor at one address
-  Device* device = nullptr;    ///< whose books it is on
-  bool from_machine = false;   ///< pinned: came from allocate_host; false: registered
-  bool usable = true;          ///< device memory: its allocation has run in stream order
-  bool free_enqueued = false;  ///< device memory: a free waits in a stream
-  std::uint64_t free_stream = 0;  ///< the id of that stream
+  std::uint64_t id = 0;  ///< never used again, so that a copy can tell memory from its successor at one address
+  SimulatedDevice* device = nullptr;  ///< whose books it is on
+  bool from_machine = false;          ///< pinned: came from allocate_host; false: registered
+  bool usable = true;                 ///< device memory: its allocation has run in stream order
+  bool free_enqueued = false;         ///< device memory: a free waits in a stream
+  std::uint64_t free_stream = 0;      ///< the id of that stream
 };
 
 /// Ranges that do not overlap, by address.
@@ -42,6 +42,9 @@ class RangeTable {
  private:
   std::map<std::uintptr_t, Range> ranges_;
 };
+
+/// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
+bool is_writable(const void* data, std::size_t bytes);
 
 /// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale
 /// pointer shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped

@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
+#include "backend/simulated/capture.hpp"
+#include "backend/simulated/run.hpp"
+#include "base/bytes.hpp"
 
 namespace thole::detail {
 
@@ -14,15 +16,13 @@ using namespace simulated;
 
 namespace {
 
-constexpr std::size_t page_bytes = 4096;
-
 /// Room for so many more pinned bytes on the device's books.
-bool may_pin(const simulated::Device& device, std::size_t bytes) {
+bool may_pin(const SimulatedDevice& device, std::size_t bytes) {
   const std::size_t limit = device.options.max_pinned_bytes;
   return device.pinned_bytes <= limit && bytes <= limit - device.pinned_bytes;
 }
 
-void pin(simulated::Device& device, void* data, std::size_t bytes, bool from_machine) {
+void pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine) {
   Range range;
   range.data = static_cast<std::byte*>(data);
   range.bytes = bytes;
@@ -34,31 +34,36 @@ void pin(simulated::Device& device, void* data, std::size_t bytes, bool from_mac
 }
 
 /// Undoes `pin`. On a lost device too, or the address could never be pinned again, though the call reports the loss.
-Status unpin(simulated::Device& device, void* data, bool from_machine) {
-  return locked([&](Lock& lock) -> Status {
-    const Range* found = machine().pinned.at(data);
-    if (found == nullptr || found->from_machine != from_machine) {
-      return refuse(device.lost ? Refusal::lost : Refusal::not_registered);
-    }
-    if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    const Range range = *found;
-    if (!range.device->options.stepped) {
-      ++device.blocked_callers;
-      machine().changed.wait(lock, [&] { return !in_use(range); });
-      --device.blocked_callers;
-    }
-    wait_while_touched(lock, range);
-    const Range* still = machine().pinned.at(data);
-    if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
-    range.device->pinned_bytes -= range.bytes;
-    machine().pinned.erase(data);
-    if (from_machine) std::free(data);
-    return device.lost ? refuse(Refusal::lost) : Status{};
-  });
+Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
+  const bool from_machine = kind == SimulatedCall::free_host;
+  return call(
+      device, kind,
+      [&](Lock& lock) -> Status {
+        const Range* found = machine().pinned.at(data);
+        if (found == nullptr || found->from_machine != from_machine) {
+          return refuse(device.lost ? Refusal::lost : Refusal::not_registered);
+        }
+        if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+        const Range range = *found;
+        if (!range.device->options.stepped) {
+          demand_all();
+          ++device.blocked_callers;
+          machine().changed.wait(lock, [&] { return !in_use(range); });
+          --device.blocked_callers;
+        }
+        wait_while_touched(lock, range);
+        const Range* still = machine().pinned.at(data);
+        if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
+        range.device->pinned_bytes -= range.bytes;
+        machine().pinned.erase(data);
+        if (from_machine) std::free(data);
+        return {};
+      },
+      Lost::taken);
 }
 
 /// Fills in a copy's device side.
-Status find_device_side(const void* data, std::size_t bytes, const simulated::Stream& stream, std::uint64_t* id) {
+Status find_device_side(const void* data, std::size_t bytes, const SimulatedStream& stream, std::uint64_t* id) {
   const Range* range = machine().device_memory.find(data, bytes).range;
   if (range == nullptr || (range->free_enqueued && range->free_stream == stream.id)) {
     return refuse(Refusal::not_device_memory);
@@ -81,11 +86,7 @@ Status find_host_side(const void* data, std::size_t bytes, std::uint64_t* id) {
 Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
   return call(*device_, SimulatedCall::register_host, [&](Lock&) -> Status {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    const auto address = reinterpret_cast<std::uintptr_t>(data);
-    if (data == nullptr || bytes == 0 || address % page_bytes != 0 || bytes % page_bytes != 0 ||
-        bytes > UINTPTR_MAX - address) {
-      return refuse(Refusal::invalid_value);
-    }
+    if (bytes == 0 || !is_writable(data, bytes)) return refuse(Refusal::invalid_value);
     if (machine().pinned.find(data, bytes).overlaps) return refuse(Refusal::already_registered);
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
     pin(*device_, data, bytes, false);
@@ -93,16 +94,16 @@ Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
   });
 }
 
-Status SimulatedBackend::unregister_host(void* data) noexcept { return unpin(*device_, data, false); }
+Status SimulatedBackend::unregister_host(void* data) noexcept {
+  return unpin(*device_, SimulatedCall::unregister_host, data);
+}
 
 Status SimulatedBackend::allocate_host(std::size_t bytes, void** data) noexcept {
   return call(*device_, SimulatedCall::allocate_host, [&](Lock&) -> Status {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     if (bytes == 0) return refuse(Refusal::invalid_value);
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
-    if (bytes > SIZE_MAX - page_bytes) return refuse(Refusal::out_of_memory);
-    const std::size_t whole_pages = (bytes + page_bytes - 1) / page_bytes * page_bytes;
-    std::unique_ptr<void, void (*)(void*)> made(std::aligned_alloc(page_bytes, whole_pages), std::free);
+    std::unique_ptr<void, void (*)(void*)> made(std::aligned_alloc(page, whole_pages(bytes)), std::free);
     if (made == nullptr) return refuse(Refusal::out_of_memory);
     pin(*device_, made.get(), bytes, true);
     *data = made.release();
@@ -110,7 +111,7 @@ Status SimulatedBackend::allocate_host(std::size_t bytes, void** data) noexcept 
   });
 }
 
-Status SimulatedBackend::free_host(void* data) noexcept { return unpin(*device_, data, true); }
+Status SimulatedBackend::free_host(void* data) noexcept { return unpin(*device_, SimulatedCall::free_host, data); }
 
 Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle, void** data) noexcept {
   return stream_call(*device_, SimulatedCall::allocate_device, handle, [&](Lock&, const auto& stream) -> Status {
@@ -119,7 +120,7 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle,
       return refuse(Refusal::capture_unsupported);
     }
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    simulated::Device& device = *stream->device;
+    SimulatedDevice& device = *stream->device;
     if (bytes == 0) return refuse(Refusal::invalid_value);
     // What this stream frees before is free again when this memory is first used.
     std::byte* made = device.memory.allocate(bytes, stream->leaving_bytes);
@@ -143,7 +144,7 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle,
 }
 
 Status SimulatedBackend::free_device(void* data, StreamHandle handle) noexcept {
-  return stream_call(*device_, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::free_device, handle, [&](Lock&, const auto& stream) -> Status {
     if (stream->capture) {
       invalidate(*stream->capture);
       return refuse(Refusal::capture_unsupported);
@@ -175,6 +176,7 @@ Status SimulatedBackend::copy(void* destination, const void* source, std::size_t
     operation.destination = destination;
     operation.source = source;
     operation.bytes = bytes;
+    operation.way = kind;
     Status status = to_device ? find_device_side(destination, bytes, *stream, &operation.destination_id)
                               : find_host_side(destination, bytes, &operation.destination_id);
     if (!status.ok()) return status;

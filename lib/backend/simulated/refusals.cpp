@@ -31,8 +31,13 @@ constexpr std::array entries{
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnjoined: a forked stream was not joined to the capture's"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureUnmatched: the capture was not begun in this stream"},
     Entry{StatusCode::capture, "simulatedErrorStreamCaptureWrongThread: the capture was begun by another thread"},
+    Entry{StatusCode::capture, "simulatedErrorStreamCaptureImplicit: the legacy stream would join a thread's capture"},
     Entry{StatusCode::capture, "simulatedErrorCapturedEvent: the event was last recorded in a capturing stream"},
+    Entry{StatusCode::capture, "simulatedErrorIllegalState: the stream captures already, or it does not capture"},
+    Entry{StatusCode::not_permitted, "simulatedErrorNotPermitted: no such call may be made in a host function"},
+    Entry{StatusCode::wrong_device, "simulatedErrorInvalidContext: the stream belongs to another device"},
     Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device has failed for good"},
+    Entry{StatusCode::device_lost, "simulatedErrorDeviceLost: the device was made by another process"},
     Entry{StatusCode::failed, "simulatedErrorRequested: Simulation::fail_call asked for this failure"},
 };
 static_assert(entries.size() == static_cast<std::size_t>(Refusal::requested) + 1);

@@ -26,8 +26,13 @@ enum class Refusal : int {
   capture_unjoined,
   capture_unmatched,
   capture_wrong_thread,
+  capture_implicit,
   captured_event,
+  illegal_state,
+  not_permitted,
+  another_device,
   lost,
+  another_process,
   requested,
 };
 

@@ -1,10 +1,11 @@
-// How operations run: one stream's in order, on worker threads or on the thread that steps.
+#include "backend/simulated/run.hpp"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
-#include "backend/simulated/machine.hpp"
+#include "backend/simulated/capture.hpp"
+#include "base/background_thread.hpp"
 
 namespace thole::detail::simulated {
 
@@ -13,17 +14,17 @@ namespace {
 constexpr std::size_t most_workers = 64;
 
 /// Runs the first of the ready streams for as long as it can go on.
-void run_ready(Lock& lock, std::deque<std::shared_ptr<Stream>>& ready) {
+void run_ready(Lock& lock, std::deque<StreamPtr>& ready) {
   const auto stream = std::move(ready.front());
   ready.pop_front();
   stream->ready = false;
-  while (stream->mode == Stream::Mode::automatic && stream->can_go_on()) {
+  while (stream->mode == SimulatedStream::Mode::automatic && stream->can_go_on()) {
     if (!run_one(lock, stream)) break;
   }
   schedule(stream);
 }
 
-void worker(Device& device) {
+void worker(SimulatedDevice& device) {
   Lock lock(machine().mutex);
   for (;;) {
     device.work.wait(lock, [&] { return device.stop || !device.ready.empty(); });
@@ -36,7 +37,7 @@ void worker(Device& device) {
 }
 
 /// Makes sure that a worker is free for each ready stream. False when there is none at all.
-bool staff(Device& device) {
+bool staff(SimulatedDevice& device) {
   const std::size_t idle = device.workers.size() - device.busy_workers;
   if (idle < device.ready.size() && device.workers.size() < most_workers) {
     try {
@@ -84,7 +85,7 @@ void lose_point(Point& point) {
 }
 
 /// Nothing that is enqueued on the device will run: what waits for it elsewhere hears so, and its captures end.
-void drop_queues(Device& device, Garbage& garbage) {
+void drop_queues(SimulatedDevice& device, Garbage& garbage) {
   for (const auto& [id, stream] : device.streams) {
     for (const Operation& operation : stream->queue) {
       if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
@@ -95,7 +96,7 @@ void drop_queues(Device& device, Garbage& garbage) {
 }
 
 /// The end of the device's own memory and of what it pinned.
-void forget_ranges(Device& device) {
+void forget_ranges(SimulatedDevice& device) {
   for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
     for (auto next = table->begin(); next != table->end();) {
       const Range range = (next++)->second;
@@ -111,17 +112,73 @@ void forget_ranges(Device& device) {
 }
 
 /// Waits in real time until the paced copy may complete.
-void pace(Lock& lock, Stream& stream, const Operation& operation) {
-  const WallTime from = std::max(stream.paced_until, operation.enqueued_at);
-  stream.paced_until = from + stream.device->time_for(operation);
-  const WallTime until = stream.paced_until;
+void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
+  WallTime from = std::max(stream.paced_until, operation.enqueued_at);
+  Link* const link = stream.device->link_of(operation);
+  if (link != nullptr) from = std::max(from, link->paced_until);
+  const WallTime until = from + stream.device->time_for(operation);
+  stream.paced_until = until;
+  if (link != nullptr) link->paced_until = until;
   lock.unlock();
   std::this_thread::sleep_until(until);
   lock.lock();
 }
 
+/// Late mode: waits until somebody wants the operation, or it is due.
+void linger(Lock& lock, const SimulatedStream& stream, const Operation& operation) {
+  const std::uint64_t mine = stream.completed + 1;
+  machine().changed.wait_until(lock, operation.due, [&] { return stream.demanded >= mine || stream.device->lost; });
+}
+
+thread_local bool running_host_function = false;
+
+void run_function(void (*function)(void*), void* argument) {
+  running_host_function = true;
+  function(argument);
+  running_host_function = false;
+}
+
+void host_thread() {
+  Machine& all = machine();
+  Lock lock(all.mutex);
+  for (;;) {
+    all.host_work.wait(lock, [&] { return !all.host_functions.empty(); });
+    HostFunction& next = *all.host_functions.front();
+    all.host_functions.pop_front();
+    lock.unlock();
+    run_function(next.function, next.argument);
+    lock.lock();
+    next.done = true;
+    all.changed.notify_all();
+  }
+}
+
+/// Runs the function as CUDA does: on one thread for all, so that two which wait for each other never end. On a stepped
+/// device the thread that steps is that one.
+void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation) {
+  Machine& all = machine();
+  if (!device.options.stepped && !all.has_host_thread) {
+    try {
+      background_thread(host_thread).detach();
+      all.has_host_thread = true;
+    } catch (...) {
+      // No thread to be had: the stream's own takes its place.
+    }
+  }
+  if (device.options.stepped || !all.has_host_thread) {
+    lock.unlock();
+    run_function(operation.function, operation.argument);
+    lock.lock();
+    return;
+  }
+  HostFunction mine{operation.function, operation.argument};
+  all.host_functions.push_back(&mine);
+  all.host_work.notify_one();
+  all.changed.wait(lock, [&] { return mine.done; });
+}
+
 /// Runs the operation; gives the reason where it breaks the device.
-const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
+const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   switch (operation.kind) {
     case Operation::Kind::copy: {
       if (const char* broken = illegal_access(operation)) return broken;
@@ -132,9 +189,7 @@ const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
       return nullptr;
     }
     case Operation::Kind::host_function:
-      lock.unlock();
-      operation.function(operation.argument);
-      lock.lock();
+      run_host_function(lock, *stream.device, operation);
       return nullptr;
     case Operation::Kind::wait:
       if (operation.point->lost) return "the stream waits for an event of a device that was lost";
@@ -161,17 +216,28 @@ const char* execute(Lock& lock, Stream& stream, const Operation& operation) {
 
 }  // namespace
 
-void enqueue(const std::shared_ptr<Stream>& stream, Operation operation) {
-  if (stream->device->paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+bool in_host_function() noexcept { return running_host_function; }
+
+void enqueue(const StreamPtr& stream, Operation operation) {
+  SimulatedDevice& device = *stream->device;
+  if (device.paced()) operation.enqueued_at = std::chrono::steady_clock::now();
+  if (device.late()) {
+    const auto most = static_cast<std::uint64_t>(device.options.late.count());
+    operation.due = std::chrono::steady_clock::now() + Duration(device.random() % most);
+  }
+  if (operation.point != nullptr && operation.kind != Operation::Kind::wait) {
+    operation.point->stream = stream;
+    operation.point->position = stream->enqueued + 1;
+  }
   if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
   stream->queue.push_back(std::move(operation));
   ++stream->enqueued;
   schedule(stream);
 }
 
-void schedule(const std::shared_ptr<Stream>& stream) {
-  Device* device = stream->device;
-  if (device == nullptr || device->lost || stream->mode != Stream::Mode::automatic || stream->running ||
+void schedule(const StreamPtr& stream) {
+  SimulatedDevice* device = stream->device;
+  if (device == nullptr || device->lost || stream->mode != SimulatedStream::Mode::automatic || stream->running ||
       stream->ready || stream->queue.empty()) {
     return;
   }
@@ -199,13 +265,14 @@ void run_inline(Lock& lock) {
   while (!ready.empty()) run_ready(lock, ready);
 }
 
-bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
-  Device& device = *stream->device;
+bool run_one(Lock& lock, const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
   stream->running = true;
   stream->current = &operation;
   Garbage garbage;
+  if (device.late()) linger(lock, *stream, operation);
   if (device.paced()) pace(lock, *stream, operation);
   if (!device.lost) {
     if (const char* broken = execute(lock, *stream, operation)) lose(device, broken, garbage);
@@ -216,7 +283,10 @@ bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
   const bool marks = operation.point != nullptr && operation.kind != Operation::Kind::wait;
   if (done) {
     ++stream->completed;
+    Link* const link = device.link_of(operation);
+    if (link != nullptr) stream->clock = std::max(stream->clock, link->clock);
     stream->clock += device.time_for(operation);
+    if (link != nullptr) link->clock = stream->clock;
     device.now = std::max(device.now, stream->clock);
     if (marks) finish_point(*operation.point, stream->clock);
   } else if (marks) {
@@ -233,7 +303,7 @@ bool run_one(Lock& lock, const std::shared_ptr<Stream>& stream) {
   return done;
 }
 
-void lose(Device& device, const std::string& because, Garbage& garbage) {
+void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage) {
   if (device.lost) return;
   device.lost = true;
   device.lost_because = because;
@@ -241,17 +311,69 @@ void lose(Device& device, const std::string& because, Garbage& garbage) {
   machine().changed.notify_all();
 }
 
-bool wait_for_stream(Lock& lock, const std::shared_ptr<Stream>& stream, std::uint64_t completed) {
-  Device& device = *stream->device;
+void demand(SimulatedStream& stream, std::uint64_t completed) {
+  if (stream.device == nullptr || !stream.device->late() || stream.demanded >= completed) return;
+  stream.demanded = completed;
+  std::uint64_t position = stream.enqueued - stream.queue.size();
+  for (const Operation& operation : stream.queue) {
+    if (++position > completed) break;
+    if (operation.kind == Operation::Kind::wait) demand(*operation.point);
+  }
+  machine().changed.notify_all();
+}
+
+void demand(const Point& point) {
+  if (const StreamPtr stream = point.stream.lock()) demand(*stream, point.position);
+}
+
+void demand_all() {
+  for (const auto& device : machine().devices) {
+    for (const auto& [id, stream] : device->streams) demand(*stream, stream->enqueued);
+  }
+}
+
+bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed) {
+  SimulatedDevice& device = *stream->device;
+  demand(*stream, completed);
   ++device.blocked_callers;
   machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
   --device.blocked_callers;
   return !device.lost;
 }
 
+bool wait_for_room(Lock& lock, const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
+  const std::size_t limit = device.queue_limit();
+  if (limit == 0 || stream->queue.size() < limit) return true;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [&] { return device.lost || stream->queue.size() < limit; });
+  --device.blocked_callers;
+  return !device.lost;
+}
+
+void order_default_streams(const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
+  const auto wait_for = [&](const StreamPtr& other) {
+    if (other == nullptr || other->enqueued == other->completed || other->capture) return;
+    if (stream->behind[other->id] == other->enqueued) return;
+    Operation mark;
+    mark.kind = Operation::Kind::record;
+    mark.point = std::make_shared<Point>();
+    Operation wait;
+    wait.kind = Operation::Kind::wait;
+    wait.point = mark.point;
+    enqueue(other, std::move(mark));
+    enqueue(stream, std::move(wait));
+    stream->behind[other->id] = other->enqueued;
+  };
+  if (stream->per_thread) wait_for(device.legacy_stream);
+  if (stream != device.legacy_stream) return;
+  for (const auto& [thread, other] : device.thread_streams) wait_for(other);
+}
+
 void wait_while_touched(Lock& lock, const Range& range) {
   machine().changed.wait(lock, [&] {
-    for (const Device* device : machine().devices) {
+    for (const auto& device : machine().devices) {
       for (const auto& [id, stream] : device->streams) {
         const Operation* current = stream->current;
         if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
@@ -262,7 +384,7 @@ void wait_while_touched(Lock& lock, const Range& range) {
 }
 
 bool in_use(const Range& range) {
-  for (const Device* device : machine().devices) {
+  for (const auto& device : machine().devices) {
     for (const auto& [id, stream] : device->streams) {
       if (stream->current != nullptr && stream->current->touches(range)) return true;
       for (const Operation& operation : stream->queue) {
@@ -273,12 +395,15 @@ bool in_use(const Range& range) {
   return false;
 }
 
-void shut_down(Device& device) {
+void shut_down(SimulatedDevice& device) {
   Machine& all = machine();
   Garbage garbage;
   Lock lock(all.mutex);
   // A worker may be here itself, from a graph's release in the middle of its stream: put that back on the list.
-  for (const auto& [id, stream] : device.streams) schedule(stream);
+  for (const auto& [id, stream] : device.streams) {
+    demand(*stream, stream->enqueued);
+    schedule(stream);
+  }
   run_inline(lock);
   const auto any_running = [&] {
     return std::any_of(device.streams.begin(), device.streams.end(),
@@ -309,7 +434,7 @@ void shut_down(Device& device) {
     garbage.push_back(std::move(stream));
   }
   device.streams.clear();
-  std::erase(all.devices, &device);
+  std::erase_if(all.devices, [&](const auto& other) { return other.get() == &device; });
   forget_ranges(device);
   lock.unlock();
 }

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace thole {
+
+/// How a simulated device behaves. The defaults give a device that runs by itself, as fast as the CPU copies.
+struct SimulationOptions {
+  /// Device memory, in bytes. Allocations beyond it fail with `Errc::out_of_memory`.
+  std::size_t device_bytes = std::size_t{4} << 30;
+  /// How much host memory may be registered, in bytes; beyond it pinning fails as at RLIMIT_MEMLOCK.
+  std::size_t max_pinned_bytes = SIZE_MAX;
+  /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.
+  double bytes_per_second = 0;
+  /// Simulated time from the start of an operation to its end, besides the bytes.
+  std::chrono::nanoseconds latency{0};
+  /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
+  /// steps or releases it; this is how tests decide what has happened and what has not.
+  bool stepped = false;
+  /// Not 0: an operation completes as late as it may: when somebody waits for it or asks for it, or else after a delay
+  /// of at most this, which the seed picks. Mistakes that a fast device hides then show. Only where the device runs by
+  /// itself.
+  std::chrono::nanoseconds late{0};
+  /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
+  /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
+  std::optional<std::size_t> queue_limit = std::nullopt;
+  /// Picks the order in which `step_any` and `run_all` complete operations of different streams, and that of a
+  /// graph's branches.
+  std::uint64_t seed = 0;
+};
+
+/// The kinds of call that a device takes: `Simulation` counts them, and can make them fail.
+enum class SimulatedCall {
+  register_host,
+  unregister_host,
+  allocate_host,
+  free_host,
+  allocate_device,
+  free_device,
+  create_stream,
+  destroy_stream,
+  synchronize_stream,
+  stream_id,
+  check_stream,
+  capture_info,
+  create_event,
+  destroy_event,
+  record_event,
+  query_event,
+  synchronize_event,
+  wait_event,
+  copy,
+  host_function,
+  retain_in_graph,
+  begin_capture,
+  end_capture,
+  instantiate_graph,
+  launch_graph,
+  destroy_graph,
+  destroy_graph_exec,
+};
+
+}  // namespace thole

@@ -1,0 +1,98 @@
+#include "backend/cuda/cuda_context.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
+
+#include "base/fork.hpp"
+
+namespace thole::detail {
+namespace {
+
+// The driver's functions come through the runtime, so that the library needs no libcuda where there is no GPU. Written
+// before the first device is made, and constant from then on.
+struct Driver {
+  PFN_cuDeviceGet_v2000 get_device = nullptr;
+  PFN_cuDevicePrimaryCtxRetain_v7000 retain = nullptr;
+  PFN_cuCtxGetCurrent_v4000 current = nullptr;
+  PFN_cuCtxPushCurrent_v4000 push = nullptr;
+  PFN_cuCtxPopCurrent_v4000 pop = nullptr;
+  PFN_cuStreamGetCtx_v9020 stream_context = nullptr;
+  const char* missing = nullptr;  // the first function that the driver does not have
+};
+
+/// CUDA: "Driver Entry Point Access". `version` is the one that brought the function with this signature.
+template <class Function>
+void find(Driver& driver, Function& function, const char* name, [[maybe_unused]] unsigned version) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult answer{};
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, version, cudaEnableDefault, &answer);
+#else
+  const cudaError_t error = cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &answer);
+#endif
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  if (error == cudaSuccess && answer == cudaDriverEntryPointSuccess && found != nullptr) {
+    function = reinterpret_cast<Function>(found);
+  } else if (driver.missing == nullptr) {
+    driver.missing = name;
+  }
+}
+
+const Driver& driver() noexcept {
+  static const Driver made = [] {
+    Driver driver;
+    find(driver, driver.get_device, "cuDeviceGet", 2000);
+    find(driver, driver.retain, "cuDevicePrimaryCtxRetain", 7000);
+    find(driver, driver.current, "cuCtxGetCurrent", 4000);
+    find(driver, driver.push, "cuCtxPushCurrent", 4000);
+    find(driver, driver.pop, "cuCtxPopCurrent", 4000);
+    find(driver, driver.stream_context, "cuStreamGetCtx", 9020);
+    return driver;
+  }();
+  return made;
+}
+
+}  // namespace
+
+bool may_call_cuda() noexcept {
+  static constinit std::atomic<std::int64_t> first_caller{-1};  // the number of a process: pairs with nothing
+  std::int64_t expected = -1;
+  const std::int64_t self = this_process();
+  return first_caller.compare_exchange_strong(expected, self, std::memory_order_relaxed) || expected == self;
+}
+
+Result<CUcontext> retain_primary_context(int ordinal) {
+  const auto failed = [ordinal](const std::string& what) {
+    return tl::unexpected(Error(Errc::device_error, "Device::cuda(" + std::to_string(ordinal) + "): " + what));
+  };
+  if (driver().missing != nullptr) return failed(std::string("the driver has no ") + driver().missing);
+  CUdevice device = 0;
+  if (const CUresult error = driver().get_device(&device, ordinal); error != CUDA_SUCCESS)
+    return failed("cuDeviceGet failed: error " + std::to_string(error));
+  CUcontext context = nullptr;
+  if (const CUresult error = driver().retain(&context, device); error != CUDA_SUCCESS)
+    return failed("cuDevicePrimaryCtxRetain failed: error " + std::to_string(error));
+  return context;
+}
+
+CUcontext context_of(CUstream stream) noexcept {
+  CUcontext context = nullptr;
+  return driver().stream_context(stream, &context) == CUDA_SUCCESS ? context : nullptr;
+}
+
+CurrentContext::CurrentContext(CUcontext wanted) noexcept {
+  CUcontext current = nullptr;
+  if (driver().current(&current) == CUDA_SUCCESS && current == wanted) return;
+  pushed_ = driver().push(wanted) == CUDA_SUCCESS;
+}
+
+CurrentContext::~CurrentContext() {
+  CUcontext popped = nullptr;
+  if (pushed_) (void)driver().pop(&popped);
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,34 @@
+#pragma once
+
+// A GPU's primary context. The runtime's calls work on the calling thread's current context, which may be none (then
+// they would make one on GPU 0), another GPU's, or one of the program's own: so each call of ours asks which it is, and
+// changes it only where it is not the device's.
+
+#include <cuda.h>
+
+#include <thole/error.hpp>
+
+namespace thole::detail {
+
+/// Whether this process may call CUDA: a forked child may not once its parent has.
+bool may_call_cuda() noexcept;
+
+/// Retains the GPU's primary context, which may take a second. It is never let go of.
+Result<CUcontext> retain_primary_context(int ordinal);
+
+/// The context that the stream, not a default one, belongs to; nullptr where the driver does not know the stream.
+CUcontext context_of(CUstream stream) noexcept;
+
+/// The context is the calling thread's current one while this lives. CUDA: "Context Management", cuCtxPushCurrent.
+class CurrentContext {
+ public:
+  explicit CurrentContext(CUcontext wanted) noexcept;
+  ~CurrentContext();
+  CurrentContext(const CurrentContext&) = delete;
+  CurrentContext& operator=(const CurrentContext&) = delete;
+
+ private:
+  bool pushed_ = false;
+};
+
+}  // namespace thole::detail
