@@ -1,5 +1,7 @@
 #pragma once
 
+// Defined in: timeline.cpp, timeline_waiting.cpp
+
 // One stream as thole sees it: positions, the events (tickets) that cover them, and the blocks that wait for them.
 //
 // Every use of memory in a stream gets the next position, taken after the work was enqueued. An event covers all

@@ -1,0 +1,264 @@
+// A timeline's second half: asking for events and waiting for them, and the blocks that wait.
+
+#include "streams/timeline.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "backend/capture_guard.hpp"
+
+namespace thole::detail {
+namespace {
+
+/// Asks again and again, ever less often, until the answer is another than not_ready or the time is over.
+template <class Ask>
+Status ask_until(std::chrono::steady_clock::time_point deadline, Ask ask) noexcept {
+  constexpr auto longest_pause = std::chrono::microseconds(1000);
+  auto pause = std::chrono::microseconds(5);
+  for (;;) {
+    const Status status = ask();
+    const auto now = std::chrono::steady_clock::now();
+    if (status.code != StatusCode::not_ready || now >= deadline) return status;
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, deadline - now));
+    pause = std::min(pause * 2, longest_pause);
+  }
+}
+
+}  // namespace
+
+// ---- Waiting
+
+/// Holds a ticket while the mutex is unlocked for a call.
+class Timeline::Pin {
+ public:
+  Pin(Timeline& timeline, Ticket* ticket, Lock& lock) noexcept : timeline_(timeline), ticket_(ticket), lock_(lock) {
+    ++ticket->references;
+    lock.unlock();
+  }
+  ~Pin() {
+    if (!lock_.owns_lock()) lock_.lock();
+    if (--ticket_->references == 0 && !ticket_->pending) timeline_.recycle(ticket_);
+  }
+  Pin(const Pin&) = delete;
+  Pin& operator=(const Pin&) = delete;
+
+ private:
+  Timeline& timeline_;
+  Ticket* const ticket_;
+  Lock& lock_;
+};
+
+Status Timeline::not_covered() const noexcept {
+  return {device_->lost() ? StatusCode::device_lost : StatusCode::capture};
+}
+
+Ticket* Timeline::covering(std::uint64_t position) noexcept {
+  const auto index = pending_.first_covering(position);
+  return index < pending_.size() ? pending_[index] : nullptr;
+}
+
+/// All events up to this one are done. Under the mutex.
+void Timeline::complete(std::uint64_t serial, std::uint64_t position) noexcept {
+  if (completed_.load(std::memory_order_relaxed) < position) completed_.store(position, std::memory_order_release);
+  while (!pending_.empty() && pending_.oldest()->serial <= serial) {
+    Ticket* const ticket = pending_.pop_oldest();
+    ticket->pending = false;
+    ticket->done.store(true, std::memory_order_release);
+    if (ticket->references == 0) recycle(ticket);
+  }
+}
+
+/// The ticket's event is broken: what it was to cover must be covered anew. Under the mutex.
+void Timeline::set_aside(Ticket* ticket) noexcept {
+  if (!ticket->pending) return;
+  pending_.remove(ticket);
+  ticket->pending = false;
+  ticket->broken = true;
+  const auto covered = pending_.empty() ? completed_.load(std::memory_order_relaxed) : pending_.newest()->position;
+  recorded_.store(std::max(covered, completed_.load(std::memory_order_relaxed)), std::memory_order_release);
+}
+
+/// Under the mutex, after a call about the ticket's event.
+Status Timeline::finish_asking(Ticket* ticket, Status status) noexcept {
+  if (status.ok()) {
+    if (!ticket->done.load(std::memory_order_relaxed)) complete(ticket->serial, ticket->position);
+  } else if (status.code == StatusCode::capture || status.code == StatusCode::invalid) {
+    set_aside(ticket);
+    return {StatusCode::capture, status.native};
+  }
+  return status;
+}
+
+/// Asks for the ticket, or waits for it where `deadline` is given; the mutex is unlocked meanwhile.
+Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexcept {
+  const Pin pin(*this, ticket, lock);
+  DeviceBackend& backend = *device_->backend;
+  Status status;
+  {
+    const CaptureGuard guard(backend);
+    if (deadline == nullptr)
+      status = backend.query_event(ticket->event);
+    else if (*deadline)
+      status = ask_until(**deadline, [&] { return backend.query_event(ticket->event); });
+    else
+      status = backend.synchronize_event(ticket->event);
+    (void)device_->note(status);
+  }
+  lock.lock();
+  return finish_asking(ticket, status);
+}
+
+/// Asks for the position, or waits for it.
+Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexcept {
+  // A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program
+  // that captures again and again.
+  constexpr int most_tries = 4;
+  Status status;
+  for (int tries = 0; tries != most_tries; ++tries) {
+    if (done(position)) return {};
+    if (device_->lost()) return {StatusCode::device_lost};
+    if (status = cover_for_others(position); !status.ok()) return status;
+    Lock lock(mutex_);
+    if (done(position)) return {};  // since then: the ticket is gone, and the next one may be done much later
+    Ticket* const ticket = covering(position);
+    if (ticket == nullptr) {
+      status = not_covered();
+      continue;
+    }
+    status = ask(ticket, lock, deadline);
+    if (status.code != StatusCode::capture) return status;
+  }
+  return status;
+}
+
+Status Timeline::query(std::uint64_t position) noexcept { return resolve(position, nullptr); }
+
+Status Timeline::wait(std::uint64_t position, const Deadline& deadline) noexcept {
+  return resolve(position, &deadline);
+}
+
+Status Timeline::query(Ticket* ticket) noexcept {
+  if (ticket->done.load(std::memory_order_acquire)) return {};
+  if (device_->lost()) return {StatusCode::device_lost};
+  Lock lock(mutex_);
+  return ticket->broken ? not_covered() : ask(ticket, lock, nullptr);
+}
+
+Status Timeline::wait(Ticket* ticket, const Deadline& deadline) noexcept {
+  if (ticket->done.load(std::memory_order_acquire)) return {};
+  if (device_->lost()) return {StatusCode::device_lost};
+  Lock lock(mutex_);
+  return ticket->broken ? not_covered() : ask(ticket, lock, &deadline);
+}
+
+Status Timeline::synchronize() noexcept {
+  const Call call(*this);
+  if (!call) return {StatusCode::invalid};
+  if (const Status status = check_no_capture(); !status.ok()) return status;
+  const auto position = issued();
+  std::uint64_t serial = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    serial = last_serial_;
+  }
+  Status status;
+  {
+    const CaptureGuard guard(*device_->backend);
+    status = device_->note(device_->backend->synchronize_stream(native_));
+  }
+  if (!status.ok()) return status;
+  const std::scoped_lock lock(mutex_);
+  complete(serial, position);
+  return status;
+}
+
+Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept {
+  if (done(position)) return {};
+  if (device_->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
+  if (const Status status = cover_for_others(position); !status.ok()) return status;
+  Lock lock(mutex_);
+  if (done(position)) return {};
+  Ticket* const ticket = covering(position);
+  if (ticket == nullptr) return not_covered();
+  const Pin pin(*this, ticket, lock);
+  // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the ticket
+  // may serve again once the call has returned.
+  return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+}
+
+Status Timeline::order_before(Timeline& waiter, Ticket* ticket) noexcept {
+  if (ticket->done.load(std::memory_order_acquire)) return {};
+  if (device_->lost()) return {StatusCode::device_lost};
+  return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+}
+
+// ---- Blocks that wait
+
+void Timeline::absorb_retired() noexcept {
+  if (retired_.empty()) return;
+  waiting_.store(true, std::memory_order_relaxed);  // released by take_all(); take_done() says what is left
+  for (Block* block = retired_.take_all(); block != nullptr;) {
+    Block* const following = block->next;
+    last_wanted_ = std::max(last_wanted_, block->wait_position);
+    blocks_.push(block);
+    block = following;
+  }
+}
+
+void Timeline::take_done(MovingBlocks& out) noexcept {
+  while (!blocks_.empty() && done(blocks_.first_position())) out.push(blocks_.pop());
+  waiting_.store(!blocks_.empty(), std::memory_order_release);
+}
+
+/// The event of the block that waits for the earliest position first: if that is not done, no block is free; if it is,
+/// its blocks are enough for a look that is not thorough, at one query for all the uses that an event covers. Then the
+/// newest, since often all is done. Then ever larger steps from the first on, so that one query frees many.
+void Timeline::ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noexcept {
+  std::size_t step = 0;
+  bool asked_newest = false;
+  for (unsigned asked = 0; !blocks_.empty() && (thorough || asked != bounded_queries); ++asked) {
+    const std::size_t first = pending_.first_covering(blocks_.first_position());
+    if (first == pending_.size()) return;
+    const std::size_t last = pending_.size() - 1;
+    const bool newest = step == 1 && !std::exchange(asked_newest, asked_newest || step == 1);
+    const std::size_t index = newest ? last : std::min(first + step, last);
+    const Status status = ask(pending_[index], lock, nullptr);
+    take_done(out);
+    if (status.ok()) {
+      if (!thorough && !out.empty()) return;
+      step = step == 0 ? 1 : step * 2;
+    } else if (status.code != StatusCode::not_ready) {
+      return;
+    } else if (index == first) {
+      refused_at_ = recorded_.load(std::memory_order_relaxed);
+      return;
+    } else {
+      step = 0;
+    }
+  }
+}
+
+void Timeline::reclaim(MovingBlocks& out, bool thorough) noexcept {
+  Lock polling(polling_, std::defer_lock);
+  if (thorough)
+    polling.lock();
+  else if (!polling.try_lock())
+    return;
+  std::uint64_t uncovered = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    absorb_retired();
+    take_done(out);
+    if (thorough && !blocks_.empty()) uncovered = last_wanted_;
+  }
+  if (device_->lost()) return;
+  if (uncovered != 0) (void)cover_for_others(uncovered);
+  Lock lock(mutex_);
+  // A look that is not thorough and found nothing is not repeated before there is something new to ask about.
+  if (thorough || refused_at_ == 0 || refused_at_ != recorded_.load(std::memory_order_relaxed))
+    ask_for_blocks(out, thorough, lock);
+  if (thorough && blocks_.empty() && !pending_.empty()) (void)ask(pending_.newest(), lock, nullptr);
+}
+
+}  // namespace thole::detail
