@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <thole/simulation.hpp>
+
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 #include "memory/store.hpp"

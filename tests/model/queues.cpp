@@ -10,8 +10,8 @@ namespace {
 
 using namespace thole::detail::simulated;
 
-std::shared_ptr<Stream> find(std::uint64_t id) {
-  for (Device* const device : machine().devices)
+StreamPtr find(std::uint64_t id) {
+  for (const auto& device : machine().devices)
     if (const auto found = device->streams.find(id); found != device->streams.end()) return found->second;
   return nullptr;
 }
@@ -31,7 +31,7 @@ std::uint64_t newest(std::uint64_t id, F&& is_it) {
 
 AtRest::AtRest() : lock_(machine().mutex) {
   machine().changed.wait(lock_, [] {
-    return std::ranges::none_of(machine().devices, [](const Device* device) {
+    return std::ranges::none_of(machine().devices, [](const auto& device) {
       return std::ranges::any_of(device->streams, [](const auto& entry) { return entry.second->running; });
     });
   });
@@ -43,7 +43,7 @@ bool AtRest::device_memory_exists(const void* data, std::size_t bytes) const {
 
 void Queues::look(const AtRest&) {
   completed_.clear();
-  for (const Device* const device : machine().devices)
+  for (const auto& device : machine().devices)
     for (const auto& [id, stream] : device->streams) completed_.emplace(id, stream->completed);
 }
 

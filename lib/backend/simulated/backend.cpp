@@ -7,6 +7,7 @@
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/capture.hpp"
 #include "backend/simulated/run.hpp"
+#include "backend/simulated/waits.hpp"
 
 namespace thole::detail {
 

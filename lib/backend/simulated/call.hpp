@@ -8,8 +8,10 @@
 #include <utility>
 
 #include "backend/simulated/capture.hpp"
+#include "backend/simulated/host_thread.hpp"
 #include "backend/simulated/machine.hpp"
 #include "backend/simulated/run.hpp"
+#include "backend/simulated/waits.hpp"
 #include "base/fork.hpp"
 
 namespace thole::detail::simulated {

@@ -8,6 +8,7 @@
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/capture.hpp"
 #include "backend/simulated/run.hpp"
+#include "backend/simulated/waits.hpp"
 #include "base/bytes.hpp"
 
 namespace thole::detail {

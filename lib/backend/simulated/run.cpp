@@ -5,7 +5,8 @@
 #include <cstring>
 
 #include "backend/simulated/capture.hpp"
-#include "base/background_thread.hpp"
+#include "backend/simulated/host_thread.hpp"
+#include "backend/simulated/waits.hpp"
 
 namespace thole::detail::simulated {
 
@@ -130,53 +131,6 @@ void linger(Lock& lock, const SimulatedStream& stream, const Operation& operatio
   machine().changed.wait_until(lock, operation.due, [&] { return stream.demanded >= mine || stream.device->lost; });
 }
 
-thread_local bool running_host_function = false;
-
-void run_function(void (*function)(void*), void* argument) {
-  running_host_function = true;
-  function(argument);
-  running_host_function = false;
-}
-
-void host_thread() {
-  Machine& all = machine();
-  Lock lock(all.mutex);
-  for (;;) {
-    all.host_work.wait(lock, [&] { return !all.host_functions.empty(); });
-    HostFunction& next = *all.host_functions.front();
-    all.host_functions.pop_front();
-    lock.unlock();
-    run_function(next.function, next.argument);
-    lock.lock();
-    next.done = true;
-    all.changed.notify_all();
-  }
-}
-
-/// Runs the function as CUDA does: on one thread for all, so that two which wait for each other never end. On a stepped
-/// device the thread that steps is that one.
-void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation) {
-  Machine& all = machine();
-  if (!device.options.stepped && !all.has_host_thread) {
-    try {
-      background_thread(host_thread).detach();
-      all.has_host_thread = true;
-    } catch (...) {
-      // No thread to be had: the stream's own takes its place.
-    }
-  }
-  if (device.options.stepped || !all.has_host_thread) {
-    lock.unlock();
-    run_function(operation.function, operation.argument);
-    lock.lock();
-    return;
-  }
-  HostFunction mine{operation.function, operation.argument};
-  all.host_functions.push_back(&mine);
-  all.host_work.notify_one();
-  all.changed.wait(lock, [&] { return mine.done; });
-}
-
 /// Runs the operation; gives the reason where it breaks the device.
 const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   switch (operation.kind) {
@@ -215,8 +169,6 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 }
 
 }  // namespace
-
-bool in_host_function() noexcept { return running_host_function; }
 
 void enqueue(const StreamPtr& stream, Operation operation) {
   SimulatedDevice& device = *stream->device;
@@ -311,46 +263,6 @@ void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage)
   machine().changed.notify_all();
 }
 
-void demand(SimulatedStream& stream, std::uint64_t completed) {
-  if (stream.device == nullptr || !stream.device->late() || stream.demanded >= completed) return;
-  stream.demanded = completed;
-  std::uint64_t position = stream.enqueued - stream.queue.size();
-  for (const Operation& operation : stream.queue) {
-    if (++position > completed) break;
-    if (operation.kind == Operation::Kind::wait) demand(*operation.point);
-  }
-  machine().changed.notify_all();
-}
-
-void demand(const Point& point) {
-  if (const StreamPtr stream = point.stream.lock()) demand(*stream, point.position);
-}
-
-void demand_all() {
-  for (const auto& device : machine().devices) {
-    for (const auto& [id, stream] : device->streams) demand(*stream, stream->enqueued);
-  }
-}
-
-bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed) {
-  SimulatedDevice& device = *stream->device;
-  demand(*stream, completed);
-  ++device.blocked_callers;
-  machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
-  --device.blocked_callers;
-  return !device.lost;
-}
-
-bool wait_for_room(Lock& lock, const StreamPtr& stream) {
-  SimulatedDevice& device = *stream->device;
-  const std::size_t limit = device.queue_limit();
-  if (limit == 0 || stream->queue.size() < limit) return true;
-  ++device.blocked_callers;
-  machine().changed.wait(lock, [&] { return device.lost || stream->queue.size() < limit; });
-  --device.blocked_callers;
-  return !device.lost;
-}
-
 void order_default_streams(const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   const auto wait_for = [&](const StreamPtr& other) {
@@ -369,30 +281,6 @@ void order_default_streams(const StreamPtr& stream) {
   if (stream->per_thread) wait_for(device.legacy_stream);
   if (stream != device.legacy_stream) return;
   for (const auto& [thread, other] : device.thread_streams) wait_for(other);
-}
-
-void wait_while_touched(Lock& lock, const Range& range) {
-  machine().changed.wait(lock, [&] {
-    for (const auto& device : machine().devices) {
-      for (const auto& [id, stream] : device->streams) {
-        const Operation* current = stream->current;
-        if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
-      }
-    }
-    return true;
-  });
-}
-
-bool in_use(const Range& range) {
-  for (const auto& device : machine().devices) {
-    for (const auto& [id, stream] : device->streams) {
-      if (stream->current != nullptr && stream->current->touches(range)) return true;
-      for (const Operation& operation : stream->queue) {
-        if (operation.touches(range)) return true;
-      }
-    }
-  }
-  return false;
 }
 
 void shut_down(SimulatedDevice& device) {

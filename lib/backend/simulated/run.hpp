@@ -14,30 +14,14 @@ namespace thole::detail::simulated {
 void enqueue(const StreamPtr& stream, Operation operation);
 /// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.
 bool run_one(Lock& lock, const StreamPtr& stream);
-/// Whether the calling thread is in a host function, where CUDA allows hardly a call.
-bool in_host_function() noexcept;
 /// Puts a stream that runs by itself and can go on where a thread will find it.
 void schedule(const StreamPtr& stream);
 /// Runs released streams of stepped devices on this thread until none of them can go on.
 void run_inline(Lock& lock);
 void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage);
-/// Somebody wants so many operations of the stream to complete, or the point to be reached: late mode must not keep
-/// them, nor what they wait for in other streams.
-void demand(SimulatedStream& stream, std::uint64_t completed);
-void demand(const Point& point);
-/// Everything that is enqueued on any device is wanted.
-void demand_all();
-/// Blocks the caller until the stream has completed so many operations. False when its device was lost.
-bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
-/// Blocks the caller while the stream's queue is full. False when its device was lost.
-bool wait_for_room(Lock& lock, const StreamPtr& stream);
 /// The legacy default stream and those of threads wait for each other: what comes next in the stream comes after what
 /// the other ones have. CUDA: "API synchronization behavior", default stream.
 void order_default_streams(const StreamPtr& stream);
-/// Waits until no thread is in the middle of a copy that touches the range.
-void wait_while_touched(Lock& lock, const Range& range);
-/// Whether an operation that has not completed touches the range.
-bool in_use(const Range& range);
 /// The device's end: finishes what can run by itself, joins the workers, drops the rest and what the device pinned.
 void shut_down(SimulatedDevice& device);
 

@@ -1,0 +1,69 @@
+#include "backend/simulated/waits.hpp"
+
+namespace thole::detail::simulated {
+
+void demand(SimulatedStream& stream, std::uint64_t completed) {
+  if (stream.device == nullptr || !stream.device->late() || stream.demanded >= completed) return;
+  stream.demanded = completed;
+  std::uint64_t position = stream.enqueued - stream.queue.size();
+  for (const Operation& operation : stream.queue) {
+    if (++position > completed) break;
+    if (operation.kind == Operation::Kind::wait) demand(*operation.point);
+  }
+  machine().changed.notify_all();
+}
+
+void demand(const Point& point) {
+  if (const StreamPtr stream = point.stream.lock()) demand(*stream, point.position);
+}
+
+void demand_all() {
+  for (const auto& device : machine().devices) {
+    for (const auto& [id, stream] : device->streams) demand(*stream, stream->enqueued);
+  }
+}
+
+bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed) {
+  SimulatedDevice& device = *stream->device;
+  demand(*stream, completed);
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [&] { return device.lost || stream->completed >= completed; });
+  --device.blocked_callers;
+  return !device.lost;
+}
+
+bool wait_for_room(Lock& lock, const StreamPtr& stream) {
+  SimulatedDevice& device = *stream->device;
+  const std::size_t limit = device.queue_limit();
+  if (limit == 0 || stream->queue.size() < limit) return true;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [&] { return device.lost || stream->queue.size() < limit; });
+  --device.blocked_callers;
+  return !device.lost;
+}
+
+void wait_while_touched(Lock& lock, const Range& range) {
+  machine().changed.wait(lock, [&] {
+    for (const auto& device : machine().devices) {
+      for (const auto& [id, stream] : device->streams) {
+        const Operation* current = stream->current;
+        if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
+      }
+    }
+    return true;
+  });
+}
+
+bool in_use(const Range& range) {
+  for (const auto& device : machine().devices) {
+    for (const auto& [id, stream] : device->streams) {
+      if (stream->current != nullptr && stream->current->touches(range)) return true;
+      for (const Operation& operation : stream->queue) {
+        if (operation.touches(range)) return true;
+      }
+    }
+  }
+  return false;
+}
+
+}  // namespace thole::detail::simulated

@@ -1,0 +1,27 @@
+#pragma once
+
+// Callers that wait for streams and for memory. Each function wants the machine's mutex locked; those with a Lock
+// unlock it while they wait.
+
+#include <cstdint>
+
+#include "backend/simulated/machine.hpp"
+
+namespace thole::detail::simulated {
+
+/// Somebody wants so many operations of the stream to complete, or the point to be reached: late mode must not keep
+/// them, nor what they wait for in other streams.
+void demand(SimulatedStream& stream, std::uint64_t completed);
+void demand(const Point& point);
+/// Everything that is enqueued on any device is wanted.
+void demand_all();
+/// Blocks the caller until the stream has completed so many operations. False when its device was lost.
+bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
+/// Blocks the caller while the stream's queue is full. False when its device was lost.
+bool wait_for_room(Lock& lock, const StreamPtr& stream);
+/// Waits until no thread is in the middle of a copy that touches the range.
+void wait_while_touched(Lock& lock, const Range& range);
+/// Whether an operation that has not completed touches the range.
+bool in_use(const Range& range);
+
+}  // namespace thole::detail::simulated
