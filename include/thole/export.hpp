@@ -1,7 +1,7 @@
 #pragma once
 
 /// Marks what the library offers: everything else in it is hidden from the dynamic linker.
-#define THOLE_EXPORT __attribute__((visibility("default")))
+#define THOLE_EXPORT [[gnu::visibility("default")]]
 
 /// What the function returns points into its object, so that a compiler which knows the attribute warns where the
 /// object is a temporary that ends first.

@@ -20,10 +20,12 @@ class SimulatedBackend;
 enum class SimulatedCaptureMode { global, thread_local_, relaxed };
 
 /// A captured graph on a simulated device; move-only. May be destroyed before, between or after its executables.
-class THOLE_EXPORT SimulatedGraph {
+///
+/// Thread safety: one thread at a time may use an object; a graph and its executables are separate objects.
+class [[nodiscard]] THOLE_EXPORT SimulatedGraph {
  public:
   /// An executable made from a graph; move-only.
-  class THOLE_EXPORT Executable {
+  class [[nodiscard]] THOLE_EXPORT Executable {
    public:
     Executable(Executable&&) noexcept;
     Executable& operator=(Executable&&) noexcept;
@@ -52,9 +54,11 @@ class THOLE_EXPORT SimulatedGraph {
 };
 
 /// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive.
-/// Every call may be made from any thread. An "operation" is one copy, event record, event wait, host function,
-/// allocation or free in a stream; a copy moves its bytes in the moment at which it completes, never earlier.
-class THOLE_EXPORT Simulation {
+/// An "operation" is one copy, event record, event wait, host function, allocation or free in a stream; a copy moves
+/// its bytes in the moment at which it completes, never earlier.
+///
+/// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
+class [[nodiscard]] THOLE_EXPORT Simulation {
  public:
   explicit Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept;
 

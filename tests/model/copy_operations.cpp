@@ -213,7 +213,7 @@ void Program::wrong_calls() {
   (void)call(false, {Errc::invalid_argument},
              [&] { buffer->buffer.async_to_device(*lane->ref, memory->buffer.span(), count, 1); });
   (void)call(false, {Errc::invalid_argument}, [&] {
-    thole::PinnedHeap(heaps_.empty() ? arenas_.at(0).arena : heaps_.front().heap.arena(), {.alignment = 48});
+    (void)thole::PinnedHeap(heaps_.empty() ? arenas_.at(0).arena : heaps_.front().heap.arena(), {.alignment = 48});
   });
   ledger_.look();
 }

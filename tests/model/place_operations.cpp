@@ -33,7 +33,7 @@ void Program::make_arena() {
   std::optional<thole::PinnedArena> made;
   if (call(true, {}, [&] { made.emplace(devices_[0], options); })) return;
   if (made->capacity() < options.bytes) broken("an arena is smaller than it was asked for");
-  (void)call(false, {Errc::invalid_argument}, [&] { thole::PinnedArena(devices_[0], {.bytes = 0}); });
+  (void)call(false, {Errc::invalid_argument}, [&] { (void)thole::PinnedArena(devices_[0], {.bytes = 0}); });
   arenas_.push_back({++arena_numbers_, std::move(*made), options});
   if (heaps_.empty() || chance(2)) make_heap();
 }
