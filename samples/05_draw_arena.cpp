@@ -1,6 +1,7 @@
 // Draw an arena: a picture of a running one, block by block, coloured by state, as SVG.
 
 #include <fmt/core.h>
+#include <chrono>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
@@ -29,7 +30,7 @@ void run_and_draw(std::ostream& out) {
   slow.launch_host_function([&gate] { gate.wait(); });  // nothing behind this runs while we draw
   const auto open_gate = gsl::finally([&] {
     gate.count_down();
-    std::ignore = slow.try_synchronize();
+    std::ignore = slow.synchronize_for(std::chrono::hours(1));
   });
 
   std::vector<thole::PinnedBuffer<unsigned char>> held;

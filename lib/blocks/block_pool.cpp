@@ -4,6 +4,8 @@
 #include <mutex>
 #include <new>
 
+#include "base/immortal.hpp"
+
 namespace thole::detail {
 namespace {
 
@@ -18,12 +20,8 @@ struct Pool {
   Slab* slabs = nullptr;  // keeps the slabs reachable, for leak checkers
 };
 
-// Never destroyed: blocks come back after main, too.
-Pool& pool() noexcept {
-  alignas(Pool) static std::byte storage[sizeof(Pool)];
-  static Pool* const made = new (storage) Pool;
-  return *made;
-}
+// Blocks come back after main, too.
+Pool& pool() noexcept { return immortal<Pool>(); }
 
 }  // namespace
 
