@@ -25,11 +25,13 @@ std::string bytes_of(const Block& block) {
 Error borrowed_error(const Block& block, const char* call, bool writes) {
   const auto borrows = block.holders.borrows();
   const bool exclusive = block.holders.written_by_host();
-  std::string text(call);
-  text += ": the buffer of " + bytes_of(block) + " has ";
-  text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
-  text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
-  return Error(Errc::borrowed, text);
+  return Error::make(Errc::borrowed, [&] {
+    std::string text(call);
+    text += ": the buffer of " + bytes_of(block) + " has ";
+    text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
+    text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
+    return text;
+  });
 }
 
 DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_order_relaxed)->arena().device(); }
@@ -37,11 +39,14 @@ DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_
 /// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
 Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {
   if (status.code == StatusCode::not_ready || (status.code == StatusCode::capture && !waits))
-    return Error(Errc::in_flight, std::string(call) + ": the device still uses the buffer of " + bytes_of(block));
+    return Error::make(Errc::in_flight,
+                       [&] { return std::string(call) + ": the device still uses the buffer of " + bytes_of(block); });
   if (status.code == StatusCode::capture)
-    return Error(Errc::capturing, std::string(call) + ": the buffer of " + bytes_of(block) +
-                                      " was used in a stream that captures a graph now; whether that use is done can "
-                                      "be asked when the capture has ended");
+    return Error::make(Errc::capturing, [&] {
+      return std::string(call) + ": the buffer of " + bytes_of(block) +
+             " was used in a stream that captures a graph now; whether that use is done can "
+             "be asked when the capture has ended";
+    });
   if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
@@ -94,10 +99,11 @@ Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream
   if (&device_of(block) != device.get()) [[unlikely]] {
     // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
     if (device->backend->simulated() != device_of(block).backend->simulated())
-      return tl::unexpected(
-          Error(Errc::wrong_device, std::string(call) + ": the buffer of " + bytes_of(block) + " is pinned for " +
-                                        std::string(device_of(block).backend->name()) + ", the stream is of " +
-                                        std::string(device->backend->name())));
+      return tl::unexpected(Error::make(Errc::wrong_device, [&] {
+        return std::string(call) + ": the buffer of " + bytes_of(block) + " is pinned for " +
+               std::string(device_of(block).backend->name()) + ", the stream is of " +
+               std::string(device->backend->name());
+      }));
     note_use_across_devices(device);
   }
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
@@ -153,14 +159,16 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
   if (auto allowed = check_borrows(copy.block, writes, call); !allowed) return allowed;
   const HeldSpan span(side);
   if (span.dangling())
-    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": the span of " +
-                                                            std::to_string(copy.bytes) +
-                                                            " bytes is of a DeviceBuffer that is gone"));
+    return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      return std::string(call) + ": the span of " + std::to_string(copy.bytes) +
+             " bytes is of a DeviceBuffer that is gone";
+    }));
   if (const auto& timeline = HandleAccess::shared(stream);
       timeline != nullptr && side.device != timeline->device().get())
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the device memory of " +
-                                                        std::to_string(copy.bytes) +
-                                                        " bytes is of another device than the stream"));
+    return tl::unexpected(Error::make(Errc::wrong_device, [&] {
+      return std::string(call) + ": the device memory of " + std::to_string(copy.bytes) +
+             " bytes is of another device than the stream";
+    }));
   auto work = start_work(copy.block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (span.block() != nullptr)
@@ -191,8 +199,9 @@ Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanosecon
   const Status status = wait(block.uses, Against::everything, deadline);
   if (status.ok()) return {};
   if (timeout && status.code == StatusCode::not_ready)
-    return tl::unexpected(Error(Errc::timed_out, std::string(call) + ": the device uses the buffer of " +
-                                                     bytes_of(block) + " longer than the given time"));
+    return tl::unexpected(Error::make(Errc::timed_out, [&] {
+      return std::string(call) + ": the device uses the buffer of " + bytes_of(block) + " longer than the given time";
+    }));
   return tl::unexpected(unfinished_error(block, status, call, true));
 }
 
@@ -250,13 +259,17 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
 }
 
 Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
-  return Error(Errc::invalid_argument, std::string(call) + ": " + std::to_string(count) + " elements from element " +
-                                           std::to_string(offset) + " on, of a buffer of " + std::to_string(size));
+  return Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": " + std::to_string(count) + " elements from element " + std::to_string(offset) +
+           " on, of a buffer of " + std::to_string(size);
+  });
 }
 
 Error too_small_error(const char* call, std::size_t wanted, std::size_t has) {
-  return Error(Errc::too_small, std::string(call) + ": the source has " + std::to_string(wanted) +
-                                    " elements, the destination only " + std::to_string(has));
+  return Error::make(Errc::too_small, [&] {
+    return std::string(call) + ": the source has " + std::to_string(wanted) + " elements, the destination only " +
+           std::to_string(has);
+  });
 }
 
 }  // namespace thole::detail

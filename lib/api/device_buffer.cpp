@@ -11,9 +11,10 @@ Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t coun
   constexpr const char* call = "DeviceBuffer";
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes))
-    return tl::unexpected(Error(Errc::too_large, std::string(call) + ": " + std::to_string(count) + " elements of " +
-                                                     std::to_string(element_bytes) +
-                                                     " bytes are more bytes than a size can say"));
+    return tl::unexpected(Error::make(Errc::too_large, [&] {
+      return std::string(call) + ": " + std::to_string(count) + " elements of " + std::to_string(element_bytes) +
+             " bytes are more bytes than a size can say";
+    }));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   auto block = allocate_device(*work, bytes, false);

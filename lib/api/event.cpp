@@ -14,7 +14,8 @@ using detail::StatusCode;
 namespace {
 
 tl::unexpected<Error> moved_from(const char* call) {
-  return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the event has been moved from"));
+  return tl::unexpected(
+      Error::make(Errc::moved_from, [&] { return std::string(call) + ": the event has been moved from"; }));
 }
 
 tl::unexpected<Error> failed(detail::DeviceCore& device, Status status, const char* call, const char* what) {
@@ -29,7 +30,8 @@ Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const deta
   const Status status = timeline->wait(ticket, deadline);
   if (status.ok()) return {};
   if (status.code == StatusCode::not_ready)
-    return tl::unexpected(Error(Errc::timed_out, std::string(call) + ": the event is not ready in the given time"));
+    return tl::unexpected(
+        Error::make(Errc::timed_out, [&] { return std::string(call) + ": the event is not ready in the given time"; }));
   return failed(*timeline->device(), status, call, "waiting for the event");
 }
 

@@ -27,19 +27,21 @@ struct HandleAccess {
   static Result<Timeline*> timeline(const StreamRef& stream, const char* call) noexcept {
     Timeline* const found = stream.timeline_.get();
     if (found == nullptr)
-      return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the stream has been moved from"));
+      return tl::unexpected(
+          Error::make(Errc::moved_from, [&] { return std::string(call) + ": the stream has been moved from"; }));
     if (found->is_usable() && !found->of_another_thread()) [[likely]]
       return found;
     const std::string id = "stream " + std::to_string(found->id());
     if (found->of_another_thread())
-      return tl::unexpected(Error(Errc::invalid_argument,
-                                  std::string(call) + ": " + id +
-                                      " is the per-thread default stream of another thread, which alone may use it"));
+      return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+        return std::string(call) + ": " + id +
+               " is the per-thread default stream of another thread, which alone may use it";
+      }));
     // A foreign one's handle value has been seen on another stream since. CUDA gives no handle to two living streams.
-    return tl::unexpected(
-        Error(Errc::invalid_argument,
-              std::string(call) + ": " + id +
-                  (found->foreign() ? " is gone: another stream has its native handle now" : " has been destroyed")));
+    return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      return std::string(call) + ": " + id +
+             (found->foreign() ? " is gone: another stream has its native handle now" : " has been destroyed");
+    }));
   }
   /// As timeline(), and the Error of a device that is lost.
   static Result<Timeline*> live_timeline(const StreamRef& stream, const char* call) noexcept {

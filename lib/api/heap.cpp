@@ -114,12 +114,16 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
     const Status status = timeline->wait(at, deadline);
     if (status.ok()) continue;
     if (status.code == StatusCode::not_ready)
-      return tl::unexpected(Error(Errc::timed_out, std::string(call) +
-                                                       ": the device still uses buffers of the heap after " +
-                                                       std::to_string(timeout->count()) + " ns"));
+      return tl::unexpected(Error::make(Errc::timed_out, [&] {
+        return std::string(call) + ": the device still uses buffers of the heap after " +
+               std::to_string(timeout->count()) + " ns";
+      }));
     if (status.code == StatusCode::capture)
-      return tl::unexpected(Error(Errc::capturing, std::string(call) + ": a stream that uses a buffer of the heap "
-                                                                       "captures a graph now"));
+      return tl::unexpected(Error::make(Errc::capturing, [&] {
+        return std::string(call) +
+               ": a stream that uses a buffer of the heap "
+               "captures a graph now";
+      }));
     if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }

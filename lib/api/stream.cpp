@@ -18,11 +18,11 @@ namespace detail {
 namespace {
 
 Error out_of_memory(const char* call) {
-  return Error(Errc::out_of_memory, std::string(call) + ": the system has no memory");
+  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
 }
 
 tl::unexpected<Error> capturing_error(const char* call, const char* why) {
-  return tl::unexpected(Error(Errc::capturing, std::string(call) + ": " + why));
+  return tl::unexpected(Error::make(Errc::capturing, [&] { return std::string(call) + ": " + why; }));
 }
 
 // CUDA: "Stream Management": the handle of the default stream that each thread has for itself, also of the simulated
@@ -99,11 +99,13 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   detail::Timeline& timeline = **found;
   detail::Timeline* const other = HandleAccess::timeline(event);
   if (other == nullptr)
-    return tl::unexpected(Error(Errc::moved_from, std::string(call) + ": the event has been moved from"));
+    return tl::unexpected(
+        Error::make(Errc::moved_from, [&] { return std::string(call) + ": the event has been moved from"; }));
   if (HandleAccess::ticket(event)->done.load(std::memory_order_acquire)) return {};  // pairs with Timeline::complete()
   detail::DeviceCore& device = *timeline.device();
   if (other->device()->backend->simulated() != device.backend->simulated())
-    return tl::unexpected(Error(Errc::wrong_device, std::string(call) + ": the event is of another kind of device"));
+    return tl::unexpected(Error::make(Errc::wrong_device,
+                                      [&] { return std::string(call) + ": the event is of another kind of device"; }));
   const detail::Timeline::Call going_on(timeline);
   detail::CaptureInfo capture;
   if (const Status status = timeline.capture_info(&capture); !status.ok())

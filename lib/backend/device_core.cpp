@@ -32,11 +32,12 @@ std::string DeviceCore::describe(Status status) const {
 
 Error DeviceCore::error(Status status, std::string_view object, std::string_view call, std::string_view numbers) {
   (void)note(status);
-  std::string text(object);
-  text.append(" on ").append(backend->name()).append(": ").append(call);
-  if (!numbers.empty()) text.append(" (").append(numbers).append(")");
-  text.append(" failed: ").append(describe(status));
-  return Error(errc_of(status.code), text);
+  return Error::make(errc_of(status.code), [&] {
+    std::string text(object);
+    text.append(" on ").append(backend->name()).append(": ").append(call);
+    if (!numbers.empty()) text.append(" (").append(numbers).append(")");
+    return text.append(" failed: ").append(describe(status));
+  });
 }
 
 Error DeviceCore::lost_error(std::string_view call) {
@@ -45,9 +46,9 @@ Error DeviceCore::lost_error(std::string_view call) {
     const std::scoped_lock lock(mutex_);
     if (lost_status_) status = *lost_status_;
   }
-  std::string text(call);
-  text.append(" on ").append(backend->name()).append(": the device is lost: ").append(describe(status));
-  return Error(Errc::device_lost, text);
+  return Error::make(Errc::device_lost, [&] {
+    return std::string(call).append(" on ").append(backend->name()).append(": the device is lost: ") + describe(status);
+  });
 }
 
 void DeviceCore::keep_error(Status status, std::string_view object, std::string_view call) noexcept {

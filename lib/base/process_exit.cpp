@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "base/immortal.hpp"
+
 namespace thole::detail {
 namespace {
 
@@ -16,11 +18,8 @@ struct Calls {
   bool ended = false;
 };
 
-// Never destroyed: the threads that use it are not joined.
-Calls& calls() noexcept {
-  static auto* const made = new Calls;
-  return *made;
-}
+// The threads that use it are not joined.
+Calls& calls() noexcept { return immortal<Calls>(); }
 
 bool begin_calls() noexcept {
   Calls& self = calls();

@@ -19,23 +19,26 @@ namespace {
 constexpr std::size_t beyond_any_machine = std::size_t{1} << 46;
 
 Error too_large_error(std::size_t bytes, std::size_t possible, const char* call) {
-  return Error(Errc::too_large, std::string(call) + ": " + std::to_string(bytes) +
-                                    " bytes are more than the arena can ever hold in one piece, " +
-                                    std::to_string(possible) + " bytes");
+  return Error::make(Errc::too_large, [&] {
+    return std::string(call) + ": " + std::to_string(bytes) +
+           " bytes are more than the arena can ever hold in one piece, " + std::to_string(possible) + " bytes";
+  });
 }
 
 Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Error>& no_growth, bool timed_out,
                       const char* call) {
   const auto store = heap.arena().store().stats();
   const auto heaps = figures_of_heaps(heap.arena());
-  std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
-                     std::to_string(bytes) + " bytes: " + std::to_string(store.free) + " free, " +
-                     std::to_string(store.largest_free) + " in the largest free piece, " +
-                     std::to_string(heaps.in_flight) + " in flight, " + std::to_string(heaps.in_use) + " in use, of " +
-                     std::to_string(store.capacity) + " (the arena may grow to " + std::to_string(store.max_capacity) +
-                     ")";
-  if (no_growth) text += std::string("; it could not grow: ") + no_growth->what();
-  return Error(timed_out ? Errc::timed_out : Errc::out_of_memory, text);
+  return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
+    std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
+                       std::to_string(bytes) + " bytes: " + std::to_string(store.free) + " free, " +
+                       std::to_string(store.largest_free) + " in the largest free piece, " +
+                       std::to_string(heaps.in_flight) + " in flight, " + std::to_string(heaps.in_use) +
+                       " in use, of " + std::to_string(store.capacity) + " (the arena may grow to " +
+                       std::to_string(store.max_capacity) + ")";
+    if (no_growth) text += std::string("; it could not grow: ") + no_growth->what();
+    return text;
+  });
 }
 
 Request request_of(const HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
@@ -113,9 +116,10 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   if (bytes > beyond_any_machine || size_class::round_up(bytes) > possible)
     return tl::unexpected(too_large_error(bytes, possible, call));
   if (alignment > page)
-    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": elements aligned to " +
-                                                            std::to_string(alignment) + " bytes; at most a page, " +
-                                                            std::to_string(page) + " bytes"));
+    return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      return std::string(call) + ": elements aligned to " + std::to_string(alignment) + " bytes; at most a page, " +
+             std::to_string(page) + " bytes";
+    }));
   const Request request = request_of(heap, bytes, alignment);
   // Where this thread left its last block is where one is most likely finished; else any stream, in turn.
   if (const auto recent = heap.recent(); recent != nullptr)

@@ -23,13 +23,15 @@ std::int64_t now_ns() noexcept {
 Result<Submission> Submission::begin(Timeline& timeline, const char* call) noexcept {
   Submission work(timeline, call);
   if (!work.going_on_)
-    return tl::unexpected(Error(Errc::invalid_argument, std::string(call) + ": stream " +
-                                                            std::to_string(timeline.id()) + " has been destroyed"));
+    return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      return std::string(call) + ": stream " + std::to_string(timeline.id()) + " has been destroyed";
+    }));
   if (work.core().lost()) return tl::unexpected(work.core().lost_error(call));
   if (const Status status = timeline.capture_info(&work.capture_); !status.ok())
     return tl::unexpected(work.error(status, "asking whether the stream captures"));
   if (work.capture_.state == CaptureInfo::State::invalidated)
-    return tl::unexpected(Error(Errc::capturing, std::string(call) + ": the stream's graph capture is invalidated"));
+    return tl::unexpected(Error::make(
+        Errc::capturing, [&] { return std::string(call) + ": the stream's graph capture is invalidated"; }));
   if (timeline.foreign() && !work.capturing())
     if (const Status status = timeline.reserve(&work.reserved_); !status.ok())
       return tl::unexpected(work.error(status, "creating an event"));
@@ -59,9 +61,11 @@ Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
   const Status status = capturing() ? query(uses, against) : order_after(uses, against, *timeline_);
   if (status.ok()) return {};
   if (capturing() && (status.code == StatusCode::not_ready || status.code == StatusCode::capture))
-    return tl::unexpected(Error(Errc::in_flight, std::string(call_) +
-                                                     ": the memory is in flight, and a graph that is being captured "
-                                                     "cannot wait for work outside of it; wait() before the capture"));
+    return tl::unexpected(Error::make(Errc::in_flight, [&] {
+      return std::string(call_) +
+             ": the memory is in flight, and a graph that is being captured "
+             "cannot wait for work outside of it; wait() before the capture";
+    }));
   // A use may be another device's, whose loss is not this one's.
   if (const auto lost = lost_device(uses); lost != nullptr) return tl::unexpected(lost->lost_error(call_));
   return tl::unexpected(error(
