@@ -73,8 +73,8 @@ class THOLE_EXPORT StreamRef {
 /// Owns a stream that runs independently of the legacy default stream; move-only, and a `StreamRef` wherever one is
 /// wanted. Destroying it returns at once: work in it still completes and frees what waits for it.
 ///
-/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. A
-/// call through a view that another thread is in the middle of ends well when the stream is destroyed meanwhile.
+/// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. If
+/// one thread destroys the stream while another is inside a call through a view, that call still finishes correctly.
 class THOLE_EXPORT Stream : public StreamRef {
  public:
   /// Throws `Error`: `device_lost`, `device_error`.

@@ -24,7 +24,7 @@ std::string bytes_of(const Block& block) {
 
 Error borrowed_error(const Block& block, const char* call, bool writes) {
   const auto borrows = block.holders.borrows();
-  const bool exclusive = block.holders.written_by_host();
+  const bool exclusive = block.holders.has_writer();
   return Error::make(Errc::borrowed, [&] {
     std::string text(call);
     text += ": the buffer of " + bytes_of(block) + " has ";
@@ -53,7 +53,7 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
 
 /// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
 Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
-  if (writes ? block.holders.borrows() != 0 : block.holders.written_by_host())
+  if (writes ? block.holders.borrows() != 0 : block.holders.has_writer())
     return tl::unexpected(borrowed_error(block, call, writes));
   return {};
 }

@@ -128,7 +128,7 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }
   // Another thread may have taken finished blocks and not put them back yet; it may also have found one in use by a
-  // second stream, and have put it into that one's queue, so that it takes a second look.
+  // second stream, and have retired it to that one, so that it takes a second look.
   for (int look = 0; look != 2; ++look) {
     detail::collect(device);
     detail::MovingBlocks::wait_for_arrival();

@@ -36,12 +36,12 @@ struct DeviceCore {
   EventStock events{*backend};
   /// The streams that were used on this device (streams/stream_registry.hpp). Set once, right after construction.
   std::shared_ptr<StreamRegistry> streams;
-  /// Hands everything of the device that is finished to its heaps; returns how many blocks that were
-  /// (heap/collect.hpp). Set once, right after construction: what stands below the heaps calls it, too.
+  /// Gives every finished block of the device back to its heap and returns their number (heap/collect.hpp). A pointer,
+  /// because streams/ (the watcher) calls it and must not include heap/. Set once, right after construction.
   std::size_t (*collect)(DeviceCore&) noexcept = nullptr;
 
-  /// Whether a process made the device of which this one is a forked child. The library's threads do not run here, and
-  /// locks may be held for ever: nothing of the device may be touched.
+  /// True in a forked child, if a parent process made the device. The library's threads do not run here, and locks may
+  /// be held for ever: nothing of the device may be touched.
   bool of_another_process() const noexcept { return process_ != this_process(); }
 
   /// Whether a sticky error has ended the device. In a forked child the parent's devices are all lost.

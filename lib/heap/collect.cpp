@@ -32,10 +32,10 @@ std::size_t collect(DeviceCore& device) noexcept {
   std::size_t count = fetch_from_graphs();
   device.streams->end_waiting();
   MovingBlocks blocks;
-  device.streams->reclaim(blocks, true);
+  device.streams->take_finished(blocks, true);
   try {
     for (const auto& other : devices_used_across(device)) {
-      other->streams->reclaim(blocks, true);
+      other->streams->take_finished(blocks, true);
       free_waiting_device_blocks(*other);
     }
   } catch (const std::bad_alloc&) {
@@ -49,7 +49,7 @@ std::size_t collect(DeviceCore& device) noexcept {
 std::size_t collect_some(Timeline& timeline) noexcept {
   if (!timeline.has_work()) return 0;
   MovingBlocks blocks;
-  timeline.reclaim(blocks, false);
+  timeline.take_finished(blocks, false);
   return hand_to_heaps(blocks);
 }
 
@@ -60,7 +60,7 @@ std::size_t collect_any(DeviceCore& device) noexcept {
 
 std::size_t collect_stream(Timeline& timeline) noexcept {
   MovingBlocks blocks;
-  timeline.reclaim(blocks, true);
+  timeline.take_finished(blocks, true);
   const std::size_t count = hand_to_heaps(blocks);
   free_waiting_device_blocks(*timeline.device());
   return count;

@@ -33,7 +33,7 @@ std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& 
   return timeline;
 }
 
-void StreamRegistry::reclaim(MovingBlocks& out, bool thorough) noexcept {
+void StreamRegistry::take_finished(MovingBlocks& out, bool thorough) noexcept {
   // In pieces, so that the lock is not held while a timeline asks the device. One that moves to an earlier place
   // meanwhile is looked at the next time.
   std::array<std::shared_ptr<Timeline>, 64> some;
@@ -47,7 +47,7 @@ void StreamRegistry::reclaim(MovingBlocks& out, bool thorough) noexcept {
           some[count++] = std::move(timeline);
     }
     if (count == 0) return;
-    for (std::size_t i = 0; i < count; ++i) std::exchange(some[i], nullptr)->reclaim(out, thorough);
+    for (std::size_t i = 0; i < count; ++i) std::exchange(some[i], nullptr)->take_finished(out, thorough);
   }
 }
 

@@ -5,9 +5,9 @@
 // One stream as thole sees it: positions, the events (tickets) that cover them, and the blocks that wait for them.
 //
 // Every use of memory in a stream gets the next position, taken after the work was enqueued. An event covers all
-// positions that were taken before it was recorded. How far events may be behind (the slack): one is recorded after
-// `uses_per_ticket` uses or `bytes_per_ticket` bytes of blocks, before work that may be long, at once behind a device
-// write and on a foreign stream, and whenever somebody needs an answer.
+// positions that were taken before it was recorded. Events may lag behind the uses. One is recorded after
+// `uses_per_ticket` uses or `bytes_per_ticket` bytes of blocks, before work that may be long, directly behind a device
+// write and on a foreign stream, and when somebody asks.
 //
 // A Timeline is shared: by the stream's handles, by the slots of memory that it uses, by Event handles. It keeps its
 // device. It serves one stream and no other ever after, so that nobody can meet a wrong one.
@@ -81,8 +81,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   bool is_usable() const noexcept { return is_open() && !handle_gone_.load(std::memory_order_acquire); }
   /// The handle of a stream of thole's own is gone: no view may be used any more. end() follows.
   void drop_handle() noexcept { handle_gone_.store(true, std::memory_order_release); }
-  /// Records its last event, behind which everything in it lies, and
-  /// closes it. False: the event is refused at the moment; the stream stays open, and this is called again.
+  /// Records the last event of the stream, after all its work, and closes it. False: the event was refused now; the
+  /// stream stays open, and end() is called again.
   bool end() noexcept;
   /// Of a closed stream: the position behind which nothing was enqueued.
   std::uint64_t last_position() const noexcept { return last_position_.load(std::memory_order_acquire); }
@@ -146,11 +146,13 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   /// The block waits for `wait_position`, which one of its uses here has. No lock, no allocation, no call.
   void retire(Block* block) noexcept { retired_.push(block); }
-  /// Moves blocks whose position is complete to `out`. A thorough look covers what no event covers yet, waits for
-  /// another thread's look and asks until it has found all, also where no block waits, for the uses of blocks that are
-  /// held; else another's look is enough, and so are the first blocks that are found in `bounded_queries`.
-  void reclaim(MovingBlocks& out, bool thorough) noexcept;
-  /// Whether blocks wait. Who is told that none do sees that the last of them are moving.
+  /// Moves blocks whose position is complete to `out`. Thorough: records missing events, waits for another thread that
+  /// is looking, and asks until all finished blocks are found; it asks also when no block waits, so that buffers that
+  /// are held learn that their uses are done. Not thorough: returns at once if another thread is looking, and after the
+  /// first blocks found, or after `bounded_queries` queries.
+  void take_finished(MovingBlocks& out, bool thorough) noexcept;
+  /// Whether blocks wait. If not, those that were just taken are counted in MovingBlocks already, so that a search does
+  /// not miss them.
   bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
   /// Whether uses have an event that is not known to be done.
   bool has_events() const noexcept {
@@ -211,10 +213,11 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   TicketList pending_;
   std::vector<Ticket*> free_;  // tickets with an event, to be recorded again
   std::uint64_t last_serial_ = 0;
-  std::size_t ask_beyond_ = least_asked_;  // so many pending tickets are looked through for finished ones
+  std::size_t ask_beyond_ = least_asked_;  // with so many pending tickets, look for finished ones
   WaitingBlocks blocks_;
   std::uint64_t last_wanted_ = 0;  // the latest position that a block has waited for
-  std::uint64_t refused_at_ = 0;   // recorded_ when the first wanted ticket was last found unfinished
+  // recorded_ when the last bounded look found the first block unfinished; there is no new look until it changes.
+  std::uint64_t refused_at_ = 0;
 
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t most_free_ = 64;

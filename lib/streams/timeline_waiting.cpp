@@ -239,7 +239,7 @@ void Timeline::ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noex
   }
 }
 
-void Timeline::reclaim(MovingBlocks& out, bool thorough) noexcept {
+void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
   Lock polling(polling_, std::defer_lock);
   if (thorough)
     polling.lock();

@@ -168,7 +168,7 @@ void borrow(Figures& figures, const thole::Device& device, const thole::PinnedHe
   add("borrow_after_a_copy", copied, read);
   add("borrow_mut_after_a_copy", copied, write);
   for (const auto& [name, time] : figures.run_registered())
-    figures.at_most(name + "() and its end, nothing in flight", time, 5, "ns", "-");
+    figures.at_most(name + "() and its end, nothing in flight", time, 10, "ns", "-");
 }
 
 }  // namespace

@@ -1,22 +1,31 @@
 #pragma once
 
 // Who holds a block: its handle, graphs, and borrows; and RefCell's rule about borrows. All of it is one word, changed
-// by atomic read-modify-writes alone: who takes the last hold away learns so from the very operation that took it, and
-// nobody else does.
+// by atomic read-modify-writes. The operation that removes the last holder returns true: exactly one caller gets
+// that.
 
 #include <atomic>
 #include <cstdint>
 
 namespace thole::detail {
 
-/// Thread safety: any thread may call anything, as long as it holds the block itself where that is said.
+/// Dropping a handle and borrowing for writing need exclusive access to the handle, so that no other thread begins
+/// anything meanwhile; where the handle is also the only holder, no thread can end anything either, and a plain store is
+/// enough.
+///
+/// Thread safety: any thread may call anything, as long as it holds the block itself where that is said, but for those
+/// two.
 class BorrowState {
  public:
   /// A new handle holds the block; nobody else does. The caller alone knows the block.
   void open() noexcept { word_.store(handle, std::memory_order_relaxed); }
 
   /// Lets the handle go. True: nobody holds the block any more and the caller, alone, has it.
-  bool drop_handle() noexcept { return take_away(handle); }
+  bool drop_handle() noexcept {
+    if (word_.load(std::memory_order_acquire) != handle) return take_away(handle);
+    word_.store(0, std::memory_order_relaxed);  // alone: nobody else has anything to take away
+    return true;
+  }
   /// One more graph uses the block; the caller holds it.
   void add_graph() noexcept { word_.fetch_add(graph, std::memory_order_relaxed); }
   /// Returns as drop_handle() does.
@@ -27,19 +36,23 @@ class BorrowState {
     return add(reader, [](std::uint64_t word) { return (word & writer) == 0; });
   }
   bool begin_write() noexcept {
+    if (word_.load(std::memory_order_acquire) == handle) [[likely]] {
+      word_.store(handle | writer, std::memory_order_relaxed);  // alone, as in drop_handle()
+      return true;
+    }
     return add(writer, [](std::uint64_t word) { return (word & (writer | readers)) == 0; });
   }
   /// Return as drop_handle() does.
   bool end_read() noexcept { return take_away(reader); }
   bool end_write() noexcept { return take_away(writer); }
 
-  /// Live borrows, uses under way among them.
+  /// Number of live borrows, including those that `use_on` takes while its function runs.
   std::uint64_t borrows() const noexcept {
     const auto word = word_.load(std::memory_order_relaxed);
     return (word & writer) != 0 ? 1 : (word & readers) / reader;
   }
-  /// Whether the one borrow that lives is exclusive.
-  bool written_by_host() const noexcept { return (word_.load(std::memory_order_relaxed) & writer) != 0; }
+  /// Whether a BorrowMut lives.
+  bool has_writer() const noexcept { return (word_.load(std::memory_order_relaxed) & writer) != 0; }
   /// Whether nobody holds the block; for reports and pictures.
   bool unreferenced() const noexcept { return word_.load(std::memory_order_relaxed) == 0; }
   /// Whether the program has let go of the handle; for reports.
