@@ -156,12 +156,13 @@ Status Timeline::synchronize() noexcept {
   const Call call(*this);
   if (!call) return {StatusCode::invalid};
   if (const Status status = check_no_capture(); !status.ok()) return status;
-  const auto position = issued();
   std::uint64_t serial = 0;
   {
     const std::scoped_lock lock(mutex_);
     serial = last_serial_;
   }
+  // In this order: no event up to the serial covers a later position, which would then count as covered for ever.
+  const auto position = issued();
   Status status;
   {
     const CaptureGuard guard(*device_->backend);
