@@ -159,7 +159,13 @@ end:
      atomic { seen = 0; alone = false }
 #endif
   /* A graph gets the block, in a call that shares the handle or while a borrow holds the block. */
-  :: d_step { (reads || writes || (usable && !alone)) && nodes > 0 -> nodes--; word = word + GRAPH; holders++; graphs++; assert(!pooled) }
+  :: d_step { (reads || writes || (usable && !alone)) && nodes > 0 ->
+       assert(!pooled);
+       nodes--;
+       word = word + GRAPH;
+       holders++;
+       graphs++
+     }
   /* A graph ends, on any thread. */
   :: atomic { graphs > 0 -> graphs--; seen = 1 }; take_away(GRAPH, seen)
   :: atomic { reads -> reads = false }; take_away(READER, readers)

@@ -7,7 +7,7 @@
  * the answer says. A ticket that nobody needs serves again, with the same event.
  *
  * A section under the timeline's mutex is one step here (d_step): no call is made in it. Those under `recording_` are
- * not. Captures, refused calls and lost devices are not part of this.
+ * not. An event may be broken once, as by a capture. Refused calls and lost devices are not part of this.
  *
  * Each of these breaks one rule that the source states, and then there is an error:
  * mutation: POSITION_READ_AFTER    the position that an event covers is read after the event is recorded
@@ -16,6 +16,7 @@
  * mutation: UNPINNED               a ticket may serve again while a thread asks for its event
  * mutation: SERIAL_READ_AFTER      synchronize() reads the last ticket's number after the last position
  * mutation: SYNC_POSITION_AFTER    synchronize() reads the last position when the device is done
+ * mutation: RECORDED_STAYS         what a broken event was to cover still counts as covered
  * mutation: BLOCKS_BY_RECORDED     a block is taken when its position is covered
  * mutation: WANTED_NOT_COVERED     a collection does not cover what the blocks wait for
  */
@@ -40,9 +41,10 @@ bool is_pending[TICKETS];
 /* Around it. */
 byte works = POSITIONS; /* that may still be begun */
 byte collections = 1;
+bool may_break = true; /* an event, when it is asked; not since then */
 byte reclaimed;
 
-#define LOCALS byte mine, ticket = NONE, position, serial, at; bool yes
+#define LOCALS byte mine, ticket = NONE, position, serial, at; bool yes, is_broken
 
 /* ---- Under the mutex: within a d_step */
 
@@ -89,6 +91,35 @@ inline complete(up_to_serial, up_to_position) {
   :: else -> break
   od;
   at = 0
+}
+
+inline finish_asking() {
+  if
+  :: yes -> complete(serial_of[ticket], position_of[ticket])
+  :: is_broken && is_pending[ticket] -> /* set_aside() */
+     at = 0;
+     do
+     :: list[at] != ticket -> at++
+     :: else -> break
+     od;
+     length--;
+     do
+     :: at < length -> list[at] = list[at + 1]; at++
+     :: else -> break
+     od;
+     list[length] = 0;
+     at = 0;
+     is_pending[ticket] = false;
+#ifndef RECORDED_STAYS
+     recorded = completed;
+     if
+     :: length > 0 && position_of[list[length - 1]] > completed -> recorded = position_of[list[length - 1]]
+     :: else -> skip
+     fi
+#endif
+  :: else -> skip
+  fi;
+  is_broken = false
 }
 
 inline find_covering(wanted) {
@@ -192,17 +223,15 @@ inline query_event() {
   :: atomic { executed >= event_place[ticket] -> yes = true }
   :: atomic { executed < event_place[ticket] -> executed = event_place[ticket]; yes = true }
   :: atomic { executed < event_place[ticket] && !idle -> yes = false }
+  :: atomic { may_break && is_pending[ticket] && !idle -> may_break = false; is_broken = true }
   fi
 }
 
 /* Of a ticket to which this thread has got a reference. */
-inline finish_asking() {
+inline ask() {
   query_event();
   d_step {
-    if
-    :: yes -> complete(serial_of[ticket], position_of[ticket])
-    :: else -> skip
-    fi;
+    finish_asking();
 #ifndef UNPINNED
     references[ticket]--;
 #endif
@@ -226,11 +255,15 @@ inline query(wanted) {
   d_step {
     if
     :: completed >= wanted -> skip
-    :: else -> find_covering(wanted); assert(ticket != NONE); pin()
+    :: else -> find_covering(wanted); 
+       if
+       :: ticket != NONE -> pin()
+       :: else -> assert(!may_break) /* it is covered anew when it is asked for again */
+       fi
     fi
   };
   if
-  :: ticket != NONE -> finish_asking()
+  :: ticket != NONE -> ask()
   :: else -> skip
   fi
 }
@@ -300,10 +333,7 @@ inline reclaim() {
      fi;
      query_event();
      d_step {
-       if
-       :: yes -> complete(serial_of[ticket], position_of[ticket])
-       :: else -> skip
-       fi;
+       finish_asking();
 #ifndef UNPINNED
        references[ticket]--;
 #endif
