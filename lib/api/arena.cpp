@@ -45,6 +45,7 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
 
 const std::shared_ptr<detail::ArenaCore>& PinnedArena::core(const char* call) const {
   if (core_ == nullptr) throw detail::moved_from(call, "the arena");
+  if (!core_->of_this_process()) throw detail::of_another_process_error(call);
   return core_;
 }
 
@@ -56,7 +57,6 @@ bool PinnedArena::contains(const void* pointer) const {
 
 ArenaStats PinnedArena::stats() const {
   const auto& arena = *core("PinnedArena::stats");
-  if (!arena.of_this_process()) throw detail::of_another_process_error("PinnedArena::stats");
   const auto store = arena.store().stats();
   const auto heaps = detail::figures_of_heaps(arena);
   return {.capacity = store.capacity,
@@ -75,7 +75,6 @@ ArenaStats PinnedArena::stats() const {
 
 std::size_t PinnedArena::trim() {
   const auto& arena = *core("PinnedArena::trim");
-  if (!arena.of_this_process()) throw detail::of_another_process_error("PinnedArena::trim");
   detail::flush_heaps(arena);
   return core_->store().trim();
 }

@@ -79,6 +79,8 @@ class HeldBorrow {
 template <bool Writes, bool Waits>
 Result<void> start_borrow(Block& block, const char* call) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   if (any_open(block.uses, against)) [[unlikely]] {
     // Before any waiting: a mistake is told at once.
     if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
@@ -93,6 +95,8 @@ Result<void> start_borrow(Block& block, const char* call) noexcept {
 
 /// The work that a call submits, with what it needs of the pinned block checked, ordered and kept.
 Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream, const char* call) noexcept {
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
   const auto& device = work->timeline().device();
@@ -205,8 +209,10 @@ Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanosecon
   return tl::unexpected(unfinished_error(block, status, call, true));
 }
 
-bool has_open_uses(const BlockHead* block) noexcept {
-  return !query(static_cast<const Block*>(block)->uses, Against::everything).ok();
+/// Of a block that another process made nobody can tell: its locks may be held for ever here.
+bool has_open_uses(const BlockHead* head) noexcept {
+  const auto& block = *static_cast<const Block*>(head);
+  return !block.of_this_process() || !query(block.uses, Against::everything).ok();
 }
 
 Result<void> copy_to_device(BlockHead* block, std::size_t offset, std::size_t bytes, const StreamRef& stream,

@@ -57,7 +57,6 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::page) + " bytes");
   const auto& core = arena.core("PinnedHeap");
-  if (!core->of_this_process()) throw detail::of_another_process_error("PinnedHeap");
   core_ = std::make_shared<detail::HeapHandle>(core, std::max(options.alignment, detail::granule),
                                                options.background_reclaim);
 }
@@ -141,6 +140,7 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
 
 HeapStats PinnedHeap::stats() const {
   check("PinnedHeap::stats");
+  if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::stats");
   detail::HeapCore& heap = core_->heap();
   detail::note_peak(heap);
   const auto figures = detail::figures_of(heap);

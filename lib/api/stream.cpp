@@ -145,7 +145,7 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
 
 bool StreamRef::capturing() const {
   constexpr const char* call = "Stream::capturing";
-  detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, call));
+  detail::Timeline& timeline = *detail::unwrap(HandleAccess::live_timeline(*this, call));
   const detail::Timeline::Call going_on(timeline);
   detail::CaptureInfo info;
   if (const Status status = timeline.capture_info(&info); !status.ok())

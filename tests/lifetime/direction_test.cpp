@@ -1,5 +1,8 @@
 // Rule 3: reads and writes by the device; a borrow waits for the precise use; streams are ordered by the device.
 
+#include <functional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "../support/rig.hpp"
@@ -116,6 +119,38 @@ TEST_CASE("borrow_mut waits for this buffer's uses and for no other's") {
   while (rig.sim().blocked_callers() != 0 && rig.sim().pending(scene.b) > 5) rig.sim().step(scene.b);
   waits.join();
   CHECK(other.busy());
+}
+
+TEST_CASE("what is copied before long work waits for its own copy only") {
+  constexpr std::size_t large = 2 * MiB;
+  const Rig rig(stepped(), {.bytes = 8 * MiB});
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, large);
+  auto big = rig.heap.make_buffer<std::byte>(large);
+  auto written = rig.heap.make_buffer<std::byte>(4 * KiB);
+  const std::pair<std::string, std::function<void()>> long_work[] = {
+      {"a copy of 2 MiB to the device", [&] { big.async_to_device(stream, target.span()); }},
+      {"a copy of 2 MiB to the host", [&] { big.async_from_device(stream, target.span()); }},
+      {"a copy of 2 MiB to new device memory", [&] { (void)big.async_to_device(stream); }},
+      {"a device write", [&] { written.async_from_device(stream, target.span().subspan(0, 4 * KiB)); }},
+      {"a function", [&] { stream.launch_host_function([] {}); }},
+      {"work of use_on", [&] { written.use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {}); }},
+      {"work through the native handle", [&] { (void)stream.native(); }},
+  };
+  for (const auto& [what, enqueue] : long_work) {
+    CAPTURE(what);
+    rig.settle(stream);
+    (void)rig.heap.collect();
+    auto small = rig.heap.make_buffer<std::byte>(4 * KiB);
+    small.async_to_device(stream, target.span());
+    enqueue();
+    stream.launch_host_function([] {});
+    // The small copy, the event behind it, and in between new memory, which takes no time.
+    const std::size_t operations = what.ends_with("new device memory") ? 3 : 2;
+    CHECK(rig.sim().step(stream, operations) == operations);
+    CHECK(small.try_borrow_mut().has_value());
+    CHECK(rig.sim().pending(stream) != 0);
+  }
 }
 
 TEST_CASE("a borrow with nothing in flight asks nobody") {

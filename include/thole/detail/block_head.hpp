@@ -4,8 +4,10 @@
 // a borrow needs no call; the rest of the record is the library's.
 
 #include <atomic>
+#include <cstdint>
 
 #include <thole/detail/borrow_state.hpp>
+#include <thole/detail/fork.hpp>
 
 namespace thole::detail {
 
@@ -16,7 +18,12 @@ struct BlockHead {
   /// is seen.
   std::atomic<bool> used{false};
 
-  bool untouched() const noexcept { return !used.load(std::memory_order_acquire); }
+  /// Who made the record: records are made anew in a forked child, where the parent's memory is missing.
+  const std::uint32_t process = this_process();
+
+  bool of_this_process() const noexcept { return process == this_process(); }
+  /// Whether a borrow need not look any further.
+  bool untouched() const noexcept { return !used.load(std::memory_order_acquire) && of_this_process(); }
 };
 
 }  // namespace thole::detail

@@ -1,0 +1,281 @@
+// A forked child beside busy threads: it lets go of what its parent made and exits, at once and quietly; every other
+// call on that says whose it is; new devices work. A sanitizer's own threads and locks do not live through a fork.
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "../support/child.hpp"
+#include "../support/rig.hpp"
+#include "../support/sanitized.hpp"
+
+using namespace support;
+
+namespace {
+
+using Bytes = PinnedBuffer<std::byte>;
+
+constexpr std::size_t bytes = 4 * KiB;
+constexpr int forks = 20;
+
+/// One object of each kind, some of them in flight, on a device that runs by itself.
+struct Objects {
+  Objects()
+      : device(Device::simulated()),
+        arena(PinnedArena(device, {.bytes = 4 * MiB})),
+        heap(*arena),
+        stream(device),
+        target(std::in_place, *stream, bytes),
+        idle(heap->make_buffer<std::byte>(bytes)),
+        read(heap->make_buffer<std::byte>(bytes)),
+        written(heap->make_buffer<std::byte>(bytes)),
+        in_flight(heap->make_buffer<std::byte>(bytes)),
+        borrow(read->borrow()),
+        borrow_mut(written->borrow_mut()),
+        event(stream->record()) {
+    const Stream other(device);
+    DeviceBuffer<std::byte> memory(other, bytes);
+    other.synchronize();
+    device.simulation().begin_capture(other);
+    heap->make_buffer<std::byte>(bytes).async_to_device(other, memory.span());
+    graph = device.simulation().end_capture(other);
+    exec = graph->instantiate();
+    device.simulation().hold(*stream);
+    in_flight->async_to_device(*stream, target->span());
+    later = stream->record();
+  }
+  ~Objects() {
+    if (stream) device.simulation().release(*stream);
+  }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+
+  /// In one order or in the opposite one.
+  void drop_all(bool backwards) {
+    std::array<std::function<void()>, 14> drops{
+        [&] { arena.reset(); },  [&] { heap.reset(); },       [&] { stream.reset(); },  [&] { target.reset(); },
+        [&] { idle.reset(); },   [&] { read.reset(); },       [&] { written.reset(); }, [&] { in_flight.reset(); },
+        [&] { borrow.reset(); }, [&] { borrow_mut.reset(); }, [&] { event.reset(); },   [&] { later.reset(); },
+        [&] { graph.reset(); },  [&] { exec.reset(); },
+    };
+    if (backwards) std::reverse(drops.begin(), drops.end());
+    for (const auto& drop : drops) drop();
+  }
+
+  Device device;
+  std::optional<PinnedArena> arena;
+  std::optional<PinnedHeap> heap;
+  std::optional<Stream> stream;
+  std::optional<DeviceBuffer<std::byte>> target;
+  std::optional<Bytes> idle, read, written, in_flight;
+  std::optional<Borrow<std::byte>> borrow;
+  std::optional<BorrowMut<std::byte>> borrow_mut;
+  std::optional<Event> event, later;
+  std::optional<SimulatedGraph> graph;
+  std::optional<SimulatedGraph::Executable> exec;
+};
+
+/// Threads that make, copy and drop all the time, with the objects' heap and on its device.
+class Busy {
+ public:
+  explicit Busy(const Objects& objects) {
+    for (int i = 0; i != 2; ++i)
+      threads_.emplace_back([this, &heap = *objects.heap, device = objects.device] {
+        while (!stop_.load(std::memory_order_relaxed)) {
+          const Stream stream(device);
+          std::vector<Bytes> buffers;
+          for (int n = 0; n != 50; ++n) {
+            auto made = heap.try_make_buffer<std::byte>(bytes);
+            if (!made) continue;
+            (void)made->async_to_device(stream);
+            buffers.push_back(std::move(*made));
+          }
+          buffers.clear();
+          stream.synchronize();
+          rounds_.fetch_add(1, std::memory_order_relaxed);
+        }
+      });
+  }
+  ~Busy() {
+    stop_.store(true, std::memory_order_relaxed);
+    for (auto& thread : threads_) thread.join();
+  }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+  /// Until they have done something more: the next fork meets them elsewhere.
+  void go_on() const {
+    until([this, from = rounds_.load()] { return rounds_.load() != from; });
+  }
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::atomic<int> rounds_{0};
+  std::vector<std::thread> threads_;
+};
+
+/// Whether the call says that the object was made by another process; prints where it does not.
+bool is_refused(const char* what, const std::function<void()>& call) {
+  std::string got = "no error";
+  try {
+    call();
+  } catch (const Error& error) {
+    got = error.what();
+    if (error.errc() == Errc::device_lost && got.find("made by another process") != std::string::npos) return true;
+  } catch (const std::exception& error) {
+    got = error.what();
+  }
+  std::fprintf(stderr, "in a forked child, %s: %s\n", what, got.c_str());
+  return false;
+}
+
+/// What a program does with a device, from the beginning to the end; 0 where all of it works.
+int use_a_new_device() {
+  const Device device = Device::simulated();
+  const PinnedArena arena(device, {.bytes = MiB});
+  const PinnedHeap heap(arena);
+  const Stream stream(device);
+  auto buffer = heap.make_buffer<std::byte>(bytes, std::byte{6});
+  auto there = buffer.async_to_device(stream);
+  const Event event = stream.record();
+  const auto back = there.async_to_host(stream, heap);
+  event.synchronize();
+  if (!event.ready() || !all_are(back, 6)) return 1;
+  fill(buffer, 7);
+  { const auto dropped = std::move(buffer); }
+  stream.synchronize();
+  heap.drain();
+  if (heap.stats().in_flight != 0 || heap.stats().in_use != bytes) return 2;
+  bool ran = false;
+  stream.launch_host_function([&ran] { ran = true; });
+  stream.synchronize();
+  return ran ? 0 : 3;
+}
+
+}  // namespace
+
+TEST_CASE("a child of a process with busy threads exits at once" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  Objects objects;
+  const Busy busy(objects);
+  for (int i = 0; i != forks; ++i) {
+    busy.go_on();
+    CHECK(in_child([] { return 0; }) == 0);
+  }
+}
+
+TEST_CASE("a child drops whatever its parent made, in any order, and exits" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  Objects objects;
+  const Busy busy(objects);
+  for (int i = 0; i != forks; ++i) {
+    busy.go_on();
+    CHECK(in_child([&] {
+            objects.drop_all(i % 2 == 0);
+            return 0;
+          }) == 0);
+  }
+  CHECK(objects.in_flight->busy());  // the parent's are as they were
+}
+
+TEST_CASE("every other call of a child on what its parent made says that another process made it" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  Objects objects;
+  const Device& device = objects.device;
+  auto& arena = objects.arena;
+  const auto& heap = objects.heap;
+  const auto& stream = objects.stream;
+  auto& target = objects.target;
+  const auto& later = objects.later;
+  auto &idle = objects.idle, &in_flight = objects.in_flight;
+  const std::vector<std::pair<const char*, std::function<void()>>> calls{
+      {"Stream", [&] { const Stream made(device); }},
+      {"PinnedArena", [&] { const PinnedArena made(device, {.bytes = MiB}); }},
+      {"PinnedHeap", [&] { const PinnedHeap made(*arena); }},
+      {"DeviceBuffer", [&] { const DeviceBuffer<std::byte> made(*stream, bytes); }},
+      {"from_native", [&] { (void)detail::unwrap(detail::stream_from_native(device, nullptr)); }},
+      {"PinnedArena::capacity", [&] { (void)arena->capacity(); }},
+      {"PinnedArena::contains", [&] { (void)arena->contains(&objects); }},
+      {"PinnedArena::device", [&] { (void)arena->device(); }},
+      {"PinnedArena::stats", [&] { (void)arena->stats(); }},
+      {"PinnedArena::trim", [&] { (void)arena->trim(); }},
+      {"PinnedHeap::make_buffer", [&] { (void)heap->make_buffer<std::byte>(bytes); }},
+      {"PinnedHeap::make_buffer, large", [&] { (void)heap->make_buffer<std::byte>(MiB); }},
+      {"PinnedHeap::drain", [&] { heap->drain(); }},
+      {"PinnedHeap::report", [&] { (void)heap->report(); }},
+      {"PinnedHeap::stats", [&] { (void)heap->stats(); }},
+      {"Stream::synchronize", [&] { stream->synchronize(); }},
+      {"Stream::record", [&] { (void)stream->record(); }},
+      {"Stream::wait", [&] { stream->wait(*later); }},
+      {"Stream::launch_host_function", [&] { stream->launch_host_function([] {}); }},
+      {"Stream::capturing", [&] { (void)stream->capturing(); }},
+      {"Event::ready", [&] { (void)later->ready(); }},
+      {"Event::ready, done", [&] { (void)objects.event->ready(); }},
+      {"Event::synchronize", [&] { later->synchronize(); }},
+      {"async_to_device, new memory", [&] { (void)idle->async_to_device(*stream); }},
+      {"async_to_device", [&] { idle->async_to_device(*stream, target->span()); }},
+      {"async_from_device", [&] { idle->async_from_device(*stream, target->span()); }},
+      {"async_to_host", [&] { (void)target->async_to_host(*stream, *heap); }},
+      {"use_on", [&] { idle->use_on(*stream, Access::device_reads, [](const std::byte*, NativeStream) {}); }},
+      {"wait", [&] { in_flight->wait(); }},
+      {"borrow_mut, in flight", [&] { (void)in_flight->borrow_mut(); }},
+      {"try_borrow_mut, in flight", [&] { (void)detail::unwrap(in_flight->try_borrow_mut()); }},
+      {"borrow, idle", [&] { (void)idle->borrow(); }},
+      {"borrow_mut, idle", [&] { (void)idle->borrow_mut(); }},
+      {"try_borrow, idle", [&] { (void)detail::unwrap(idle->try_borrow()); }},
+      {"instantiate", [&] { (void)objects.graph->instantiate(); }},
+      {"begin_capture", [&] { device.simulation().begin_capture(*stream); }},
+  };
+  const Busy busy(objects);
+  for (int i = 0; i != forks; ++i) {
+    busy.go_on();
+    CHECK(in_child([&] {
+            int accepted = 0;
+            for (const auto& [what, call] : calls) accepted += is_refused(what, call) ? 0 : 1;
+            const Stream own(Device::simulated());
+            accepted +=
+                is_refused("async_to_device on a stream of its own", [&] { (void)idle->async_to_device(own); }) ? 0 : 1;
+            accepted += is_refused("wait on a stream of its own", [&] { own.wait(*later); }) ? 0 : 1;
+            if (!in_flight->busy()) ++accepted;
+            if (!device.lost()) ++accepted;
+            if (heap->collect() != 0) ++accepted;
+            return accepted;
+          }) == 0);
+  }
+}
+
+TEST_CASE("a new simulated device, arena, heap, stream, copy and event work in a child, and in a child of that" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  Objects objects;
+  const Busy busy(objects);
+  for (int i = 0; i != forks; ++i) {
+    busy.go_on();
+    CHECK(in_child([&] {
+            if (i % 2 == 0) objects.drop_all(true);
+            if (const int failed = use_a_new_device(); failed != 0) return failed;
+            return in_child(use_a_new_device) == 0 ? 0 : 4;
+          }) == 0);
+  }
+}
+
+TEST_CASE("after a fork the parent goes on as before" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  Objects objects;
+  {
+    const Busy busy(objects);
+    for (int i = 0; i != forks; ++i) {
+      busy.go_on();
+      CHECK(in_child([&] {
+              objects.drop_all(true);
+              return use_a_new_device();
+            }) == 0);
+    }
+  }
+  objects.device.simulation().release(*objects.stream);
+  objects.later->synchronize();
+  objects.heap->drain();
+  CHECK(objects.in_flight->try_borrow_mut().has_value());
+  CHECK(objects.heap->stats().in_flight == 0);
+}

@@ -1,0 +1,145 @@
+// Rule 2, where nobody comes any more: what the program has let go of comes back by thole's own thread.
+
+#include <memory>
+#include <optional>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 64 * KiB;
+
+/// Until nothing of the device's is pinned, and nobody makes a call of thole's meanwhile.
+void until_unpinned(const Device& device) {
+  until([&] { return device.simulation().pinned_bytes() == 0; });
+}
+
+}  // namespace
+
+TEST_CASE("blocks in flight in a stream of another device come back after their heap and arena have ended") {
+  for (const bool stream_first : {false, true}) {
+    const auto near = stepped(), far = stepped();
+    auto stream = std::make_optional<Stream>(far);
+    std::optional<DeviceBuffer<std::byte>> target(std::in_place, *stream, bytes);
+    {
+      const PinnedHeap heap(PinnedArena(near, {.bytes = MiB}));
+      heap.make_buffer<std::byte>(bytes, std::byte{3}).async_to_device(*stream, target->span());
+    }
+    if (stream_first) {
+      target.reset();
+      stream.reset();
+    }
+    CHECK(near.simulation().pinned_bytes() == MiB);
+    far.simulation().run_all();
+    until([&] {
+      far.simulation().run_all();  // an event that is recorded only now
+      return near.simulation().pinned_bytes() == 0;
+    });
+  }
+}
+
+TEST_CASE("blocks in flight on two devices come back when both are done, after their heap and arena have ended") {
+  for (const bool near_first : {true, false}) {
+    const auto near = stepped(), far = stepped();
+    const Stream one(near), other(far);
+    DeviceBuffer<std::byte> first(one, bytes), second(other, bytes);
+    (near_first ? near : far).simulation().run_all();
+    {
+      const PinnedHeap heap(PinnedArena(near, {.bytes = MiB}));
+      const auto buffer = heap.make_buffer<std::byte>(bytes);
+      buffer.async_to_device(one, first.span());
+      buffer.async_to_device(other, second.span());
+    }
+    const auto& early = near_first ? near : far;
+    const auto& late = near_first ? far : near;
+    for (int i = 0; i != 3; ++i) early.simulation().run_all();
+    CHECK(near.simulation().pinned_bytes() == MiB);
+    until([&] {
+      early.simulation().run_all();
+      late.simulation().run_all();
+      return near.simulation().pinned_bytes() == 0;
+    });
+  }
+}
+
+TEST_CASE("a block that a graph lets go of comes back though nobody comes any more") {
+  for (const bool in_flight : {false, true}) {
+    const auto device = stepped(), other = stepped();
+    // The graph is the arena's device's, or another's.
+    for (const Device& capturing : {device, other}) {
+      const Stream stream(capturing);
+      DeviceBuffer<std::byte> target(stream, bytes);
+      (void)stream.native();  // an event behind it
+      capturing.simulation().run_all();
+      std::optional<SimulatedGraph> graph;
+      {
+        const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+        capturing.simulation().begin_capture(stream);
+        heap.make_buffer<std::byte>(bytes, std::byte{3}).async_to_device(stream, target.span());
+        graph = capturing.simulation().end_capture(stream);
+      }
+      if (in_flight) graph->instantiate().launch(stream);
+      CHECK(device.simulation().pinned_bytes() == MiB);
+      graph.reset();
+      if (in_flight) CHECK(device.simulation().pinned_bytes() == MiB);
+      capturing.simulation().run_all();
+      until_unpinned(device);
+    }
+  }
+}
+
+TEST_CASE("a block that nobody's graph holds any more comes back to a heap that lives, with background_reclaim") {
+  const Rig rig(stepped(), {.bytes = MiB}, {.background_reclaim = true});
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  rig.settle(stream);
+  rig.sim().begin_capture(stream);
+  rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+  (void)rig.sim().end_capture(stream);
+  until([&] { return rig.heap.stats().in_flight == 0 && rig.heap.stats().in_use == 0; });
+}
+
+TEST_CASE("a stream whose last event is refused twice still frees device memory in the end") {
+  for (const bool memory_first : {true, false}) {
+    const auto device = stepped();
+    auto sim = device.simulation();
+    auto stream = std::make_optional<Stream>(device);
+    std::optional<DeviceBuffer<std::byte>> memory(std::in_place, *stream, bytes);
+    sim.run_all();
+    stream->launch_host_function([] {});
+    if (memory_first) memory.reset();
+    int refused = 0;
+    sim.fail_call(SimulatedCall::record_event, 1);
+    sim.after_call(SimulatedCall::record_event, [&] {
+      ++refused;
+      sim.fail_call(SimulatedCall::record_event, 1);
+    });
+    stream.reset();
+    CHECK(refused == 1);
+    memory.reset();
+    until([&] {
+      sim.run_all();
+      return sim.device_bytes() == 0;
+    });
+    CHECK(Device(device).take_error().has_value());
+  }
+}
+
+TEST_CASE("a stream whose last event is refused twice gives back the blocks that wait in it") {
+  const auto device = stepped();
+  auto sim = device.simulation();
+  {
+    const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+    const Stream stream(device);
+    DeviceBuffer<std::byte> memory(stream, bytes);
+    heap.make_buffer<std::byte>(bytes).async_to_device(stream, memory.span());
+    sim.fail_call(SimulatedCall::record_event, 1);
+    sim.after_call(SimulatedCall::record_event, [&] { sim.fail_call(SimulatedCall::record_event, 1); });
+  }
+  until([&] {
+    sim.run_all();
+    return sim.pinned_bytes() == 0 && sim.device_bytes() == 0;
+  });
+}
