@@ -68,9 +68,9 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 ///
 /// Rules, checked in every build, as with Rust's RefCell: any number of `Borrow`s or one `BorrowMut`; no device read
 /// while a `BorrowMut` lives; no device write while any borrow lives (`Errc::borrowed`). While the device reads, the
-/// CPU may read too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams, and
-/// any use after earlier writes, by the device itself: only `borrow`, `borrow_mut`, `wait` and `wait_for` wait for the device. A copy can
-/// block only while the stream's queue is full.
+/// CPU may read too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams,
+/// and any use after earlier writes, by the device itself: only `borrow`, `borrow_mut`, `wait` and `wait_for` wait for
+/// the device. A copy can block only while the stream's queue is full.
 ///
 /// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`.
 ///
