@@ -60,9 +60,8 @@ void keep_place(DeviceBlock* block) noexcept {
   bool was_open = false;
   if (reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->issue();
-    const bool kept = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
-    note(block->uses, *timeline, kept ? position : 0, true);
-    if (!kept && !timeline->foreign()) return;
+    const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
+    note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
   }
   block->made_on.reset();
 }

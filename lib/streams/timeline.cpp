@@ -47,16 +47,25 @@ bool Timeline::end() noexcept {
     close();
     return true;
   }
-  const auto before = issued();
-  const auto last = issue();
+  auto last = last_position_.load(std::memory_order_relaxed);
+  if (last == 0) last = issue();  // once, however often the event is refused
+  last_position_.store(last, std::memory_order_release);
   Status status = cover(last);
   if (!status.ok()) status = cover(last);  // a driver may refuse one call and take the next
-  // In a capture no event can be had; none is needed where all uses have theirs.
-  const bool needs_none =
-      status.code == StatusCode::capture && (done(before) || recorded_.load(std::memory_order_acquire) >= before);
+  if (status.code == StatusCode::capture) {
+    // A capture dies with its stream, whoever began it. Its end makes the stream an ordinary one again, whatever the
+    // call answers.
+    DeviceBackend& backend = *device_->backend;
+    GraphHandle graph = nullptr;
+    if (backend.end_capture(native_, &graph).ok()) (void)backend.destroy_graph(graph);
+    status = cover(last);
+  }
+  // A stream that takes part in the capture of another can have no event. It needs none where all uses have theirs.
+  const bool needs_none = status.code == StatusCode::capture &&
+                          (done(last - 1) || recorded_.load(std::memory_order_acquire) >= last - 1);
   if (!status.ok()) device_->keep_error(status, "~Stream", "recording its last event");
   if (!status.ok() && !needs_none) return false;
-  last_position_.store(status.ok() ? last : before, std::memory_order_release);
+  if (!status.ok()) last_position_.store(last - 1, std::memory_order_release);
   close();
   return true;
 }

@@ -181,7 +181,7 @@ void Program::all_back() {
     }
     // A thread of the library's, which watches for an earlier program's device, may have some in its hands.
     auto stats = heap.heap.stats();
-    for (int i = 0; i != 100000 && exact && stats.in_flight + stats.in_use != 0; ++i) {
+    for (int i = 0; i != 10000 && exact && stats.in_flight + stats.in_use != 0; ++i) {
       std::this_thread::yield();
       (void)heap.heap.collect();
       stats = heap.heap.stats();
