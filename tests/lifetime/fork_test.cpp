@@ -135,8 +135,7 @@ bool is_refused(const char* what, const std::function<void()>& call) {
 }
 
 /// What a program does with a device, from the beginning to the end; 0 where all of it works.
-int use_a_new_device() {
-  const Device device = Device::simulated();
+int use_device(const Device& device) {
   const PinnedArena arena(device, {.bytes = MiB});
   const PinnedHeap heap(arena);
   const Stream stream(device);
@@ -156,6 +155,8 @@ int use_a_new_device() {
   stream.synchronize();
   return ran ? 0 : 3;
 }
+
+int use_a_new_device() { return use_device(Device::simulated()); }
 
 }  // namespace
 
@@ -278,4 +279,76 @@ TEST_CASE("after a fork the parent goes on as before" * doctest::skip(THOLE_TEST
   objects.heap->drain();
   CHECK(objects.in_flight->try_borrow_mut().has_value());
   CHECK(objects.heap->stats().in_flight == 0);
+}
+
+TEST_CASE("a child that is forked while another thread holds a stream's lock drops all that is of the stream" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  auto stream = std::make_optional<Stream>(rig.device);
+  std::optional<DeviceBuffer<std::byte>> target(std::in_place, *stream, bytes);
+  void* const native = stream->native();
+  rig.heap.make_buffer<std::byte>(bytes).async_to_device(*stream, target->span());  // waits in the stream's queue
+  std::optional<Event> event(stream->record());
+  // An event that a capture made void: it is destroyed under the stream's lock.
+  rig.sim().before_call(SimulatedCall::record_event,
+                        [&] { REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::relaxed).ok()); });
+  rig.sim().after_call(SimulatedCall::record_event, [&] {
+    void* captured = nullptr;
+    REQUIRE(rig.backend().end_capture(native, &captured).ok());
+    REQUIRE(rig.backend().destroy_graph(captured).ok());
+  });
+  std::optional<Event> empty(stream->record());
+  errc_text_of(empty->try_ready(), Errc::capturing);
+  int result = -1;
+  rig.sim().before_call(SimulatedCall::destroy_event, [&] {
+    std::thread([&] {
+      result = in_child([&] {
+        event.reset();
+        target.reset();
+        stream.reset();
+        return use_a_new_device();
+      });
+    }).join();
+  });
+  empty.reset();
+  CHECK(result == 0);
+}
+
+TEST_CASE("a child that is forked in the middle of any call drops what it has inherited, and uses a new device" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  int met = 0;
+  for (int kind = 0; kind <= static_cast<int>(SimulatedCall::destroy_graph_exec); ++kind) {
+    CAPTURE(kind);
+    Objects objects;
+    const Device& device = objects.device;
+    std::atomic<int> forked{0}, failed{0};
+    device.simulation().before_call(static_cast<SimulatedCall>(kind), [&] {
+      std::thread([&] {
+        ++forked;
+        failed += in_child([&] {
+                    objects.drop_all(true);
+                    return use_a_new_device();
+                  }) != 0;
+      }).join();
+    });
+    use_device(device);
+    for (const auto pin : {PinMethod::register_pages, PinMethod::host_alloc}) {
+      const PinnedHeap heap(PinnedArena(device, {.bytes = MiB, .pin_method = pin}));
+      const Stream stream(device), other(device);
+      auto target = heap.make_buffer<std::byte>(bytes).async_to_device(stream);
+      heap.make_buffer<std::byte>(bytes).async_to_device(other, target.span());
+      (void)detail::unwrap(detail::stream_from_native(device, other.native())).record();
+      stream.synchronize();
+      other.synchronize();
+      device.simulation().begin_capture(stream);
+      heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+      auto graph = device.simulation().end_capture(stream);
+      graph.instantiate().launch(stream);
+    }
+    detail::finish_unpinning();
+    device.simulation().before_call(static_cast<SimulatedCall>(kind), nullptr);
+    CHECK(failed == 0);
+    met += forked;
+  }
+  CHECK(met >= 20);
 }

@@ -107,8 +107,6 @@ TEST_CASE("a stream whose last event is refused twice still frees device memory 
     auto sim = device.simulation();
     auto stream = std::make_optional<Stream>(device);
     std::optional<DeviceBuffer<std::byte>> memory(std::in_place, *stream, bytes);
-    sim.run_all();
-    stream->launch_host_function([] {});
     if (memory_first) memory.reset();
     int refused = 0;
     sim.fail_call(SimulatedCall::record_event, 1);
@@ -142,4 +140,17 @@ TEST_CASE("a stream whose last event is refused twice gives back the blocks that
     sim.run_all();
     return sim.pinned_bytes() == 0 && sim.device_bytes() == 0;
   });
+}
+
+TEST_CASE("a stream whose last event is refused twice is destroyed in the end, though a view of it lives") {
+  const auto device = stepped();
+  auto sim = device.simulation();
+  auto stream = std::make_optional<Stream>(device);
+  const StreamRef view(*stream);
+  const DeviceBuffer<std::byte> memory(*stream, bytes);
+  sim.fail_call(SimulatedCall::record_event, 1);
+  sim.after_call(SimulatedCall::record_event, [&] { sim.fail_call(SimulatedCall::record_event, 1); });
+  stream.reset();
+  errc_text([&] { (void)view.record(); }, Errc::invalid_argument);
+  until([&] { return sim.calls(SimulatedCall::destroy_stream) == 1; });
 }
