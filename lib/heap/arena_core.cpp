@@ -16,7 +16,8 @@ void ArenaCore::remove(HeapCore* heap, std::size_t made) noexcept {
 }
 
 Error of_another_process_error(const char* call) {
-  return Error::make(Errc::device_lost, [&] { return std::string(call) + ": made by another process, which this one was forked from"; });
+  return Error::make(Errc::device_lost,
+                     [&] { return std::string(call) + ": made by another process, which this one was forked from"; });
 }
 
 }  // namespace thole::detail

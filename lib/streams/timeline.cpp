@@ -53,16 +53,17 @@ bool Timeline::end() noexcept {
   Status status = cover(last);
   if (!status.ok()) status = cover(last);  // a driver may refuse one call and take the next
   if (status.code == StatusCode::capture) {
-    // A capture dies with its stream, whoever began it. Its end makes the stream an ordinary one again, whatever the
-    // call answers.
+    // A capture dies with its stream, whoever began it: a mistake that the program may ask for. Its end makes the
+    // stream an ordinary one again, whatever the call answers.
+    device_->keep_error(status, "~Stream", "ending the stream, which captures a graph");
     DeviceBackend& backend = *device_->backend;
     GraphHandle graph = nullptr;
     if (backend.end_capture(native_, &graph).ok()) (void)backend.destroy_graph(graph);
     status = cover(last);
   }
   // A stream that takes part in the capture of another can have no event. It needs none where all uses have theirs.
-  const bool needs_none = status.code == StatusCode::capture &&
-                          (done(last - 1) || recorded_.load(std::memory_order_acquire) >= last - 1);
+  const bool needs_none =
+      status.code == StatusCode::capture && (done(last - 1) || recorded_.load(std::memory_order_acquire) >= last - 1);
   if (!status.ok()) device_->keep_error(status, "~Stream", "recording its last event");
   if (!status.ok() && !needs_none) return false;
   if (!status.ok()) last_position_.store(last - 1, std::memory_order_release);

@@ -10,8 +10,8 @@
 namespace thole::detail {
 
 /// Dropping a handle and borrowing for writing need exclusive access to the handle, so that no other thread begins
-/// anything meanwhile; where the handle is also the only holder, no thread can end anything either, and a plain store is
-/// enough.
+/// anything meanwhile; where the handle is also the only holder, no thread can end anything either, and a plain store
+/// is enough.
 ///
 /// Thread safety: any thread may call anything, as long as it holds the block itself where that is said, but for those
 /// two.
