@@ -160,7 +160,6 @@ class HeldSpan {
 
 Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& side, const char* call) noexcept {
   const bool writes = copy.kind == CopyKind::device_to_host;
-  if (auto allowed = check_borrows(copy.block, writes, call); !allowed) return allowed;
   const HeldSpan span(side);
   if (span.dangling())
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
@@ -173,6 +172,7 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
       return std::string(call) + ": the device memory of " + std::to_string(copy.bytes) +
              " bytes is of another device than the stream";
     }));
+  if (auto allowed = check_borrows(copy.block, writes, call); !allowed) return allowed;
   auto work = start_work(copy.block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (span.block() != nullptr)

@@ -220,6 +220,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::uint64_t refused_at_ = 0;
 
   static constexpr std::size_t least_asked_ = 64;
+  static constexpr std::size_t few_pending_ = 8;
   static constexpr std::size_t most_free_ = 64;
 };
 

@@ -251,7 +251,9 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
     const std::scoped_lock lock(mutex_);
     absorb_retired();
     take_done(out);
-    if (thorough && !blocks_.empty()) uncovered = last_wanted_;
+    // Behind many events that are still to be done one more tells nothing yet, and recording it could block: a queue
+    // that stands still fills up.
+    if (thorough && !blocks_.empty() && pending_.size() < few_pending_) uncovered = last_wanted_;
   }
   if (device_->lost()) return;
   if (uncovered != 0) (void)cover_for_others(uncovered);
