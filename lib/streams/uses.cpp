@@ -1,6 +1,7 @@
 #include "streams/uses.hpp"
 
 #include <algorithm>
+#include <array>
 #include <new>
 #include <utility>
 
@@ -141,26 +142,38 @@ void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool wri
   noted = std::max(noted, position);
 }
 
-bool forget_done(Block& block) noexcept {
-  // Positions that are done stay done, and a call under way keeps its slot: only vacant slots are emptied. The streams'
-  // records may go with them; no lock of theirs is taken under this one, but for what ends a device (see ~Timeline).
+namespace {
+
+/// Empties some of the slots that may go. Their streams' records, which this may let go of last, end after the lock.
+/// Calls `then(left)` under the lock with whether any slot still names a stream, and returns that.
+template <class May, class Then>
+bool forget_some(Uses& uses, May may_go, Then then) noexcept {
   std::array<std::shared_ptr<Timeline>, 1 + std::tuple_size_v<decltype(UseBatch::uses)>> forgotten;
   std::size_t count = 0;
-  const SpinGuard guard(block.uses.lock);
-  const Use* const kept = find_slot(block.uses, [&](Use& use) {
-    if (!is_vacant(use)) return true;
-    if (use.timeline != nullptr && count != forgotten.size()) forgotten[count++] = std::move(use.timeline);
-    return use.timeline != nullptr;
+  const SpinGuard guard(uses.lock);
+  const bool left = find_slot(uses, [&](Use& use) {
+                      if (use.timeline != nullptr && count != forgotten.size() && may_go(use))
+                        forgotten[count++] = std::move(use.timeline);
+                      return use.timeline != nullptr;
+                    }) != nullptr;
+  then(left);
+  return left;
+}
+
+}  // namespace
+
+bool forget_done(Block& block) noexcept {
+  // Positions that are done stay done, and a call under way keeps its slot.
+  return !forget_some(block.uses, is_vacant, [&](bool left) {
+    if (!left) block.used.store(false, std::memory_order_release);
   });
-  if (kept == nullptr) block.used.store(false, std::memory_order_release);
-  return kept == nullptr;
 }
 
 void forget_all(Uses& uses) noexcept {
-  find_slot(uses, [](Use& use) {
-    use.timeline.reset();
-    return false;
-  });
+  // Others may look meanwhile: a report, or a heap that is drained.
+  while (forget_some(
+      uses, [](const Use&) { return true; }, [](bool) {})) {
+  }
 }
 
 }  // namespace thole::detail

@@ -64,7 +64,7 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept;
 void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept;
 /// Forgets the streams if nothing is open or under way, so that the next borrow need not look. Returns whether it did.
 bool forget_done(Block& block) noexcept;
-/// Nobody can look any more: forgets the streams.
+/// Nobody holds the memory any more: forgets the streams.
 void forget_all(Uses& uses) noexcept;
 
 }  // namespace thole::detail
