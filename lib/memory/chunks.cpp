@@ -10,6 +10,7 @@
 #include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
 #include "memory/extents.hpp"
+#include "memory/mapping.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/region.hpp"
 
@@ -111,6 +112,16 @@ void Chunks::give(Block* block) noexcept {
   release_block(block);
 }
 
+namespace {
+
+/// A forked child has mimalloc's records. Versions that keep data of their own in the region look at it there, and at
+/// the pages of live blocks.
+void copy_chunk_to_children(const Chunk& chunk) noexcept {
+  if constexpr (config::arena_data_in_region) copy_to_children(chunk.data, chunk.bytes, true);
+}
+
+}  // namespace
+
 Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
   ChunkTable& table = *region.mapping->chunks;
   std::byte* const data = region.data + slot * table.chunk_bytes;
@@ -130,6 +141,7 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
     chunk->data = data;
     chunk->bytes = table.chunk_bytes;
     chunk->extent = whole;
+    copy_chunk_to_children(*chunk);
     if (!introduce_chunk(*chunk)) {
       extents_.give(whole);
       delete chunk;
@@ -151,6 +163,7 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
   }
   chunk->refused = SIZE_MAX;
   chunk->freed_since = 0;
+  copy_chunk_to_children(*chunk);
   chunk->next_active = active_;
   active_ = chunk;
   return chunk;

@@ -30,7 +30,6 @@
 #include "base/background_thread.hpp"
 #include "base/bytes.hpp"
 #include "memory/chunk.hpp"
-#include "memory/mapping.hpp"
 
 namespace thole::detail {
 
@@ -225,13 +224,10 @@ bool introduce_chunk(Chunk& chunk) noexcept {
   if constexpr (!is_v3)
     for (std::size_t at = 0; at < chunk.bytes; at += config::region_alignment)
       std::memset(chunk.data + at, 0, std::min<std::size_t>(chunk.bytes - at, std::size_t{256} << 10));
-  // A forked child has mimalloc's records, too, so it must have mimalloc's own data. Where that ends is known below.
-  if constexpr (config::arena_data_in_region) copy_to_children(chunk.data, chunk.bytes, true);
   mi_arena_id_t arena{};
   // is_large (is_pinned): else it gives pages back to the system, under a running copy.
   if (!functions.manage_os_memory_ex(chunk.data, chunk.bytes, true, true, false, -1, true, &arena)) {
     no_slots.store(true, std::memory_order_relaxed);
-    if constexpr (config::arena_data_in_region) copy_to_children(chunk.data, chunk.bytes, false);
     return false;
   }
   chunk.heap = heap_of_a_resting_thread(arena);
@@ -247,7 +243,6 @@ bool introduce_chunk(Chunk& chunk) noexcept {
   const auto last = static_cast<std::size_t>(static_cast<const std::byte*>(made) - chunk.data);
   chunk.own_bytes = inside(chunk, made, slice) ? (last / slice + 1) * slice : chunk.bytes;
   if (chunk.own_bytes == chunk.bytes) chunk.heap = nullptr;
-  copy_to_children(chunk.data + chunk.own_bytes, chunk.bytes - chunk.own_bytes, false);
 #endif
   return true;
 }
