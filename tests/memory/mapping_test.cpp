@@ -35,7 +35,7 @@ bool has_flag(const void* address, const std::string& flag) {
 }
 
 /// A figure of /proc/self/status.
-std::size_t status(const std::string& key) {
+[[maybe_unused]] std::size_t status(const std::string& key) {
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);)
     if (line.rfind(key, 0) == 0) return std::stoull(line.substr(key.size()));
