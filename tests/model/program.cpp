@@ -205,7 +205,7 @@ void Program::all_back() {
   const auto device_bytes_left = [this] {
     return std::ranges::any_of(devices_, [](auto& device) { return device.simulation().device_bytes() != 0; });
   };
-  for (int i = 0; i < 2 || (i < 1000 && exact && !fault_seen_ && device_bytes_left()); ++i) {
+  for (int i = 0; i < 2 || (i < 10000 && exact && !fault_seen_ && device_bytes_left()); ++i) {
     if (i >= 2) std::this_thread::yield();
     collect_all();
     (void)run_dry();
