@@ -11,6 +11,7 @@
 #include <gsl/span>
 
 #include <thole/borrow.hpp>
+#include <thole/detail/returning.hpp>
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -19,6 +20,9 @@
 namespace thole {
 
 class PinnedHeap;
+namespace detail {
+struct ListAccess;
+}
 
 /// What the device does with a buffer in `use_on`. A write may also read.
 struct Access {
@@ -234,6 +238,7 @@ class PinnedBuffer {
 
  private:
   friend class PinnedHeap;
+  friend struct detail::ListAccess;
   template <class U>
   friend class DeviceBuffer;
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
@@ -251,34 +256,21 @@ class PinnedBuffer {
   template <class Element, class F>
   std::invoke_result_t<F, Element*, NativeStream> use(const StreamRef& stream, F&& f) const {
     using R = std::invoke_result_t<F, Element*, NativeStream>;
-    if constexpr (std::is_reference_v<R>) {
-      std::remove_reference_t<R>* result = nullptr;
-      auto call = [&](NativeStream native) {
-        result = std::addressof(std::invoke(std::forward<F>(f), static_cast<Element*>(span_.data()), native));
-      };
-      detail::unwrap(run_use<!std::is_const_v<Element>>(stream, call));
-      return static_cast<R>(*result);
-    } else {
-      return detail::unwrap(try_use<Element>(stream, std::forward<F>(f)));
-    }
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
+    Element* const data = span_.data();
+    return detail::returning_or_throw<R>(
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
   }
   template <class Element, class F, class R = std::invoke_result_t<F, Element*, NativeStream>>
   [[nodiscard]] Result<R> try_use(const StreamRef& stream, F&& f) const {
-    constexpr bool writes = !std::is_const_v<Element>;
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
     Element* const data = span_.data();
-    if constexpr (std::is_void_v<R>) {
-      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data, native); };
-      return run_use<writes>(stream, call);
-    } else {
-      std::optional<R> result;
-      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), data, native)); };
-      if (auto used = run_use<writes>(stream, call); !used) return tl::unexpected(std::move(used.error()));
-      return std::move(*result);
-    }
+    return detail::returning<R>(
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
   }
 
   void check(const char* call) const {
-    if (!valid_) throw detail::moved_from(call, "the buffer");
+    if (!valid_) detail::throw_error(detail::moved_from(call, "the buffer"));
   }
 
   detail::BlockHead* block_;  // nullptr: empty or moved from

@@ -21,6 +21,7 @@ class PinnedBuffer;
 namespace detail {
 
 struct DeviceBlock;
+struct ListAccess;
 
 THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count,
                                                     std::size_t element_bytes) noexcept;
@@ -89,6 +90,7 @@ class DeviceSpan {
   friend class DeviceSpan;
   template <class U>
   friend class PinnedBuffer;
+  friend struct detail::ListAccess;
   DeviceSpan(T* data, std::size_t size, const void* device) noexcept : data_(data), size_(size), device_(device) {}
   DeviceSpan(T* data, std::size_t size, detail::DeviceBlock* block) noexcept
       : data_(data),
@@ -156,6 +158,7 @@ class DeviceBuffer {
 
  private:
   friend class PinnedBuffer<T>;
+  friend struct detail::ListAccess;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
   T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }
 

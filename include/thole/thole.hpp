@@ -16,3 +16,4 @@
 #include <thole/report.hpp>
 #include <thole/simulation.hpp>
 #include <thole/stream.hpp>
+#include <thole/use_on.hpp>

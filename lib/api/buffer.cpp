@@ -2,11 +2,10 @@
 
 #include <string>
 
+#include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
-#include "heap/heap_core.hpp"
-#include "streams/cross_device.hpp"
 #include "streams/device_allocation.hpp"
 #include "streams/device_block.hpp"
 #include "streams/submission.hpp"
@@ -14,27 +13,6 @@
 
 namespace thole::detail {
 namespace {
-
-/// Every head is that of a Block.
-Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
-
-std::string bytes_of(const Block& block) {
-  return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
-}
-
-Error borrowed_error(const Block& block, const char* call, bool writes) {
-  const auto borrows = block.holders.borrows();
-  const bool exclusive = block.holders.has_writer();
-  return Error::make(Errc::borrowed, [&] {
-    std::string text(call);
-    text += ": the buffer of " + bytes_of(block) + " has ";
-    text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
-    text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
-    return text;
-  });
-}
-
-DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_order_relaxed)->arena().device(); }
 
 /// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
 Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {
@@ -49,18 +27,6 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
     });
   if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
-}
-
-/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
-Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
-  if (writes ? block.holders.borrows() != 0 : block.holders.has_writer())
-    return tl::unexpected(borrowed_error(block, call, writes));
-  return {};
-}
-
-/// The same, taken: false where it forbids the borrow.
-bool begin(Block& block, bool writes) noexcept {
-  return writes ? block.holders.begin_write() : block.holders.begin_read();
 }
 
 /// A borrow that ends with the scope.
@@ -99,17 +65,8 @@ Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream
     return tl::unexpected(of_another_process_error(call));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
-  const auto& device = work->timeline().device();
-  if (&device_of(block) != device.get()) [[unlikely]] {
-    // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
-    if (device->backend->simulated() != device_of(block).backend->simulated())
-      return tl::unexpected(Error::make(Errc::wrong_device, [&] {
-        return std::string(call) + ": the buffer of " + bytes_of(block) + " is pinned for " +
-               std::string(device_of(block).backend->name()) + ", the stream is of " +
-               std::string(device->backend->name());
-      }));
-    note_use_across_devices(device);
-  }
+  if (auto fits = check_device(block, work->timeline().device(), call); !fits)
+    return tl::unexpected(std::move(fits.error()));
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
 }

@@ -28,6 +28,8 @@ struct DeviceBlock {
   std::uint32_t generation() const noexcept {
     return static_cast<std::uint32_t>(life.load(std::memory_order_relaxed) >> 32);
   }
+  /// How many hold it; a guess where the caller does not.
+  std::uint32_t holders() const noexcept { return static_cast<std::uint32_t>(life.load(std::memory_order_relaxed)); }
   void hold() noexcept { life.fetch_add(1, std::memory_order_relaxed); }
   /// False: the memory that the span was made for is gone. Acquire: pairs with let_go().
   bool try_hold(std::uint32_t generation) noexcept;
