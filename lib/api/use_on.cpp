@@ -104,7 +104,7 @@ class HeldUses {
                " bytes is of another device than the stream";
       }));
     if (use.device_block == nullptr) return {};
-    if (use.device_block->holders() > 1) shared_ = true;
+    if (use.device_block->holders() > (use.kept ? 2U : 1U)) shared_ = true;
     if (!use.device_block->try_hold(use.generation)) return tl::unexpected(gone_error(use, call));
     used_[count_++] = {nullptr, use.device_block, use.writes};
     return {};
@@ -177,6 +177,7 @@ void UseList::add(const detail::ListedUse& use, const char* call) {
   uses_.reserve(uses_.size() + 1 > uses_.capacity() ? 2 * uses_.size() + 8 : uses_.capacity());
   if (!detail::keep_listed(use)) throw detail::gone_error(use, call);
   uses_.push_back(use);
+  uses_.back().kept = true;
 }
 
 }  // namespace thole

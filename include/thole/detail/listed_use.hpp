@@ -23,6 +23,7 @@ struct ListedUse {
   std::uint32_t generation = 0;  // of device_block
   bool writes = false;
   bool moved_from = false;
+  bool kept = false;  // by a UseList
 };
 
 /// What reads() and writes() return: the use, and the pointer that the function gets.
