@@ -109,10 +109,11 @@ class DeviceSpan {
   std::uint32_t generation_ = 0;
 };
 
-/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in
-/// stream order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on
-/// another stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a
-/// DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
+/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed
+/// after the last work that thole enqueued for it, on whatever streams: neither waits, and no stream does because of
+/// it. Work that the program itself enqueues on another stream must be ordered before the drop by the program, as with
+/// cudaFreeAsync. A foreign stream that a DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory
+/// Allocator".
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
