@@ -46,6 +46,10 @@ THOLE_EXPORT Result<void> try_begin_read(BlockHead* block, const char* call) noe
 THOLE_EXPORT Result<void> try_begin_write(BlockHead* block, const char* call) noexcept;
 THOLE_EXPORT Result<void> begin_read(BlockHead* block, const char* call) noexcept;   // waits for device writes
 THOLE_EXPORT Result<void> begin_write(BlockHead* block, const char* call) noexcept;  // waits for all uses
+/// As those two, for so long at most.
+THOLE_EXPORT Result<void> begin_read_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept;
+THOLE_EXPORT Result<void> begin_write_for(BlockHead* block, std::chrono::nanoseconds timeout,
+                                          const char* call) noexcept;
 THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, std::optional<std::chrono::nanoseconds> timeout,
                                         const char* call) noexcept;
 THOLE_EXPORT bool has_open_uses(const BlockHead* block) noexcept;
@@ -76,7 +80,8 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// and any use after earlier writes, by the device itself: only `borrow`, `borrow_mut`, `wait` and `wait_for` wait for
 /// the device. A copy can block only while the stream's queue is full.
 ///
-/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`.
+/// An empty buffer (of 0 elements), as a default-constructed one is, is valid in every call. A moved-from one throws
+/// `Errc::moved_from`.
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 /// Borrows may end on other threads.
@@ -91,6 +96,8 @@ class PinnedBuffer {
  public:
   using value_type = T;
 
+  /// An empty one, as a place for a buffer to be moved to: a member, an element.
+  PinnedBuffer() noexcept : PinnedBuffer(nullptr, nullptr, 0) {}
   PinnedBuffer(PinnedBuffer&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)),
         span_(std::exchange(other.span_, {})),
@@ -145,6 +152,26 @@ class PinnedBuffer {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::try_borrow_mut", "the buffer"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
+        return tl::unexpected(std::move(began.error()));
+    return BorrowMut<T>(block_, span_);
+  }
+
+  /// As `borrow()`, but waits so long at most, `thole::forever` for as long as it takes: `Errc::timed_out`. A borrow
+  /// that is in the way is an error at once. Returns the error instead of throwing it.
+  [[nodiscard]] Result<Borrow<T>> try_borrow_for(std::chrono::nanoseconds timeout) const noexcept {
+    constexpr const char* call = "PinnedBuffer::try_borrow_for";
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+    if (block_ != nullptr)
+      if (auto began = detail::begin_read_for(block_, timeout, call); !began)
+        return tl::unexpected(std::move(began.error()));
+    return Borrow<T>(block_, span_);
+  }
+  /// As `borrow_mut()`, but waits so long at most; else as `try_borrow_for`.
+  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut_for(std::chrono::nanoseconds timeout) noexcept {
+    constexpr const char* call = "PinnedBuffer::try_borrow_mut_for";
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+    if (block_ != nullptr)
+      if (auto began = detail::begin_write_for(block_, timeout, call); !began)
         return tl::unexpected(std::move(began.error()));
     return BorrowMut<T>(block_, span_);
   }

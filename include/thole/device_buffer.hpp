@@ -2,6 +2,7 @@
 
 // Defined in: device_buffer.cpp, heap.hpp
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -128,12 +129,18 @@ class DeviceBuffer {
     if (!block) return tl::unexpected(std::move(block.error()));
     return DeviceBuffer(*block, count);
   }
+  /// An empty one, as a place for a buffer to be moved to: a member, an element. Valid in every call, as any of 0
+  /// elements; of no device.
+  DeviceBuffer() noexcept = default;
   DeviceBuffer(DeviceBuffer&& other) noexcept
-      : block_(std::exchange(other.block_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : block_(std::exchange(other.block_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        valid_(std::exchange(other.valid_, false)) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     DeviceBuffer moved(std::move(other));
     std::swap(block_, moved.block_);
     std::swap(size_, moved.size_);
+    std::swap(valid_, moved.valid_);
     return *this;
   }
   DeviceBuffer(const DeviceBuffer&) = delete;
@@ -156,15 +163,25 @@ class DeviceBuffer {
   PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
   [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream,
                                                           const PinnedHeap& heap) const noexcept;
+  /// As `async_to_host`, but where pinned memory is short it waits for some so long at most, as
+  /// `PinnedHeap::make_buffer_for` does: `Errc::timed_out`.
+  PinnedBuffer<T> async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                    std::chrono::nanoseconds timeout) const;
+  [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                                              std::chrono::nanoseconds timeout) const noexcept;
 
  private:
   friend class PinnedBuffer<T>;
   friend struct detail::ListAccess;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
   T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }
+  /// What `make()` returns, filled by the stream.
+  template <class Make>
+  Result<PinnedBuffer<T>> fill(const StreamRef& stream, Make make) const noexcept;
 
-  detail::DeviceBlock* block_;  // nullptr: moved from
-  std::size_t size_;
+  detail::DeviceBlock* block_ = nullptr;  // nullptr: default-constructed or moved from
+  std::size_t size_ = 0;
+  bool valid_ = true;
 };
 
 }  // namespace thole

@@ -11,6 +11,7 @@
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
 #include <thole/event.hpp>
+#include <thole/forever.hpp>
 #include <thole/heap.hpp>
 #include <thole/pin_method.hpp>
 #include <thole/report.hpp>

@@ -29,6 +29,12 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
 
+Error timed_out_error(const Block& block, const char* call) {
+  return Error::make(Errc::timed_out, [&] {
+    return std::string(call) + ": the device uses the buffer of " + bytes_of(block) + " longer than the given time";
+  });
+}
+
 /// A borrow that ends with the scope.
 class HeldBorrow {
  public:
@@ -42,16 +48,25 @@ class HeldBorrow {
   const bool writes_;
 };
 
-template <bool Writes, bool Waits>
-Result<void> start_borrow(Block& block, const char* call) noexcept {
+/// Whether a borrow waits for the device.
+enum class Waiting { never, until_done, for_a_time };
+
+template <bool Writes, Waiting Waits>
+Result<void> start_borrow(Block& block, const char* call, std::chrono::nanoseconds timeout = {}) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
   if (!block.of_this_process()) [[unlikely]]
     return tl::unexpected(of_another_process_error(call));
   if (any_open(block.uses, against)) [[unlikely]] {
     // Before any waiting: a mistake is told at once.
     if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
-    if (const Status status = Waits ? wait(block.uses, against) : query(block.uses, against); !status.ok())
-      return tl::unexpected(unfinished_error(block, status, call, Waits));
+    Status status;
+    if constexpr (Waits == Waiting::never) status = query(block.uses, against);
+    if constexpr (Waits == Waiting::until_done) status = wait(block.uses, against);
+    if constexpr (Waits == Waiting::for_a_time) {
+      status = wait(block.uses, against, end_of_wait(timeout));
+      if (status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
+    }
+    if (!status.ok()) return tl::unexpected(unfinished_error(block, status, call, Waits != Waiting::never));
   }
   (void)forget_done(block);  // the next borrow then need not look at all
   if (!begin(block, Writes)) [[unlikely]]
@@ -140,29 +155,32 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
 }  // namespace
 
 Result<void> try_begin_read(BlockHead* block, const char* call) noexcept {
-  return start_borrow<false, false>(of(block), call);
+  return start_borrow<false, Waiting::never>(of(block), call);
 }
 Result<void> try_begin_write(BlockHead* block, const char* call) noexcept {
-  return start_borrow<true, false>(of(block), call);
+  return start_borrow<true, Waiting::never>(of(block), call);
 }
 Result<void> begin_read(BlockHead* block, const char* call) noexcept {
-  return start_borrow<false, true>(of(block), call);
+  return start_borrow<false, Waiting::until_done>(of(block), call);
 }
 Result<void> begin_write(BlockHead* block, const char* call) noexcept {
-  return start_borrow<true, true>(of(block), call);
+  return start_borrow<true, Waiting::until_done>(of(block), call);
+}
+
+Result<void> begin_read_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept {
+  return start_borrow<false, Waiting::for_a_time>(of(block), call, timeout);
+}
+Result<void> begin_write_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept {
+  return start_borrow<true, Waiting::for_a_time>(of(block), call, timeout);
 }
 
 Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanoseconds> timeout,
                            const char* call) noexcept {
   const Block& block = of(head);
   if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
-  const Deadline deadline = timeout ? deadline_after(*timeout) : std::nullopt;
-  const Status status = wait(block.uses, Against::everything, deadline);
+  const Status status = wait(block.uses, Against::everything, timeout ? end_of_wait(*timeout) : std::nullopt);
   if (status.ok()) return {};
-  if (timeout && status.code == StatusCode::not_ready)
-    return tl::unexpected(Error::make(Errc::timed_out, [&] {
-      return std::string(call) + ": the device uses the buffer of " + bytes_of(block) + " longer than the given time";
-    }));
+  if (timeout && status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
   return tl::unexpected(unfinished_error(block, status, call, true));
 }
 

@@ -71,7 +71,7 @@ Result<bool> Event::try_ready() const noexcept {
 void Event::synchronize() const { detail::unwrap(wait(timeline_.get(), ticket_, {}, "Event::synchronize")); }
 
 Result<void> Event::wait_for(std::chrono::nanoseconds timeout) const noexcept {
-  return wait(timeline_.get(), ticket_, detail::deadline_after(timeout), "Event::wait_for");
+  return wait(timeline_.get(), ticket_, detail::end_of_wait(timeout), "Event::wait_for");
 }
 
 }  // namespace thole

@@ -47,7 +47,7 @@ struct ListAccess {
   }
   template <class Element, class T>
   static Listed<Element*> device(const DeviceBuffer<T>& buffer) noexcept {
-    if (buffer.block_ == nullptr) return {{.writes = !std::is_const_v<Element>, .moved_from = true}, nullptr};
+    if (buffer.block_ == nullptr) return {{.writes = !std::is_const_v<Element>, .moved_from = !buffer.valid_}, nullptr};
     return span<Element>(DeviceSpan<T>(buffer.data(), buffer.size(), buffer.block_));
   }
   template <class Element, class T>
