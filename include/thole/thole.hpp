@@ -12,6 +12,7 @@
 #include <thole/error.hpp>
 #include <thole/event.hpp>
 #include <thole/forever.hpp>
+#include <thole/graph.hpp>
 #include <thole/heap.hpp>
 #include <thole/pin_method.hpp>
 #include <thole/report.hpp>

@@ -9,6 +9,7 @@
 
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
+#include "api/held_uses.hpp"
 #include "streams/device_block.hpp"
 #include "streams/submission.hpp"
 
@@ -54,84 +55,42 @@ Result<void> check_overlaps(const ListedUse* listed, std::size_t count, const ch
   return tl::unexpected(out_of_memory(call));
 }
 
-/// What is listed, held while the work is submitted: pinned memory by borrows, so that the program's function may do
-/// with its buffers what it likes.
-class HeldUses {
- public:
-  HeldUses() = default;
-  ~HeldUses() {
-    for (; count_ != 0; --count_) let_go(used_[count_ - 1]);
-  }
-  HeldUses(const HeldUses&) = delete;
-  HeldUses& operator=(const HeldUses&) = delete;
-
-  /// All or nothing, where it fails: what is held goes with this object.
-  Result<void> hold(const ListedUse* listed, std::size_t count, const std::shared_ptr<DeviceCore>& device,
-                    const char* call) noexcept {
-    if (count > few_.size()) {
-      many_.reset(new (std::nothrow) Used[count]);
-      if (many_ == nullptr) return tl::unexpected(out_of_memory(call));
-      used_ = many_.get();
-    }
-    for (std::size_t i = 0; i != count; ++i)
-      if (auto held = hold_one(listed, i, device, call); !held) return held;
-    return shared_ ? check_overlaps(listed, count, call) : Result<void>();
-  }
-  Used* data() noexcept { return used_; }
-  std::size_t size() const noexcept { return count_; }
-  /// Of pinned memory.
-  std::size_t bytes() const noexcept { return bytes_; }
-
- private:
-  static void let_go(const Used& used) noexcept {
-    if (used.device_block != nullptr)
-      drop_device_block(used.device_block);
-    else if (used.writes)
-      end_borrow<true>(used.block);
-    else
-      end_borrow<false>(used.block);
-  }
-
-  Result<void> hold_one(const ListedUse* listed, std::size_t index, const std::shared_ptr<DeviceCore>& device,
-                        const char* call) noexcept {
-    const ListedUse& use = listed[index];
-    if (use.moved_from) return tl::unexpected(detail::moved_from(call, "a buffer that it uses"));
-    if (use.block != nullptr) return hold_pinned(of(use.block), listed, index, device, call);
-    if (use.device == nullptr) return {};  // nothing: 0 elements
-    if (use.device != device.get())
-      return tl::unexpected(Error::make(Errc::wrong_device, [&] {
-        return std::string(call) + ": the device memory of " + std::to_string(use.bytes) +
-               " bytes is of another device than the stream";
-      }));
-    if (use.device_block == nullptr) return {};
-    if (use.device_block->holders() > (use.kept ? 2U : 1U)) shared_ = true;
-    if (!use.device_block->try_hold(use.generation)) return tl::unexpected(gone_error(use, call));
-    used_[count_++] = {nullptr, use.device_block, use.writes};
-    return {};
-  }
-
-  Result<void> hold_pinned(Block& block, const ListedUse* listed, std::size_t index,
-                           const std::shared_ptr<DeviceCore>& device, const char* call) noexcept {
+/// Holds one entry of the list. Sets `shared` where device memory may be listed more than once.
+Result<void> hold_one(HeldUses& held, const ListedUse* listed, std::size_t index,
+                      const std::shared_ptr<DeviceCore>& device, const char* call, bool& shared) noexcept {
+  const ListedUse& use = listed[index];
+  if (use.moved_from) return tl::unexpected(detail::moved_from(call, "a buffer that it uses"));
+  if (use.block != nullptr) {
+    Block& block = of(use.block);
     if (!block.of_this_process()) return tl::unexpected(of_another_process_error(call));
     if (auto fits = check_device(block, device, call); !fits) return fits;
-    const bool writes = listed[index].writes;
-    if (!begin(block, writes)) {
-      const auto same = [&](const ListedUse& earlier) { return earlier.block == &block; };
-      if (std::any_of(listed, listed + index, same)) return tl::unexpected(twice_error(listed[index], call));
-      return tl::unexpected(borrowed_error(block, call, writes));
-    }
-    used_[count_++] = {&block, nullptr, writes};
-    bytes_ += block.capacity;
-    return {};
+    if (held.hold(block, use.writes)) return {};
+    const auto same = [&](const ListedUse& earlier) { return earlier.block == &block; };
+    if (std::any_of(listed, listed + index, same)) return tl::unexpected(twice_error(use, call));
+    return tl::unexpected(borrowed_error(block, call, use.writes));
   }
+  if (use.device == nullptr) return {};  // nothing: 0 elements
+  if (use.device != device.get())
+    return tl::unexpected(Error::make(Errc::wrong_device, [&] {
+      return std::string(call) + ": the device memory of " + std::to_string(use.bytes) +
+             " bytes is of another device than the stream";
+    }));
+  if (use.device_block == nullptr) return {};
+  if (use.device_block->holders() > (use.kept ? 2U : 1U)) shared = true;
+  if (!use.device_block->try_hold(use.generation)) return tl::unexpected(gone_error(use, call));
+  held.take(*use.device_block, use.writes);
+  return {};
+}
 
-  std::array<Used, 8> few_;
-  std::unique_ptr<Used[]> many_;
-  Used* used_ = few_.data();
-  std::size_t count_ = 0;
-  std::size_t bytes_ = 0;
-  bool shared_ = false;  // device memory may be listed more than once
-};
+/// All or nothing: where it fails, what is held goes with `held`.
+Result<void> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count,
+                      const std::shared_ptr<DeviceCore>& device, const char* call) noexcept {
+  if (!held.make_room(count)) return tl::unexpected(out_of_memory(call));
+  bool shared = false;
+  for (std::size_t i = 0; i != count; ++i)
+    if (auto one = hold_one(held, listed, i, device, call, shared); !one) return one;
+  return shared ? check_overlaps(listed, count, call) : Result<void>();
+}
 
 }  // namespace
 
@@ -141,7 +100,7 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   (*timeline)->expose();  // before it is asked whether it captures
   HeldUses held;
-  if (auto all = held.hold(listed, count, (*timeline)->device(), call); !all) return all;
+  if (auto all = hold_all(held, listed, count, (*timeline)->device(), call); !all) return all;
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (auto used = work->use_all(held.data(), held.size()); !used) return used;

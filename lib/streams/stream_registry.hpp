@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "streams/device_block_queue.hpp"
+#include "streams/graph_uses.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
@@ -38,6 +39,7 @@ class StreamRegistry {
   /// Device memory that cannot be freed yet, and where it is freed then (device_block.cpp).
   DeviceBlockQueue device_blocks;
   FreeingStream freeing;
+  GraphTable graphs;
 
  private:
   using List = std::vector<std::weak_ptr<Timeline>>;

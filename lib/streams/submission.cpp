@@ -5,7 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "streams/graph_releases.hpp"
+#include "streams/graph_uses.hpp"
+#include "streams/stream_registry.hpp"
 
 namespace thole::detail {
 namespace {
@@ -71,14 +72,22 @@ Result<void> Submission::not_ordered(Status status, const Uses& uses) noexcept {
       status, capturing() ? "asking for the memory's earlier uses" : "waiting for another stream's use of the memory"));
 }
 
+/// In a capture: a launch that is seen is ordered itself.
+bool Submission::must_be_done() const noexcept { return !core().streams->graphs.launches_seen(capture_); }
+
 Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
   const Against against = writes ? Against::everything : Against::writes;
-  const Status status = capturing() ? query(uses, against) : order_after(uses, against, *timeline_);
+  Status status;
+  if (!capturing())
+    status = order_after(uses, against, *timeline_);
+  else if (must_be_done())
+    status = query(uses, against);
   return status.ok() ? Result<void>() : not_ordered(status, uses);
 }
 
 Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept {
   OrderAfterAll waits(*timeline_);
+  if (capturing() && !must_be_done()) return {};
   for (std::size_t i = 0; i != count; ++i) {
     const Uses& uses = all[i].uses();
     const Against against = all[i].writes ? Against::everything : Against::writes;
@@ -92,18 +101,17 @@ Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept 
   return not_ordered(status, all[0].uses());
 }
 
-Status Submission::keep_in(GraphHandle graph, const Used& used) noexcept {
-  if (used.block != nullptr) return keep_in_graph(*used.block, timeline_->device(), graph);
-  used.device_block->hold();
-  const Status status = backend().retain_in_graph(graph, used.device_block, release_device_block_from_graph);
-  if (!status.ok()) release_device_block_from_graph(used.device_block);
-  return status;
+Status Submission::keep_in(const CaptureInfo& capture, const Used& used) noexcept {
+  std::shared_ptr<GraphUses> uses;
+  if (const Status status = core().streams->graphs.of_capture(timeline_->device(), capture, false, &uses); !status.ok())
+    return status;
+  return {uses->add(used) ? StatusCode::ok : StatusCode::out_of_memory};
 }
 
 /// The work comes after what it must come after: nothing can fail any more once this has succeeded.
 Result<void> Submission::keep_and_reserve(Used& used) noexcept {
   if (capturing())
-    if (const Status status = keep_in(graph(), used); !status.ok())
+    if (const Status status = keep_in(capture_, used); !status.ok())
       return tl::unexpected(error(status, "keeping the memory in the graph"));
   bool was_open = false;
   if (!reserve(used.uses(), *timeline_, &was_open))
@@ -156,7 +164,7 @@ void Submission::keep_in_graph_after(const CaptureInfo& after) noexcept {
   if (after.state != CaptureInfo::State::active || after.id == capture_.id) return;
   for (std::size_t i = 0; i < count_; ++i) {
     const Used& used = this->used()[i];
-    if (keep_in(after.graph, used).ok()) continue;
+    if (keep_in(after, used).ok()) continue;
     // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
     if (used.block != nullptr)
       used.block->holders.add_graph();

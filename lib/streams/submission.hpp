@@ -16,18 +16,10 @@
 
 #include "blocks/block.hpp"
 #include "streams/device_block.hpp"
+#include "streams/used.hpp"
 #include "streams/uses.hpp"
 
 namespace thole::detail {
-
-/// One of the pieces of memory that a piece of work uses.
-struct Used {
-  Block* block = nullptr;
-  DeviceBlock* device_block = nullptr;
-  bool writes = false;
-  bool stamp = false;  // this is the block's first open use
-  Uses& uses() const noexcept { return block != nullptr ? block->uses : device_block->uses; }
-};
 
 class Submission {
  public:
@@ -39,8 +31,8 @@ class Submission {
   ~Submission();
 
   /// The work reads or writes the memory of the block, which the caller holds until after the work. The stream waits
-  /// for what conflicts on other streams; in a capture, where it cannot, conflicting work must be complete
-  /// (`in_flight`), and the graph keeps the block.
+  /// for what conflicts on other streams. In a capture the graph keeps the block; where its launches are not seen,
+  /// conflicting work must be complete (`in_flight`).
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
   /// The same for many at once, and nothing else: `all` lives as long as the submission, which writes to it. One piece
@@ -73,7 +65,8 @@ class Submission {
   Result<void> not_ordered(Status status, const Uses& uses) noexcept;
   Result<void> keep_and_reserve(Used& used) noexcept;
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
-  Status keep_in(GraphHandle graph, const Used& used) noexcept;
+  bool must_be_done() const noexcept;
+  Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;
