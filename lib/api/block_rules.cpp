@@ -8,12 +8,21 @@ std::string bytes_of(const Block& block) {
   return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
 }
 
+namespace {
+
+std::string place_of(const Block& block) {
+  const auto where = block.made_at.load(std::memory_order_relaxed);
+  return std::string(where.file_name()) + ':' + std::to_string(where.line());
+}
+
+}  // namespace
+
 Error borrowed_error(const Block& block, const char* call, bool writes) {
   const auto borrows = block.holders.borrows();
   const bool exclusive = block.holders.has_writer();
   return Error::make(Errc::borrowed, [&] {
     std::string text(call);
-    text += ": the buffer of " + bytes_of(block) + " has ";
+    text += ": the buffer of " + bytes_of(block) + " that was made at " + place_of(block) + " has ";
     text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
     text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
     return text;
