@@ -42,7 +42,8 @@ class SimulatedBackend final : public DeviceBackend {
   Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept override;
   Status free_device(void* data, StreamHandle stream) noexcept override;
 
-  Status create_stream(StreamHandle* stream) noexcept override;
+  Status create_stream(StreamHandle* stream, int priority = 0) noexcept override;
+  Status stream_priority(StreamHandle stream, int* priority) noexcept override;
   Status destroy_stream(StreamHandle stream) noexcept override;
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
@@ -50,11 +51,13 @@ class SimulatedBackend final : public DeviceBackend {
   Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
 
-  Status create_event(EventHandle* event) noexcept override;
+  Status create_event(EventHandle* event, EventFlags flags = {}) noexcept override;
   Status destroy_event(EventHandle event) noexcept override;
   Status record_event(EventHandle event, StreamHandle stream) noexcept override;
   Status query_event(EventHandle event) noexcept override;
   Status synchronize_event(EventHandle event) noexcept override;
+  /// By the simulated clock.
+  Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept override;
   Status wait_event(StreamHandle stream, EventHandle event) noexcept override;
 
   Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,

@@ -111,6 +111,7 @@ struct GraphExec {
 
 struct SimulatedEvent {
   SimulatedDevice* device = nullptr;
+  bool timing = false;                                  ///< made to measure time
   std::shared_ptr<Point> point;                         ///< the last record; nullptr: none, or a captured one
   std::shared_ptr<Capture> captured;                    ///< the capture in which it was last recorded
   std::map<std::uint64_t, std::size_t> captured_after;  ///< what of that capture lies before the record
@@ -135,6 +136,7 @@ struct SimulatedStream {
   SimulatedDevice* device = nullptr;  ///< nullptr once that is gone
   std::uint64_t id = 0;
   Mode mode = Mode::automatic;
+  int priority = 0;  ///< only to be asked for: any stream may come first
   bool destroyed = false;
   bool running = false;                           ///< a thread executes an operation of it
   bool ready = false;                             ///< in a list of streams to run
