@@ -22,8 +22,8 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
   if (status.code == StatusCode::capture)
     return Error::make(Errc::capturing, [&] {
       return std::string(call) + ": the buffer of " + bytes_of(block) +
-             " was used in a stream that captures a graph now; whether that use is done can "
-             "be asked when the capture has ended";
+             " was used in a stream that captures a graph now, or in which a capture took the event behind that use; "
+             "whether it is done can be asked when the capture has ended and the stream has been used once more";
     });
   if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));

@@ -120,8 +120,9 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
     if (status.code == StatusCode::capture)
       return tl::unexpected(Error::make(Errc::capturing, [&] {
         return std::string(call) +
-               ": a stream that uses a buffer of the heap "
-               "captures a graph now";
+               ": a stream that uses a buffer of the heap captures a graph now, or a capture took the event behind "
+               "that "
+               "use; drain when the capture has ended and the stream has been used once more";
       }));
     if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
     return tl::unexpected(device.error(status, call, "waiting for the device"));

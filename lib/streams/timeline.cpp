@@ -61,6 +61,9 @@ bool Timeline::end() noexcept {
     if (backend.end_capture(native_, &graph).ok()) (void)backend.destroy_graph(graph);
     status = cover(last);
   }
+  // A capture that another thread begins and ends meanwhile takes the event, and only asking shows it; that records
+  // another. It is the last moment for one.
+  if (status.ok() && may_capture() && query(last).code == StatusCode::capture) status = {StatusCode::capture};
   // A stream that takes part in the capture of another can have no event. It needs none where all uses have theirs.
   const bool needs_none =
       status.code == StatusCode::capture && (done(last - 1) || recorded_.load(std::memory_order_acquire) >= last - 1);

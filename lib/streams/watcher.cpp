@@ -95,8 +95,9 @@ class Watcher {
 
 }  // namespace
 
+// A device that is lost, too: once, to let go of the records that would keep it for ever.
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
-  if (!device->lost()) immortal<Watcher>().add(device, keenly);
+  if (!device->of_another_process()) immortal<Watcher>().add(device, keenly);
 }
 
 }  // namespace thole::detail

@@ -16,6 +16,14 @@ StreamRef view(const Device& device, void* native) {
   return detail::unwrap(detail::stream_from_native(device, native));
 }
 
+/// For cases that use the per-thread default stream. Where a thread has done so on a GPU, a child that it forks crashes
+/// in the driver when it calls exit() (580.159, and without thole), and the cases of fork_test.cpp fork from the thread
+/// that runs this one.
+template <class F>
+void on_a_thread_of_its_own(F f) {
+  std::thread(std::move(f)).join();
+}
+
 /// A stream made behind thole's back.
 struct Foreign {
   explicit Foreign(const Rig& rig) : backend(rig.backend()) { REQUIRE(backend.create_stream(&native).ok()); }
@@ -123,61 +131,67 @@ TEST_CASE("where the event of a foreign stream's use cannot be made, the use is 
 }
 
 TEST_CASE("the legacy and the per-thread default stream work") {
-  const Rig rig(under_test());
-  for (void* const native : {legacy_stream, per_thread_stream}) {
-    const auto stream = view(rig.device, native);
-    DeviceBuffer<std::byte> target(stream, 4 * KiB);
-    {
-      const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{6});
-      buffer.async_to_device(stream, target.span());
+  on_a_thread_of_its_own([] {
+    const Rig rig(under_test());
+    for (void* const native : {legacy_stream, per_thread_stream}) {
+      const auto stream = view(rig.device, native);
+      DeviceBuffer<std::byte> target(stream, 4 * KiB);
+      {
+        const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{6});
+        buffer.async_to_device(stream, target.span());
+      }
+      rig.finish(stream);
+      CHECK(device_holds(rig, stream, target, 6));
+      rig.heap.collect();
+      CHECK(rig.heap.stats().in_flight == 0);
     }
-    rig.finish(stream);
-    CHECK(device_holds(rig, stream, target, 6));
-    rig.heap.collect();
-    CHECK(rig.heap.stats().in_flight == 0);
-  }
-  CHECK(view(rig.device, legacy_stream) == view(rig.device, legacy_stream));
-  CHECK(!(view(rig.device, legacy_stream) == view(rig.device, per_thread_stream)));
+    CHECK(view(rig.device, legacy_stream) == view(rig.device, legacy_stream));
+    CHECK(!(view(rig.device, legacy_stream) == view(rig.device, per_thread_stream)));
+  });
 }
 
 TEST_CASE("the per-thread default streams of two threads are two streams") {
-  const Rig rig(under_test());
-  const auto here = view(rig.device, per_thread_stream);
-  std::thread([&] {
-    const auto there = view(rig.device, per_thread_stream);
-    CHECK(!(here == there));
-    CHECK(there == view(rig.device, per_thread_stream));
-  }).join();
-  CHECK(here == view(rig.device, per_thread_stream));
+  on_a_thread_of_its_own([] {
+    const Rig rig(under_test());
+    const auto here = view(rig.device, per_thread_stream);
+    std::thread([&] {
+      const auto there = view(rig.device, per_thread_stream);
+      CHECK(!(here == there));
+      CHECK(there == view(rig.device, per_thread_stream));
+    }).join();
+    CHECK(here == view(rig.device, per_thread_stream));
+  });
 }
 
 TEST_CASE("a view of another thread's per-thread default stream says so in every call, and does nothing") {
-  const Rig rig(under_test());
-  const auto theirs = view(rig.device, per_thread_stream);
-  DeviceBuffer<std::byte> target(theirs, 4 * KiB);
-  const auto done = theirs.record();
-  rig.finish(theirs);
-  std::thread([&] {
-    auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
-    const auto refused = [&](auto&& call) {
-      CHECK(has(errc_text(call, Errc::invalid_argument), "per-thread default stream of another thread"));
-    };
-    refused([&] { buffer.async_to_device(theirs, target.span()); });
-    refused([&] { buffer.async_from_device(theirs, target.span()); });
-    refused([&] { (void)buffer.async_to_device(theirs); });
-    refused([&] { buffer.use_on(theirs, Access::device_writes, [](std::byte*, NativeStream) { FAIL_CHECK(""); }); });
-    refused([&] { (void)target.async_to_host(theirs, rig.heap); });
-    refused([&] { DeviceBuffer<std::byte>(theirs, 1); });
-    refused([&] { theirs.launch_host_function([] { FAIL_CHECK(""); }); });
-    refused([&] { theirs.synchronize(); });
-    refused([&] { (void)theirs.record(); });
-    refused([&] { theirs.wait(done); });
-    refused([&] { (void)theirs.capturing(); });
-    refused([&] { (void)theirs.native(); });
-    CHECK(!buffer.busy());
-  }).join();
-  rig.settle(theirs);
-  rig.heap.drain();
+  on_a_thread_of_its_own([] {
+    const Rig rig(under_test());
+    const auto theirs = view(rig.device, per_thread_stream);
+    DeviceBuffer<std::byte> target(theirs, 4 * KiB);
+    const auto done = theirs.record();
+    rig.finish(theirs);
+    std::thread([&] {
+      auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+      const auto refused = [&](auto&& call) {
+        CHECK(has(errc_text(call, Errc::invalid_argument), "per-thread default stream of another thread"));
+      };
+      refused([&] { buffer.async_to_device(theirs, target.span()); });
+      refused([&] { buffer.async_from_device(theirs, target.span()); });
+      refused([&] { (void)buffer.async_to_device(theirs); });
+      refused([&] { buffer.use_on(theirs, Access::device_writes, [](std::byte*, NativeStream) { FAIL_CHECK(""); }); });
+      refused([&] { (void)target.async_to_host(theirs, rig.heap); });
+      refused([&] { DeviceBuffer<std::byte>(theirs, 1); });
+      refused([&] { theirs.launch_host_function([] { FAIL_CHECK(""); }); });
+      refused([&] { theirs.synchronize(); });
+      refused([&] { (void)theirs.record(); });
+      refused([&] { theirs.wait(done); });
+      refused([&] { (void)theirs.capturing(); });
+      refused([&] { (void)theirs.native(); });
+      CHECK(!buffer.busy());
+    }).join();
+    rig.settle(theirs);
+    rig.heap.drain();
+  });
 }
 
 TEST_CASE("one thread's synchronize ends no use in the per-thread default stream of another") {

@@ -261,3 +261,23 @@ TEST_CASE("an event that a capture made void behind a foreign stream's use: the 
   CHECK(kept.try_borrow_mut().has_value());
   rig.heap.drain();
 }
+
+TEST_CASE("a stream whose last event a capture made void gets another one before it is destroyed") {
+  const Rig rig;
+  std::optional<Stream> stream(std::in_place, rig.device);
+  void* const native = stream->native();
+  DeviceBuffer<std::byte> target(*stream, bytes);
+  rig.settle(*stream);
+  rig.heap.make_buffer<std::byte>(bytes).async_to_device(*stream, target.span());
+  rig.sim().before_call(SimulatedCall::record_event,
+                        [&] { REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::relaxed).ok()); });
+  rig.sim().after_call(SimulatedCall::record_event, [&] {
+    void* graph = nullptr;
+    REQUIRE(rig.backend().end_capture(native, &graph).ok());
+    REQUIRE(rig.backend().destroy_graph(graph).ok());
+  });
+  stream.reset();
+  rig.sim().run_all();
+  (void)rig.heap.collect();
+  CHECK(rig.all_free());
+}

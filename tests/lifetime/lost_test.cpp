@@ -238,6 +238,21 @@ TEST_CASE("a device that is lost during a capture lets go of what the graph kept
   says_lost([&] { (void)rig.sim().end_capture(stream); });
 }
 
+TEST_CASE("a lost device goes when the last of what a graph of it kept goes") {
+  std::weak_ptr<detail::DeviceCore> core;
+  {
+    const Rig rig;
+    core = detail::HandleAccess::core(rig.device);
+    const Stream stream(rig.device);
+    DeviceBuffer<std::byte> target(stream, 4 * KiB);
+    rig.settle(stream);
+    rig.sim().begin_capture(stream);
+    rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(stream, target.span());
+    rig.sim().lose_device();
+  }  // the stream's end is the capture's, which is the last to hold the target's memory
+  until([&] { return core.expired(); });
+}
+
 TEST_CASE("other devices work on beside one that is lost, and new ones can be made") {
   auto lost = std::make_optional<Rig>();
   const Stream gone(lost->device);
