@@ -40,5 +40,7 @@ class Figures;
 void stalled_stream(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 /// What arenas that come and go beside one cost the others.
 void coming_arenas(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
+/// What one whose queue is full costs the others.
+void full_queue(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 
 }  // namespace bench
