@@ -19,8 +19,13 @@
 
 namespace thole {
 
+class PinnedHeap;
+
 namespace detail {
 class HeapHandle;
+/// For adapters whose deallocation cannot fail: as `heap.deallocate(data, stream)` for a stream that others made. Where
+/// that cannot be noted the memory is never reused, and Device::take_error() says why.
+THOLE_EXPORT void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream stream) noexcept;
 struct Allocation {
   BlockHead* block = nullptr;  // nullptr: 0 bytes
   void* data = nullptr;
@@ -204,8 +209,11 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// What the device still holds, by stream.
   Report report() const;
   PinnedArena arena() const;
+  /// Whether both handles are of one heap.
+  friend bool operator==(const PinnedHeap& one, const PinnedHeap& other) noexcept { return one.core_ == other.core_; }
 
  private:
+  friend void detail::deallocate_on_native(const PinnedHeap&, void*, NativeStream) noexcept;
   void check(const char* call) const;                             // throws `moved_from`
   detail::BlockHead* raw_block(const void* data) const noexcept;  // nullptr: not this heap's
   template <class F>

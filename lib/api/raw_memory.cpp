@@ -8,6 +8,7 @@
 
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
+#include "base/bytes.hpp"
 #include "blocks/block_index.hpp"
 #include "heap/heap_handle.hpp"
 #include "streams/uses.hpp"
@@ -51,9 +52,10 @@ void* PinnedHeap::allocate(std::size_t bytes, std::size_t alignment, std::source
 Result<void*> PinnedHeap::try_allocate(std::size_t bytes, std::size_t alignment,
                                        std::source_location location) const noexcept {
   constexpr const char* call = "PinnedHeap::allocate";
-  if (!std::has_single_bit(alignment))
+  if (!std::has_single_bit(alignment) || alignment > detail::page)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
-      return std::string(call) + ": an alignment of " + std::to_string(alignment) + " bytes is no power of two";
+      return std::string(call) + ": an alignment of " + std::to_string(alignment) +
+             " bytes; it must be a power of two and at most a page, " + std::to_string(detail::page) + " bytes";
     }));
   auto made = allocate_cached(bytes, 1, alignment, location);
   if (made.block == nullptr) {
@@ -147,4 +149,15 @@ Result<void> PinnedHeap::try_wait_for(const void* data, Access::Writes,
   return wait_raw(data, true, timeout);
 }
 
+namespace detail {
+
+void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream native) noexcept {
+  if (heap.core_ == nullptr || !heap.core_->heap().of_this_process()) return;
+  const auto& device = heap.core_->arena()->device();
+  auto stream = stream_from_native(HandleAccess::device(device), native);
+  auto done = stream ? heap.try_deallocate(data, *stream) : tl::unexpected(std::move(stream.error()));
+  if (!done) device->keep_error(std::move(done.error()));
+}
+
+}  // namespace detail
 }  // namespace thole
