@@ -1,5 +1,7 @@
 #pragma once
 
+// Defined in: heap.cpp, raw_memory.cpp
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -17,8 +19,13 @@
 
 namespace thole {
 
+class PinnedHeap;
+
 namespace detail {
 class HeapHandle;
+/// For adapters whose deallocation cannot fail: as `heap.deallocate(data, stream)` for a stream that others made. Where
+/// that cannot be noted the memory is never reused, and Device::take_error() says why.
+THOLE_EXPORT void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream stream) noexcept;
 struct Allocation {
   BlockHead* block = nullptr;  // nullptr: 0 bytes
   void* data = nullptr;
@@ -47,6 +54,14 @@ struct HeapStats {
   std::size_t recycled = 0;        ///< Deferred ones that were reclaimed.
   std::size_t waited = 0;          ///< Allocations that waited for copies in flight.
   std::size_t most_in_flight = 0;  ///< Blocks: the most that were deferred at one time.
+};
+
+/// What a raw address is part of.
+/// Thread safety: plain data.
+struct RawBlock {
+  void* data = nullptr;    ///< Where the memory starts.
+  std::size_t bytes = 0;   ///< What was asked for.
+  bool in_flight = false;  ///< Whether the device may still use it, as far as thole was told.
 };
 
 /// Makes pinned buffers from an arena; a shared handle, cheap to copy. Buffers may be dropped on any thread. Making and
@@ -139,13 +154,79 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// As `drain()`, for `timeout` at most; `Errc::timed_out`. Asks again and again meanwhile.
   [[nodiscard]] Result<void> drain_for(std::chrono::nanoseconds timeout) const noexcept;
 
+  // ---- Raw addresses, for adapters to interfaces that know nothing else.
+  //
+  // They are memory without a buffer: nothing checks borrows, and a use is known only where it was recorded. That is
+  // what deallocate() trusts: unlike cudaFreeHost, which waits for the device, it takes the memory for free where
+  // nobody recorded anything. Addresses are this heap's alone; any thread may use any of them, but one that is being
+  // deallocated. A forked child knows none of its parent's.
+
+  /// Pinned memory of `bytes` at a multiple of `alignment` (a power of two, at most 4096); nullptr for 0 bytes. Never
+  /// waits for the device. Throws `Error` as `make_buffer`, and `invalid_argument` for an alignment that is none.
+  void* allocate(std::size_t bytes, std::size_t alignment = 64,
+                 std::source_location location = std::source_location::current()) const;
+  /// As `allocate`, without throwing.
+  [[nodiscard]] Result<void*> try_allocate(
+      std::size_t bytes, std::size_t alignment = 64,
+      std::source_location location = std::source_location::current()) const noexcept;
+  /// Gives the memory back, which starts at the address; it is reused when all recorded uses are done. Never waits.
+  /// False for any other address; true for nullptr.
+  bool deallocate(void* data) const noexcept;
+  /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far. Throws
+  /// `Error` where that cannot be noted, and the memory stays the caller's: the stream is gone, another thread's or
+  /// another kind of device's (`invalid_argument`, `moved_from`, `wrong_device`), `device_lost`, `out_of_memory`.
+  bool deallocate(void* data, const StreamRef& stream) const;
+  /// Work that was enqueued in the stream just before uses the memory that the address lies in. False where that is not
+  /// this heap's. Throws `Error` as above: the use is not known then. In a capture the graph keeps the memory.
+  bool record_use(const void* data, const StreamRef& stream, Access::Reads) const;
+  bool record_use(const void* data, const StreamRef& stream, Access::Writes) const;
+  /// As those, without throwing.
+  [[nodiscard]] Result<bool> try_deallocate(void* data, const StreamRef& stream) const noexcept;
+  [[nodiscard]] Result<bool> try_record_use(const void* data, const StreamRef& stream, Access::Reads) const noexcept;
+  [[nodiscard]] Result<bool> try_record_use(const void* data, const StreamRef& stream, Access::Writes) const noexcept;
+  /// Runs `f(NativeStream)`, which enqueues work that reads or writes the memory that the address lies in: ordered
+  /// after its earlier uses, and recorded, as `PinnedBuffer::use_on`. Throws as that, and `invalid_argument` for an
+  /// address that is not this heap's.
+  template <class F>
+  void use_on(const void* data, const StreamRef& stream, Access::Reads, F&& f) const {
+    run_raw(data, stream, false, std::forward<F>(f));
+  }
+  template <class F>
+  void use_on(void* data, const StreamRef& stream, Access::Writes, F&& f) const {
+    run_raw(data, stream, true, std::forward<F>(f));
+  }
+  /// What the address is part of; nothing where it is not this heap's. Asks the device, and never waits.
+  std::optional<RawBlock> find(const void* data) const noexcept;
+  /// Waits until the CPU may read (`device_reads`: until no recorded write goes on) or write (`device_writes`: until no
+  /// use does) the memory that the address lies in: `timed_out`, `invalid_argument` for other memory, `device_lost`,
+  /// `capturing`.
+  [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Reads,
+                                          std::chrono::nanoseconds timeout) const noexcept;
+  [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Writes,
+                                          std::chrono::nanoseconds timeout) const noexcept;
+
   HeapStats stats() const;
   /// What the device still holds, by stream.
   Report report() const;
   PinnedArena arena() const;
+  /// Whether both handles are of one heap.
+  friend bool operator==(const PinnedHeap& one, const PinnedHeap& other) noexcept { return one.core_ == other.core_; }
 
  private:
-  void check(const char* call) const;  // throws `moved_from`
+  friend void detail::deallocate_on_native(const PinnedHeap&, void*, NativeStream) noexcept;
+  void check(const char* call) const;                             // throws `moved_from`
+  detail::BlockHead* raw_block(const void* data) const noexcept;  // nullptr: not this heap's
+  template <class F>
+  void run_raw(const void* data, const StreamRef& stream, bool writes, F&& f) const {
+    auto call = [&f](NativeStream native) { std::forward<F>(f)(native); };
+    detail::unwrap(use_raw(
+        data, stream, writes,
+        [](void* context, NativeStream native) { (*static_cast<decltype(call)*>(context))(native); }, &call));
+  }
+  Result<void> use_raw(const void* data, const StreamRef& stream, bool writes, void (*run)(void*, NativeStream),
+                       void* context) const;
+  Result<bool> record_raw(const void* data, const StreamRef& stream, bool writes) const noexcept;
+  Result<void> wait_raw(const void* data, bool writes, std::chrono::nanoseconds timeout) const noexcept;
   // From this thread's cache. No block: it has none, or something is in the way, and allocate() says what.
   detail::Allocation allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                      const std::source_location& location) const noexcept;

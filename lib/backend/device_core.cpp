@@ -54,13 +54,13 @@ Error DeviceCore::lost_error(std::string_view call) {
 void DeviceCore::keep_error(Status status, std::string_view object, std::string_view call) noexcept {
   (void)note(status);
   if (status.code == StatusCode::unloading || process_ != this_process()) return;  // nobody can ask for it any more
-  try {
-    auto made = error(status, object, call);
-    const std::scoped_lock lock(mutex_);
-    if (!kept_) kept_ = std::move(made);
-  } catch (...) {
-    // No memory for the text: the error is lost, the program goes on.
-  }
+  keep_error(error(status, object, call));
+}
+
+void DeviceCore::keep_error(Error error) noexcept {
+  if (process_ != this_process()) return;
+  const std::scoped_lock lock(mutex_);
+  if (!kept_) kept_ = std::move(error);
 }
 
 std::optional<Error> DeviceCore::take_error() noexcept {

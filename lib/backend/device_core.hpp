@@ -61,6 +61,7 @@ struct DeviceCore {
   Error lost_error(std::string_view call);
   /// For destructors and threads, which cannot report: the first such error waits for Device::take_error().
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
+  void keep_error(Error error) noexcept;
   std::optional<Error> take_error() noexcept;
 
   /// True once a stream of this device has used memory of another device's arena. Who collects for that arena must then

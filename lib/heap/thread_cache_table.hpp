@@ -41,8 +41,8 @@ struct ThreadCacheTable {
     bool ended = false;
   };
   static void end_thread() noexcept;
-  // Trivially destructible, so that it can be asked at any time. Initial-exec: one instruction instead of a call.
-  [[gnu::tls_model("initial-exec")]] static constinit thread_local Table table_;
+  // Trivially destructible, so that it can be asked at any time.
+  static constinit thread_local Table table_;
 };
 
 }  // namespace thole::detail

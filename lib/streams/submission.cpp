@@ -141,6 +141,11 @@ Result<void> Submission::use(DeviceBlock& block, bool writes) noexcept {
   return use(Used{nullptr, &block, writes, false});
 }
 
+Result<void> Submission::note(Block& block, bool writes) noexcept {
+  used_[count_] = Used{&block, nullptr, writes, false};
+  return keep_and_reserve(used_[count_]);
+}
+
 void Submission::expect_long_work() noexcept {
   // A foreign stream's uses have their events already. A failure here costs precision, not safety.
   if (!capturing()) (void)timeline_->cover_all();
@@ -154,7 +159,7 @@ void Submission::note_all(std::uint64_t position) noexcept {
       if (now == 0) now = now_ns();
       used.block->used_since_ns.store(now, std::memory_order_relaxed);
     }
-    note(used.uses(), *timeline_, position, used.writes);
+    detail::note(used.uses(), *timeline_, position, used.writes);
   }
   count_ = 0;
 }

@@ -39,6 +39,9 @@ class Submission {
   /// of memory may be there several times.
   Result<void> use_all(Used* all, std::size_t count) noexcept;
 
+  /// The work is enqueued already, by the program itself, and used the block: nothing is ordered any more.
+  Result<void> note(Block& block, bool writes) noexcept;
+
   /// The work is not enqueued: it uses nothing.
   void cancel() noexcept { note_all(0); }
   /// The work may take long: what was enqueued before it gets its event in front, and does not wait for it.

@@ -184,6 +184,8 @@ int main(int argc, char** argv) try {
   figures.measure("drop in flight", [&] { drop_in_flight(figures, device, heap); });
   figures.measure("make, copy, drop", [&] { make_copy_drop(figures, device, heap); });
   figures.measure("stalled stream", [&] { stalled_stream(figures, device, heap); });
+  figures.measure("coming arenas", [&] { coming_arenas(figures, device, heap); });
+  figures.measure("full queue", [&] { full_queue(figures, device, heap); });
   return figures.finish();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_lifetime: %s\n", error.what());

@@ -38,5 +38,9 @@ inline void end_stall(const thole::StreamRef& stream) {
 /// Figures (d) of lifetime: what one stalled stream does to the others.
 class Figures;
 void stalled_stream(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
+/// What arenas that come and go beside one cost the others.
+void coming_arenas(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
+/// What one whose queue is full costs the others.
+void full_queue(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 
 }  // namespace bench

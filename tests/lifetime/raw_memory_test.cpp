@@ -1,0 +1,204 @@
+// Raw addresses of a heap: what adapters to other interfaces are made of.
+
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+std::byte* allocated(const Rig& rig, std::size_t size = bytes) {
+  return static_cast<std::byte*>(rig.heap.allocate(size));
+}
+
+/// A copy to the device behind thole's back.
+struct Copying {
+  explicit Copying(const Rig& rig) : rig(rig), stream(rig.device), target(stream, bytes) { rig.settle(stream); }
+  void copy_from(const std::byte* data) {
+    REQUIRE(rig.backend()
+                .copy(target.span().native(), const_cast<std::byte*>(data), bytes, detail::CopyKind::host_to_device,
+                      stream.native())
+                .ok());
+  }
+  const Rig& rig;
+  Stream stream;
+  DeviceBuffer<std::byte> target;
+};
+
+}  // namespace
+
+TEST_CASE("raw memory is pinned, aligned as asked, and comes back") {
+  const Rig rig;
+  for (const std::size_t alignment : {std::size_t{1}, std::size_t{64}, std::size_t{256}, std::size_t{4096}}) {
+    std::vector<void*> all;
+    for (const std::size_t size : {std::size_t{1}, std::size_t{65}, std::size_t{4096}, 70 * KiB}) {
+      all.push_back(rig.heap.allocate(size, alignment));
+      CHECK(reinterpret_cast<std::uintptr_t>(all.back()) % alignment == 0);
+      CHECK(rig.arena.contains(all.back()));
+      std::memset(all.back(), 1, size);
+      const auto found = rig.heap.find(static_cast<std::byte*>(all.back()) + size - 1);
+      REQUIRE(found.has_value());
+      CHECK(found->data == all.back());
+      CHECK(found->bytes == size);
+      CHECK(!found->in_flight);
+    }
+    for (void* const data : all) CHECK(rig.heap.deallocate(data));
+  }
+  CHECK(rig.heap.stats().in_use == 0);
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("0 bytes are no memory, and too many or a wrong alignment are an error") {
+  const Rig rig;
+  CHECK(rig.heap.allocate(0) == nullptr);
+  CHECK(rig.heap.deallocate(nullptr));
+  errc_text([&] { (void)rig.heap.allocate(8 * MiB); }, Errc::too_large);
+  errc_text([&] { (void)rig.heap.allocate(std::numeric_limits<std::size_t>::max()); }, Errc::too_large);
+  for (const std::size_t alignment : {std::size_t{0}, std::size_t{96}, std::size_t{8192}})
+    errc_text([&] { (void)rig.heap.allocate(64, alignment); }, Errc::invalid_argument);
+}
+
+TEST_CASE("memory that is not the heap's is told by false, by nothing, or by an error, and stays as it is") {
+  const Rig rig;
+  const PinnedHeap other(rig.arena);
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  std::byte* const raw = allocated(rig);
+  std::array<std::byte, 128> local{};
+  for (void* const foreign : {static_cast<void*>(local.data()), static_cast<void*>(buffer.unsynchronized_data())}) {
+    CHECK(!rig.heap.deallocate(foreign));
+    CHECK(!rig.heap.deallocate(foreign, stream));
+    CHECK(!rig.heap.record_use(foreign, stream, Access::device_reads));
+    CHECK(!rig.heap.find(foreign).has_value());
+    errc_text([&] { rig.heap.use_on(foreign, stream, Access::device_writes, [](NativeStream) { FAIL_CHECK(""); }); },
+              Errc::invalid_argument);
+    errc_text_of(rig.heap.try_wait_for(foreign, Access::device_reads, forever), Errc::invalid_argument);
+  }
+  CHECK(!other.deallocate(raw));
+  CHECK(!other.find(raw).has_value());
+  CHECK(!rig.heap.deallocate(raw + 64));  // not where it starts
+  CHECK(rig.heap.deallocate(raw));
+  CHECK(!rig.heap.deallocate(raw));
+  CHECK(!rig.heap.find(raw).has_value());
+}
+
+TEST_CASE("a recorded use, of any address in the memory, keeps it until the device is done") {
+  const Rig rig;
+  Copying work(rig);
+  std::byte* const data = allocated(rig);
+  std::memset(data, 5, bytes);
+  work.copy_from(data);
+  CHECK(rig.heap.record_use(data + bytes - 1, work.stream, Access::device_reads));
+  CHECK(rig.heap.find(data)->in_flight);
+  CHECK(rig.heap.try_wait_for(data, Access::device_reads, std::chrono::nanoseconds(0)).has_value());
+  errc_text_of(rig.heap.try_wait_for(data, Access::device_writes, std::chrono::nanoseconds(0)), Errc::timed_out);
+  CHECK(rig.heap.deallocate(data));
+  CHECK(!rig.all_free());
+  CHECK(rig.heap.stats().in_flight >= bytes);
+  rig.settle(work.stream);
+  CHECK(rig.all_free());
+  CHECK(device_holds(rig, work.stream, work.target, 5));
+}
+
+TEST_CASE("memory deallocated on a stream waits for what the stream had been given") {
+  const Rig rig;
+  Copying work(rig);
+  std::byte* const data = allocated(rig);
+  std::memset(data, 6, bytes);
+  work.copy_from(data);
+  CHECK(rig.heap.deallocate(data, work.stream));
+  (void)rig.heap.collect();
+  CHECK(!rig.all_free());
+  rig.settle(work.stream);
+  CHECK(rig.all_free());
+  CHECK(device_holds(rig, work.stream, work.target, 6));
+}
+
+TEST_CASE("where a stream is gone the memory stays the caller's") {
+  const Rig rig;
+  std::optional<Stream> stream(std::in_place, rig.device);
+  const StreamRef view = *stream;
+  stream.reset();
+  std::byte* const data = allocated(rig);
+  errc_text([&] { (void)rig.heap.deallocate(data, view); }, Errc::invalid_argument);
+  errc_text([&] { (void)rig.heap.record_use(data, view, Access::device_reads); }, Errc::invalid_argument);
+  CHECK(rig.heap.find(data).has_value());
+  CHECK(rig.heap.deallocate(data));
+}
+
+TEST_CASE("use_on orders the work on raw memory behind its earlier uses, and records it") {
+  const Rig rig;
+  Copying work(rig);
+  const Stream second(rig.device);
+  std::byte* const data = allocated(rig);
+  std::memset(data, 7, bytes);
+  work.copy_from(data);
+  CHECK(rig.heap.record_use(data, work.stream, Access::device_reads));
+  const auto waits = rig.calls(SimulatedCall::wait_event);
+  bool ran = false;
+  rig.heap.use_on(data + 1, second, Access::device_writes, [&](NativeStream native) {
+    CHECK(native == second.native());
+    ran = true;
+  });
+  CHECK(ran);
+  CHECK(rig.calls(SimulatedCall::wait_event) == waits + 1);
+  CHECK(rig.heap.deallocate(data));
+  CHECK(!rig.all_free());
+  rig.settle(work.stream);
+  rig.settle(second);
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a graph that captured a recorded use keeps the memory") {
+  const Rig rig;
+  Copying work(rig);
+  std::byte* const data = allocated(rig);
+  rig.sim().begin_capture(work.stream);
+  work.copy_from(data);
+  CHECK(rig.heap.record_use(data, work.stream, Access::device_reads));
+  {
+    const auto graph = rig.sim().end_capture(work.stream);
+    CHECK(rig.heap.deallocate(data));
+    (void)rig.heap.collect();
+    CHECK(!rig.all_free());
+  }
+  (void)rig.heap.collect();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("memory that is allocated here is deallocated there, by many threads") {
+  const Rig rig(Device::simulated(), {.bytes = 16 * MiB});
+  constexpr int threads_of_each = 2, rounds = 2000;
+  std::array<std::atomic<void*>, threads_of_each> handed{};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i != threads_of_each; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round != rounds; ++round) {
+        void* const data = rig.heap.allocate(std::size_t{64} << (round % 8));
+        until([&] { return handed[i].load() == nullptr; });
+        handed[i].store(data);
+      }
+    });
+    threads.emplace_back([&, i] {
+      const Stream stream(rig.device);
+      for (int round = 0; round != rounds; ++round) {
+        void* data = nullptr;
+        until([&] { return (data = handed[i].exchange(nullptr)) != nullptr; });
+        const auto found = rig.heap.find(data);
+        if (!found || found->bytes != std::size_t{64} << (round % 8)) ++wrong;
+        if (round % 3 == 0 ? !rig.heap.deallocate(data, stream) : !rig.heap.deallocate(data)) ++wrong;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong.load() == 0);
+  rig.heap.drain();
+  CHECK(rig.heap.stats().in_use == 0);
+  CHECK(rig.heap.stats().in_flight == 0);
+}
