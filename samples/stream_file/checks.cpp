@@ -4,8 +4,10 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <new>
+#include <cstring>
 #include <stdexcept>
+
+#include "piece_sum.hpp"
 
 namespace stream_file {
 
@@ -25,30 +27,55 @@ void count_bytes(Bytes bytes, Histogram& counts) {
     counts[value] += tables[0][value] + tables[1][value] + tables[2][value] + tables[3][value];
 }
 
-void Checksum::Free::operator()(XXH3_state_s* state) const noexcept { XXH3_freeState(state); }
-
-Checksum::Checksum() : state_(XXH3_createState()) {
-  if (state_ == nullptr) throw std::bad_alloc();
-  XXH3_128bits_reset(state_.get());
+std::uint64_t piece_sum(Bytes bytes, std::uint64_t position) noexcept {
+  const unsigned char* const data = bytes.data();
+  const std::size_t words = bytes.size() / 8;
+  std::uint64_t sum = 0;
+  std::uint64_t key = sum_key(position);
+  for (std::size_t i = 0; i < words; ++i, key += 8 * sum_step) {  // compilers do several words at once
+    std::uint64_t word;
+    std::memcpy(&word, data + i * 8, sizeof word);
+    sum += sum_term(word, key);
+  }
+  if (bytes.size() % 8 != 0) sum += sum_term(sum_word(data + words * 8, bytes.size() % 8), key);
+  return sum;
 }
 
-void Checksum::add(Bytes bytes) {
-  if (!bytes.empty()) XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+PieceHash::PieceHash(Bytes bytes, std::uint64_t position) noexcept {
+  const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes.data(), bytes.size(), position);
+  high = hash.high64;
+  low = hash.low64;
 }
 
-std::string Checksum::text() const {
-  const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+void Findings::look_at(Bytes bytes, std::uint64_t position, Check check) {
+  if (check != Check::none) sum += piece_sum(bytes, position);
+  if (check == Check::full) count_bytes(bytes, histogram);
 }
 
-void Pass::verify() const {
-  if (checksum_read != checksum_back)
-    throw std::runtime_error(fmt::format("what came back is not what was read: xxh128 {} against {}, of {} bytes",
-                                         checksum_back, checksum_read, bytes));
-  const auto [cpu, device] = std::mismatch(on_cpu.begin(), on_cpu.end(), on_device.begin());
-  if (cpu != on_cpu.end())
+void Findings::add(const PieceHash& hash) noexcept {
+  hashes.high += hash.high;
+  hashes.low += hash.low;
+}
+
+void Findings::add(const Findings& other) noexcept {
+  sum += other.sum;
+  std::transform(histogram.begin(), histogram.end(), other.histogram.begin(), histogram.begin(), std::plus<>());
+  add(other.hashes);
+}
+
+void verify(const Findings& cpu, const Findings& device, Check check) {
+  if (check == Check::none) return;
+  if (cpu.sum != device.sum)
+    throw std::runtime_error(fmt::format("what the device has is not what was read: its sum is {}, not {}",
+                                         as_text(device.sum), as_text(cpu.sum)));
+  if (check != Check::full) return;
+  const auto [ours, its] = std::mismatch(cpu.histogram.begin(), cpu.histogram.end(), device.histogram.begin());
+  if (ours != cpu.histogram.end())
     throw std::runtime_error(fmt::format("the device's histogram is not the CPU's: it has {} bytes of value {}, not {}",
-                                         *device, cpu - on_cpu.begin(), *cpu));
+                                         *its, ours - cpu.histogram.begin(), *ours));
 }
+
+std::string as_text(std::uint64_t sum) { return fmt::format("{:016x}", sum); }
+std::string as_text(const PieceHash& hash) { return fmt::format("{:016x}{:016x}", hash.high, hash.low); }
 
 }  // namespace stream_file
