@@ -89,7 +89,8 @@ Summary run(const Options& options) {
 
   const auto device = thole::Device::best();
   const bool simulated = device.backend() == thole::Backend::simulated;
-  summary.plan = make_plan(options.wishes, largest(inputs), std::max(1U, std::thread::hardware_concurrency()));
+  summary.plan =
+      make_plan(options.wishes, largest(inputs), std::max(1U, std::thread::hardware_concurrency()), simulated);
   Feed feed(inputs, summary.plan.chunk);
   if (feed.total()) summary.plan = for_pieces(summary.plan, feed.pieces());
   if (!DeviceSide::can_check(device) && summary.plan.mode == Mode::load && summary.plan.check != Check::none) {
@@ -130,10 +131,10 @@ Summary run(const Options& options) {
   const std::uint64_t bytes = std::min(options.compare, summary.result.bytes);
   if (options.no_comparison) {
     summary.no_comparison = "not asked for";
-  } else if (!feed.total()) {
-    summary.no_comparison = "the input cannot be read twice";
   } else if (bytes == 0) {
     summary.no_comparison = "there were no bytes";
+  } else if (!feed.total()) {
+    summary.no_comparison = "the input cannot be read twice";
   } else {
     compare_job(summary, inputs, bytes, memory->heap, memory->device);
     memory.reset();

@@ -21,6 +21,7 @@ Result load_lane(Job& job, std::size_t lane, const thole::Stream& stream) {
       on_their_way.pop_front();
     }
     auto buffer = take_buffer(job, lane);
+    const double taken = job.log != nullptr ? job.log->now() : 0;
     {
       Timed timed(job.log, lane, Doing::read);
       const auto bytes = buffer.borrow_mut();
@@ -28,11 +29,11 @@ Result load_lane(Job& job, std::size_t lane, const thole::Stream& stream) {
       timed.bytes(piece.bytes);
       read_piece(piece, bytes.span(), job.plan.check == Check::none ? nullptr : std::function(look));
     }
-    if (job.log != nullptr) job.log->take(lane);
+    if (job.log != nullptr) job.log->take(lane, taken);
     const auto there = job.device.place(lane, result.pieces, piece);
     buffer.async_to_device(stream, there, 0, piece.bytes);
-    on_their_way.push_back(stream.record());
     note_copy(job, lane, stream, Doing::to_device, piece.bytes);
+    on_their_way.push_back(stream.record());
     job.device.look_at(lane, stream, there, piece.position);
 
     result.bytes += piece.bytes;

@@ -34,7 +34,7 @@ class Log {
   std::size_t lanes() const noexcept { return lanes_.size(); }
   /// The moments at which a lane took a buffer that it then used.
   const std::vector<double>& taken(std::size_t lane) const { return lanes_[lane].taken; }
-  void take(std::size_t lane) { lanes_[lane].taken.push_back(now()); }
+  void take(std::size_t lane, double at) { lanes_[lane].taken.push_back(at); }
 
  private:
   using Clock = std::chrono::steady_clock;

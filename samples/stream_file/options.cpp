@@ -42,7 +42,7 @@ void add_options(CLI::App& app, Options& options) {
       ->take_last();
   add_count("--threads", wishes.threads,
             "Threads that read, each with a stream (default: three for four cores, 12 at most)");
-  add_size("--chunk", wishes.chunk, "Bytes in each piece (default 4M; less for small files)");
+  add_size("--chunk", wishes.chunk, "Bytes in each piece (default 4M, on a simulated device 1M; less for small files)");
   add_count("--window", wishes.window,
             "Pieces on their way at a time (default: three for each thread, if the arena has them)");
   add_size("--arena", wishes.arena, "Bytes of pinned memory at most (default 128M)");

@@ -25,9 +25,9 @@ std::string part(const std::string& path) { return path + ".part"; }
 OutputFile::OutputFile(const std::string& path)
     : path_(path),
       plain_(is_plain_or_new(path)),
-      descriptor_(::open((plain_ ? part(path) : path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)),
-      seekable_(::lseek(descriptor_.get(), 0, SEEK_CUR) >= 0) {
+      descriptor_(::open((plain_ ? part(path) : path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
   if (descriptor_.get() < 0) fail_on(path_, "create");
+  seekable_ = ::lseek(descriptor_.get(), 0, SEEK_CUR) >= 0;
 }
 
 OutputFile::~OutputFile() {

@@ -35,7 +35,7 @@ class OutputFile {
   std::string path_;
   bool plain_ = true;  // a plain file
   Descriptor descriptor_;
-  bool seekable_;
+  bool seekable_ = false;
   std::mutex mutex_;
   std::condition_variable turn_;
   std::uint64_t next_ = 0;  // where the next byte of a pipe belongs

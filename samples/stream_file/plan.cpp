@@ -20,10 +20,11 @@ constexpr std::size_t rounded(std::size_t bytes) { return (bytes + page - 1) / p
 /// and the memory can use.
 std::size_t threads_for(std::size_t cores) { return std::clamp<std::size_t>(cores - cores / 4, 1, 12); }
 
-/// Bytes: the smallest copies that the link moves at nearly its full speed. Of small files less, so that all readers
-/// have something to do.
-std::size_t chunk_for(std::optional<std::uint64_t> largest_file, std::size_t threads) {
-  constexpr std::uint64_t least = std::uint64_t{256} << 10, most = std::uint64_t{4} << 20;
+/// Bytes: the smallest copies that the link moves at nearly its full speed; of a simulated device, which copies with
+/// the CPU, what stays in a core's cache. Of small files less, so that all readers have something to do.
+std::size_t chunk_for(std::optional<std::uint64_t> largest_file, std::size_t threads, bool simulated) {
+  constexpr std::uint64_t least = std::uint64_t{256} << 10;
+  const std::uint64_t most = simulated ? std::uint64_t{1} << 20 : std::uint64_t{4} << 20;
   const std::uint64_t fair = largest_file ? *largest_file / (4 * threads) : most;
   return rounded(static_cast<std::size_t>(std::clamp(fair, least, most)));
 }
@@ -37,7 +38,7 @@ std::size_t Plan::share_before(std::size_t lane) const noexcept {
   return window / threads * lane + std::min(lane, window % threads);
 }
 
-Plan make_plan(const Wishes& wishes, std::optional<std::uint64_t> largest_file, std::size_t cores) {
+Plan make_plan(const Wishes& wishes, std::optional<std::uint64_t> largest_file, std::size_t cores, bool simulated) {
   constexpr std::uint64_t most = std::uint64_t{1} << 60;  // what CLI11 makes of a number below 0 is beyond it, too
   if (wishes.arena == 0 || std::max(wishes.chunk, wishes.arena) > most ||
       std::max(wishes.window, wishes.threads) > most)
@@ -50,7 +51,7 @@ Plan make_plan(const Wishes& wishes, std::optional<std::uint64_t> largest_file, 
   plan.direct = wishes.direct;
   plan.places = wishes.mode == Mode::load ? 1 : 2;
   plan.threads = wishes.threads != 0 ? wishes.threads : threads_for(cores);
-  plan.chunk = wishes.chunk == 0 ? chunk_for(largest_file, plan.threads) : wishes.chunk;
+  plan.chunk = wishes.chunk == 0 ? chunk_for(largest_file, plan.threads, simulated) : wishes.chunk;
   if (wishes.direct) plan.chunk = rounded(plan.chunk);
   if (largest_file) plan.chunk = std::min(plan.chunk, std::max(rounded(static_cast<std::size_t>(*largest_file)), page));
 

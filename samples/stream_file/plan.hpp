@@ -41,7 +41,7 @@ struct Plan {
 };
 
 /// Of a job whose largest file may be known. Throws `std::runtime_error` for what cannot be.
-Plan make_plan(const Wishes& wishes, std::optional<std::uint64_t> largest_file, std::size_t cores);
+Plan make_plan(const Wishes& wishes, std::optional<std::uint64_t> largest_file, std::size_t cores, bool simulated);
 /// The same with no more threads and places in the window than there are pieces.
 Plan for_pieces(Plan plan, std::uint64_t pieces);
 

@@ -99,7 +99,7 @@ std::string time_axis(double y, double seconds) {
   const bool short_one = seconds < 2;
   const double all = short_one ? seconds * 1e3 : seconds;
   std::string out;
-  const double step = step_for(all);
+  const double step = step_for(all * 0.6);
   for (double at = 0; at <= all * 1.0001; at += step)
     out += text_at(left + at / all * plot_width, y, fmt::format("{:g}{}", at, short_one ? " ms" : " s"),
                    "text-anchor=\"middle\"");
@@ -145,13 +145,14 @@ std::string buffers(const Log& log, const Summary& s) {
     const double x = left + std::clamp(at / seconds, 0.0, 1.0) * plot_width;
     if (x - last_x >= 0.5) {
       out += fmt::format(" {:.1f},{:.1f} {:.1f},{:.1f} {:.1f},{:.1f}", last_x, panel.y(low), last_x, panel.y(high), x,
-                         panel.y(now));
+                         panel.y(std::min<double>(now, window)));
       last_x = x;
-      low = high = now;
+      low = high = std::min<double>(now, window);
     }
     now += change;
     low = std::min<double>(low, now);
-    high = std::max<double>(high, now);
+    high =
+        std::clamp<double>(now, high, window);  // the word that a copy is done may come when its buffer is in use again
   }
   out += fmt::format(" {:.1f},{:.1f}\"/>\n", left + plot_width, panel.y(0));
   out += level(panel, window,
@@ -171,9 +172,10 @@ std::string as_svg(const Log& log, const Summary& s) {
       "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
       width);
   const std::string what = s.files.size() == 1 ? s.files.front() : fmt::format("{} files", s.files.size());
-  out +=
-      text_at(left, 28, fmt::format("{} {} {}", what, s.plan.mode == Mode::load ? "into" : "there and back:", s.device),
-              "font-size=\"17\" font-weight=\"bold\"");
+  out += text_at(left, 28,
+                 fmt::format("{} {} {}", what, s.plan.mode == Mode::load ? "into" : "there and back:",
+                             s.backend == "simulated" ? "a simulated device" : s.device),
+                 "font-size=\"17\" font-weight=\"bold\"");
   out += text_at(left, 50,
                  fmt::format("{} in {:.3g} s: {:.2f} GB/s, by {} reader thread{}",
                              human_bytes(static_cast<double>(s.result.bytes)), s.result.seconds,

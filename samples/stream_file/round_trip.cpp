@@ -64,6 +64,7 @@ Result round_trip_lane(Job& job, std::size_t lane, const thole::Stream& stream) 
   for (Piece piece;;) {
     if (on_their_way.size() == share) check_oldest();
     auto buffer = take_buffer(job, lane);
+    const double taken = job.log != nullptr ? job.log->now() : 0;
     std::uint64_t sum = result.on_cpu.sum;
     PieceHash hash;
     {
@@ -77,13 +78,13 @@ Result round_trip_lane(Job& job, std::size_t lane, const thole::Stream& stream) 
     sum = result.on_cpu.sum - sum;
     result.on_cpu.add(hash);
 
-    if (job.log != nullptr) job.log->take(lane);
+    if (job.log != nullptr) job.log->take(lane, taken);
     const auto there = job.device.place(lane, result.pieces, piece);
     buffer.async_to_device(stream, there, 0, piece.bytes);
     note_copy(job, lane, stream, Doing::to_device, piece.bytes);
     job.device.look_at(lane, stream, there, piece.position);
     auto back = take_buffer(job, lane);
-    if (job.log != nullptr) job.log->take(lane);
+    if (job.log != nullptr) job.log->take(lane, job.log->now());
     back.async_from_device(stream, there);
     note_copy(job, lane, stream, Doing::to_host, piece.bytes);
     on_their_way.push({piece, sum, hash, std::move(back)});
