@@ -30,7 +30,6 @@ namespace {
 using namespace stream_file;
 
 constexpr const char* program = "06_stream_file";
-constexpr std::uint64_t simulated_device_memory = std::uint64_t{256} << 20;  // it is this machine's own
 
 /// A file that is made when the job is done, but opened before, so that a name that cannot be is found in time.
 std::optional<OutputFile>& open(std::optional<OutputFile>& file, const std::string& path, const char* option,
@@ -76,7 +75,7 @@ struct Memory {
   Memory(const thole::Device& on, const Plan& plan, const Feed& feed, std::uint64_t limit)
       : heap(thole::PinnedArena(on, {.bytes = plan.pinned_bytes}),
              {.alignment = plan.direct ? direct_alignment : thole::HeapOptions{}.alignment}),
-        device(heap, plan, feed.total() ? std::optional(feed.extent()) : std::nullopt, limit) {}
+        device(heap, plan, feed, limit) {}
 };
 
 Summary run(const Options& options) {
@@ -104,9 +103,7 @@ Summary run(const Options& options) {
   summary.checked_by = DeviceSide::method(device);
 
   const auto before = std::chrono::steady_clock::now();
-  const std::uint64_t limit = options.device_memory != 0 ? options.device_memory
-                              : simulated                ? simulated_device_memory
-                                                         : UINT64_MAX;
+  const std::uint64_t limit = DeviceSide::limit(options.device_memory, device);
   std::optional<Memory> memory(std::in_place, device, summary.plan, feed, limit);
   summary.preparing_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
   summary.pinned_bytes = memory->heap.arena().capacity();
@@ -156,7 +153,7 @@ int fail(const char* what, int status = 1) {
 
 int main(int argc, char** argv) try {
   int status = 0;
-  const auto options = parse(argc, argv, program, status);
+  const auto options = parse(argc, argv, {program}, status);
   if (!options) return status;
   catch_signals();
   const Summary summary = run(*options);

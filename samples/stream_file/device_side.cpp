@@ -50,26 +50,35 @@ bool DeviceSide::can_check(const thole::Device& device) {
 #endif
 }
 
+std::uint64_t DeviceSide::limit(std::uint64_t wanted, const thole::Device& device) {
+  if (wanted != 0) return wanted;
+  return device.backend() == thole::Backend::simulated ? std::uint64_t{256} << 20 : UINT64_MAX;
+}
+
 const char* DeviceSide::method(const thole::Device& device) {
   if (!can_check(device)) return "nothing: built without nvcc";
   return device.backend() == thole::Backend::simulated ? "a host function in the stream" : "a kernel on the GPU";
 }
 
-DeviceSide::DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, std::optional<std::uint64_t> extent,
-                       std::uint64_t limit)
+DeviceSide::DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, const Feed& feed, std::uint64_t limit)
     : heap_(heap),
       plan_(plan),
       slot_(aligned(plan.chunk)),
+      base_(feed.base()),
       stream_(heap.arena().device()),
-      memory_(
-          allocate(stream_, plan.mode == Mode::load ? extent.value_or(0) : 0, limit, slot_ * plan.window, holds_all_)),
+      memory_(allocate(stream_, plan.mode == Mode::load && feed.total() ? feed.extent() : 0, limit, slot_ * plan.window,
+                       holds_all_)),
       counters_(stream_, plan.threads * counters_of_a_lane) {
   stream_.synchronize();
 }
 
+thole::DeviceSpan<const unsigned char> DeviceSide::front(std::size_t most) const {
+  return memory_.span().subspan(0, std::min(most, memory_.size()));
+}
+
 thole::DeviceSpan<unsigned char> DeviceSide::place(std::size_t lane, std::uint64_t number, const Piece& piece) {
   const std::size_t at =
-      holds_all_ ? static_cast<std::size_t>(piece.position)
+      holds_all_ ? static_cast<std::size_t>(piece.position - base_)
                  : slot_ * (plan_.share_before(lane) + static_cast<std::size_t>(number % plan_.share(lane)));
   // Not as a part of `memory_`'s span: the lanes' copies do not touch each other, and thole need not order them.
   return thole::DeviceSpan<unsigned char>::from_native(stream_.device(), memory_.span().native() + at, piece.bytes);

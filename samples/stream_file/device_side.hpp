@@ -11,9 +11,9 @@ namespace stream_file {
 /// Device memory for the job: for all of it, or a ring that it streams through; and what the device finds in it.
 class DeviceSide {
  public:
-  /// All of `extent` bytes, if that is known, is at most `limit`, and the device has so much; else a ring. The heap's
-  /// device; blocks until the memory is there.
-  DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, std::optional<std::uint64_t> extent, std::uint64_t limit);
+  /// For all that the feed has, if that is known, is at most `limit` bytes, and the device has so much; else a ring. On
+  /// the heap's device; blocks until the memory is there.
+  DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, const Feed& feed, std::uint64_t limit);
 
   bool holds_all() const noexcept { return holds_all_; }
   std::uint64_t bytes() const noexcept { return memory_.size_bytes(); }
@@ -21,6 +21,9 @@ class DeviceSide {
   /// Where a lane's next piece goes. A place of the ring comes again only in the same lane, behind its earlier pieces:
   /// the order of the lane's stream keeps them apart.
   thole::DeviceSpan<unsigned char> place(std::size_t lane, std::uint64_t number, const Piece& piece);
+
+  /// The first bytes there, for whoever wants to look at them when the lanes' streams are done.
+  thole::DeviceSpan<const unsigned char> front(std::size_t most) const;
 
   /// Forgets what was found, and gets ready to check so much. Blocks.
   void start_checks(Check check);
@@ -30,6 +33,9 @@ class DeviceSide {
   /// What all lanes found, when their streams are done. Blocks.
   Findings findings();
 
+  /// Bytes of device memory that a job may use: `wanted`, if it is not 0; else, of a simulated device, whose memory is
+  /// this machine's own, a moderate part.
+  static std::uint64_t limit(std::uint64_t wanted, const thole::Device& device);
   /// How the device checks, for people.
   static const char* method(const thole::Device& device);
   /// Whether it can: on a GPU only where the program was built with nvcc.
@@ -40,7 +46,8 @@ class DeviceSide {
 
   thole::PinnedHeap heap_;
   Plan plan_;
-  std::size_t slot_;  // bytes of a place in the ring
+  std::size_t slot_;    // bytes of a place in the ring
+  std::uint64_t base_;  // where the first byte stands in the job
   thole::Stream stream_;
   bool holds_all_ = false;
   thole::DeviceBuffer<unsigned char> memory_;

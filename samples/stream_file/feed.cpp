@@ -20,21 +20,35 @@ std::uint64_t aligned(std::uint64_t position) {
 Feed::Feed(const std::vector<InputFile>& files, std::size_t chunk, std::uint64_t limit, std::size_t part,
            std::size_t parts)
     : files_(files), chunk_(chunk), left_(limit) {
-  std::uint64_t left = limit;
-  for (const InputFile& file : files_) {
-    if (!file.size()) {
-      total_.reset();
-      return;  // the parts cannot be told: the first has it all
+  if (std::all_of(files_.begin(), files_.end(), [](const InputFile& file) { return file.size().has_value(); }))
+    choose_part(part, parts);
+  else
+    total_.reset();
+}
+
+void Feed::choose_part(std::size_t part, std::size_t parts) {
+  const auto each_file = [this](const auto& f) {
+    std::uint64_t left = left_, start = 0, number = 0;
+    for (const InputFile& file : files_) {
+      const std::uint64_t bytes = std::min(*file.size(), left), pieces = (bytes + chunk_ - 1) / chunk_;
+      f(start, bytes, number, pieces);
+      left -= bytes;
+      start = aligned(start + bytes);
+      number += pieces;
     }
-    const std::uint64_t bytes = std::min(*file.size(), left);
-    left -= bytes;
-    *total_ += bytes;
-    extent_ = aligned(extent_) + bytes;
-    pieces_ += (bytes + chunk_ - 1) / chunk_;
-  }
-  if (parts == 1) return;
-  first_ = pieces_ * part / parts;
-  end_ = pieces_ * (part + 1) / parts;
+    return number;
+  };
+  const std::uint64_t all = each_file([](auto...) {});
+  first_ = all * part / parts;
+  end_ = all * (part + 1) / parts;
+  each_file([this](std::uint64_t start, std::uint64_t bytes, std::uint64_t number, std::uint64_t pieces) {
+    const std::uint64_t from = std::min(bytes, (std::clamp(first_, number, number + pieces) - number) * chunk_);
+    const std::uint64_t to = std::min(bytes, (std::clamp(end_, number, number + pieces) - number) * chunk_);
+    if (from == to) return;
+    if (*total_ == 0) base_ = start + from;
+    *total_ += to - from;
+    extent_ = start + to - base_;
+  });
 }
 
 bool Feed::take(Piece& piece, gsl::span<unsigned char> into) {

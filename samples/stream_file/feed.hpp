@@ -44,20 +44,23 @@ class Feed {
   void stop() noexcept { stop_ = true; }
   bool stopped() const noexcept { return stop_; }
 
-  /// How many bytes the job has, if that is known.
+  /// How many bytes this feed has, if that is known.
   std::optional<std::uint64_t> total() const noexcept { return total_; }
-  /// From the first byte's position to the last's, holes between files included; and how many pieces. Likewise.
+  /// Likewise: where its first byte stands in the job, how far it is from there to its end, holes between files
+  /// included, and how many pieces that are.
+  std::uint64_t base() const noexcept { return base_; }
   std::uint64_t extent() const noexcept { return extent_; }
-  std::uint64_t pieces() const noexcept { return pieces_; }
+  std::uint64_t pieces() const noexcept { return end_ - first_; }
 
  private:
+  void choose_part(std::size_t part, std::size_t parts);
   bool take_sized(Piece& piece, std::uint64_t size);
   bool take_unsized(Piece& piece, gsl::span<unsigned char> into);
 
   const std::vector<InputFile>& files_;
   const std::size_t chunk_;
   std::optional<std::uint64_t> total_ = 0;
-  std::uint64_t extent_ = 0, pieces_ = 0;
+  std::uint64_t base_ = 0, extent_ = 0;
 
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
@@ -66,7 +69,7 @@ class Feed {
   std::uint64_t start_ = 0;                     // where it stands in the job
   std::uint64_t number_ = 0;                    // of the next piece
   std::uint64_t left_;                          // bytes, of the limit
-  std::uint64_t first_ = 0, end_ = UINT64_MAX;  // this part's pieces
+  std::uint64_t first_ = 0, end_ = UINT64_MAX;  // numbers of this part's pieces
 };
 
 /// Reads the piece into the span and hands what it read to `look`, while it is in the CPU's cache: a stretch at a time,

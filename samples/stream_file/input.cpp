@@ -53,7 +53,9 @@ InputFile::InputFile(const std::string& path, bool direct)
     errno = EISDIR;
     fail_on(path_, "read");
   }
-  if (!S_ISREG(about.st_mode) || about.st_size == 0) return;  // what says 0 may still have bytes, as below /proc
+  if (!S_ISREG(about.st_mode)) return;
+  // What says 0 may still have bytes, as below /proc.
+  if (char byte; about.st_size == 0 && ::pread(plain_.get(), &byte, 1, 0) != 0) return;
   start_ = std::max<std::int64_t>(::lseek(plain_.get(), 0, SEEK_CUR), 0);
   size_ = static_cast<std::uint64_t>(std::max<std::int64_t>(about.st_size - start_, 0));
   ::posix_fadvise(plain_.get(), 0, 0, POSIX_FADV_SEQUENTIAL);

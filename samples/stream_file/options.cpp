@@ -80,18 +80,19 @@ void check_options(const CLI::App& app, Options& options) {
 
 }  // namespace
 
-std::optional<Options> parse(int argc, char** argv, const char* program, int& status) {
+std::optional<Options> parse(int argc, char** argv, Speaker speaker, int& status) {
   Options options;
-  CLI::App app("Streams files through pinned memory into the device, and checks every byte.", program);
+  CLI::App app("Streams files through pinned memory into the device, and checks every byte.", speaker.program);
   add_options(app, options);
   try {
     app.parse(argc, argv);
     check_options(app, options);
     return options;
   } catch (const CLI::Success& wanted) {  // --help
-    status = app.exit(wanted);
+    if (speaker.talks) app.exit(wanted);
+    status = 0;
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "{}: {}\n", program, error.what());
+    if (speaker.talks) fmt::print(stderr, "{}: {}\n", speaker.program, error.what());
     status = 1;
   }
   return std::nullopt;

@@ -20,8 +20,14 @@ struct Options {
   bool json = false;
 };
 
-/// The options; or, when there is nothing more to do (`--help`, a mistake), none and the exit status. Says what is
-/// wrong in one line on standard error.
-std::optional<Options> parse(int argc, char** argv, const char* program, int& status);
+/// Who asks, and whether it is the one that talks: of several ranks one does.
+struct Speaker {
+  const char* program;
+  bool talks = true;
+};
+
+/// The options; or, when there is nothing more to do (`--help`, a mistake), none and the exit status. Says what is wrong
+/// in one line on standard error.
+std::optional<Options> parse(int argc, char** argv, Speaker speaker, int& status);
 
 }  // namespace stream_file
