@@ -7,19 +7,13 @@ CASE is the name of a function below without its `check_`. Exit status 0: all is
 tried here.
 """
 
-import json
 import os
 import pathlib
-import pty
-import random
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-
-EMPTY_XXH128 = "99aa06d3014798d86001c324468d497f"  # of no bytes, from xxHash's own specification
-SMALL = ["--chunk", "64K", "--arena", "8M"]
 
 
 def run(*command, device=None, **options):
@@ -51,21 +45,6 @@ def fails(*command, says, **options):
     must(not result.stdout, "should have said nothing on stdout", result)
     for part in [says] if isinstance(says, str) else says:
         must(part in text, f"should have said {part!r}", result)
-
-
-def streams(program, data, *options):
-    """The bytes come back the same, in a file, by checksum and in number."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, back = pathlib.Path(folder, "source"), pathlib.Path(folder, "back")
-        source.write_bytes(data)
-        said = json.loads(succeeds(program, source, "--output", back, "--json", *SMALL, *options))
-        assert back.read_bytes() == data, "what came back is something else"
-        assert said["bytes"] == len(data), said
-        return said
-
-
-def some_bytes(size):
-    return random.Random(size).randbytes(size)
 
 
 # ---- The small samples
@@ -101,123 +80,6 @@ def check_readme(readme, hello):
         return [" ".join(line.split()) for line in text.strip().splitlines() if line.strip()]
 
     assert words(shown) == words(compiled), f"README:\n{shown}\n01_hello.cpp:\n{compiled}"
-
-
-# ---- The main job
-
-
-def check_own_file(program):
-    said = succeeds(program)
-    for word in ("device", "bytes", "GB/s", "copies", "peak pinned bytes", "buffers made", "frees deferred",
-                 "most in flight", "x as fast"):
-        assert word in said, f"no {word!r} in:\n{said}"
-
-
-def check_empty(program):
-    said = streams(program, b"")
-    assert said["xxh128"] == EMPTY_XXH128, said
-    assert said["copies"] == 0, said
-
-
-def check_one_byte(program):
-    said = streams(program, b"x")
-    assert said["chunks"] == 1 and said["copies"] == 2, said
-    assert len(said["comparison"]) == 3 or "CUDA" in said["not_compared"], said
-
-
-def check_sizes(program):
-    chunk = 64 << 10
-    for size in (chunk - 1, chunk, chunk + 1, 7 * chunk, 7 * chunk + 12345):
-        for window in (1, 2, 5):
-            said = streams(program, some_bytes(size), "--window", window, "--no-naive")
-            assert said["chunks"] == -(-size // chunk), said
-            assert said["peak_pinned_bytes"] <= (2 * window + 1) * chunk + 65536, said
-
-
-def check_tiny_chunks(program):
-    streams(program, some_bytes(1000), "--chunk", 7, "--window", 3)
-
-
-def check_pipe(program):
-    data = some_bytes(300_001)
-    said = json.loads(succeeds(program, "-", "--json", *SMALL, input=data))
-    assert said["bytes"] == len(data) and "twice" in said["not_compared"], said
-
-
-def check_window_larger_than_the_arena(program):
-    fails(program, "--chunk", "1M", "--window", 9, "--arena", "16M", says=["window of 9", "1 MiB", "16 MiB"])
-    fails(program, "--chunk", "1P", "--window", "9999999999999", says="window")
-
-
-def check_missing(program):
-    fails(program, "/no/such/file", says=["/no/such/file", "No such file"])
-
-
-def check_directory(program):
-    fails(program, "/", says=["cannot read /", "Is a directory"])
-
-
-def check_unreadable(program):
-    if os.geteuid() == 0:
-        fails(program, "/proc/self/mem", says=["/proc/self/mem", "Input/output error"])
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        os.chmod(file.name, 0)
-        fails(program, file.name, says=[file.name, "Permission denied"])
-
-
-def check_full_disk(program):
-    fails(program, program, "--output", "/dev/full", *SMALL, says=["/dev/full", "No space left"])
-    with open("/dev/full", "wb") as full:
-        fails(program, program, *SMALL, "--no-naive", stdout=full, says=["standard output", "No space left"])
-
-
-def check_output_is_the_input(program):
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(b"precious")
-        file.flush()
-        fails(program, file.name, "--output", file.name, says="--output")
-        assert pathlib.Path(file.name).read_bytes() == b"precious"
-
-
-def check_options(program):
-    for bad in (["--window", "0"], ["--window", "-1"], ["--chunk", "0"], ["--chunk", "many"], ["--arena", "-5"],
-                ["--nonsense"], ["one", "two"]):
-        fails(program, *bad, says=program.rsplit("/", 1)[-1])
-
-
-def check_help(program):
-    said = succeeds(program, "--help")
-    for option in ("FILE", "--chunk", "--window", "--arena", "--output", "--no-naive", "--json", "Exit status"):
-        assert option in said, f"no {option!r} in:\n{said}"
-
-
-def check_bar_on_a_terminal_only(program):
-    try:
-        ours, theirs = pty.openpty()
-    except OSError as error:
-        print(f"This system gives no terminals: {error}")
-        sys.exit(77)  # skipped, in Meson's terms
-    result = subprocess.run([program, program], stdout=subprocess.PIPE, stderr=theirs, check=True)
-    os.close(theirs)
-    drawn = os.read(ours, 65536)
-    assert b"GB/s" in drawn and b"[" in drawn, drawn
-    assert result.stdout.strip(), "no table"
-
-
-def check_memory_does_not_grow_with_the_file(program):
-    def peak(size):
-        with tempfile.NamedTemporaryFile() as file:
-            file.truncate(size)
-            with subprocess.Popen([program, file.name, "--no-naive", "--arena", "16M", "--chunk", "1M"],
-                                  stdout=subprocess.DEVNULL) as child:
-                _, status, usage = os.wait4(child.pid, 0)
-                child.returncode = os.waitstatus_to_exitcode(status)
-            assert child.returncode == 0
-            return usage.ru_maxrss * 1024
-
-    small, large = peak(16 << 20), peak(400 << 20)
-    assert large < small + (64 << 20), f"{small} bytes for 16 MiB, {large} for 400 MiB"
 
 
 if __name__ == "__main__":

@@ -4,51 +4,120 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <new>
+#include <array>
+#include <cstring>
+#include <functional>
+#include <numeric>
 #include <stdexcept>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include "piece_sum.hpp"
 
 namespace stream_file {
 
-void count_bytes(Bytes bytes, Histogram& counts) {
-  // Four tables in turn: equal neighbours would otherwise wait for each other's increment.
-  std::array<Histogram, 4> tables{};
-  const unsigned char* at = bytes.data();
-  std::size_t left = bytes.size();
-  for (; left >= 4; left -= 4, at += 4) {
-    ++tables[0][at[0]];
-    ++tables[1][at[1]];
-    ++tables[2][at[2]];
-    ++tables[3][at[3]];
+namespace {
+
+std::uint64_t load_word(const unsigned char* data) {
+  std::uint64_t word;
+  std::memcpy(&word, data, sizeof word);
+  return word;
+}
+
+#ifdef __SSE2__
+/// The same by hand, eight words at a time: not every compiler sees that the products are of 32 by 32 bits.
+std::uint64_t sum_of_blocks(const unsigned char*& data, std::size_t& words, std::uint64_t& key) {
+  constexpr std::size_t lanes = 4;  // of two words
+  __m128i keys[lanes], sums[lanes];
+  for (std::size_t i = 0; i < lanes; ++i) {
+    const std::uint64_t first = key + 16 * i * sum_step;
+    keys[i] = _mm_set_epi64x(static_cast<long long>(first + 8 * sum_step), static_cast<long long>(first));
+    sums[i] = _mm_setzero_si128();
   }
-  for (; left > 0; --left, ++at) ++tables[0][*at];
-  for (std::size_t value = 0; value < counts.size(); ++value)
-    counts[value] += tables[0][value] + tables[1][value] + tables[2][value] + tables[3][value];
+  const __m128i step = _mm_set1_epi64x(static_cast<long long>(16 * lanes * sum_step));
+  for (; words >= 2 * lanes; words -= 2 * lanes, data += 16 * lanes, key += 16 * lanes * sum_step)
+    for (std::size_t i = 0; i < lanes; ++i) {
+      const __m128i mixed = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data) + i), keys[i]);
+      sums[i] = _mm_add_epi64(sums[i], _mm_add_epi64(_mm_mul_epu32(mixed, _mm_srli_epi64(mixed, 32)), mixed));
+      keys[i] = _mm_add_epi64(keys[i], step);
+    }
+  std::array<std::uint64_t, 2 * lanes> parts;
+  std::memcpy(parts.data(), sums, sizeof parts);
+  return std::accumulate(parts.begin(), parts.end(), std::uint64_t{0});
+}
+#endif
+
+}  // namespace
+
+void count_bytes(Bytes bytes, Histogram& counts) {
+  constexpr std::size_t most_at_once = std::size_t{1} << 30;  // so that 32 bits are enough
+  while (!bytes.empty()) {
+    const Bytes part = bytes.first(std::min(bytes.size(), most_at_once));
+    bytes = bytes.subspan(part.size());
+    // Four tables in turn: equal neighbours would otherwise wait for each other's increment.
+    std::array<std::array<std::uint32_t, 256>, 4> tables{};
+    const unsigned char* at = part.data();
+    const unsigned char* const end = at + part.size();
+    for (; end - at >= 8; at += 8) {
+      const std::uint64_t word = load_word(at);
+      for (unsigned i = 0; i < 8; ++i) ++tables[i % 4][word >> (8 * i) & 0xff];
+    }
+    for (; at != end; ++at) ++tables[0][*at];
+    for (std::size_t value = 0; value < counts.size(); ++value)
+      counts[value] += std::uint64_t{tables[0][value]} + tables[1][value] + tables[2][value] + tables[3][value];
+  }
 }
 
-void Checksum::Free::operator()(XXH3_state_s* state) const noexcept { XXH3_freeState(state); }
-
-Checksum::Checksum() : state_(XXH3_createState()) {
-  if (state_ == nullptr) throw std::bad_alloc();
-  XXH3_128bits_reset(state_.get());
+std::uint64_t piece_sum(Bytes bytes, std::uint64_t position) noexcept {
+  const unsigned char* data = bytes.data();
+  std::size_t words = bytes.size() / 8;
+  std::uint64_t key = sum_key(position);
+  std::uint64_t sum = 0;
+#ifdef __SSE2__
+  sum = sum_of_blocks(data, words, key);
+#endif
+  for (; words > 0; --words, data += 8, key += 8 * sum_step) sum += sum_term(load_word(data), key);
+  if (bytes.size() % 8 != 0) sum += sum_term(sum_word(data, bytes.size() % 8), key);
+  return sum;
 }
 
-void Checksum::add(Bytes bytes) {
-  if (!bytes.empty()) XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+PieceHash::PieceHash(Bytes bytes, std::uint64_t position) noexcept {
+  const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes.data(), bytes.size(), position);
+  high = hash.high64;
+  low = hash.low64;
 }
 
-std::string Checksum::text() const {
-  const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+void Findings::look_at(Bytes bytes, std::uint64_t position, Check check) {
+  if (check != Check::none) sum += piece_sum(bytes, position);
+  if (check == Check::full) count_bytes(bytes, histogram);
 }
 
-void Pass::verify() const {
-  if (checksum_read != checksum_back)
-    throw std::runtime_error(fmt::format("what came back is not what was read: xxh128 {} against {}, of {} bytes",
-                                         checksum_back, checksum_read, bytes));
-  const auto [cpu, device] = std::mismatch(on_cpu.begin(), on_cpu.end(), on_device.begin());
-  if (cpu != on_cpu.end())
+void Findings::add(const PieceHash& hash) noexcept {
+  hashes.high += hash.high;
+  hashes.low += hash.low;
+}
+
+void Findings::add(const Findings& other) noexcept {
+  sum += other.sum;
+  std::transform(histogram.begin(), histogram.end(), other.histogram.begin(), histogram.begin(), std::plus<>());
+  add(other.hashes);
+}
+
+void verify(const Findings& cpu, const Findings& device, Check check) {
+  if (check == Check::none) return;
+  if (cpu.sum != device.sum)
+    throw std::runtime_error(fmt::format("what the device has is not what was read: its sum is {}, not {}",
+                                         as_text(device.sum), as_text(cpu.sum)));
+  if (check != Check::full) return;
+  const auto [ours, its] = std::mismatch(cpu.histogram.begin(), cpu.histogram.end(), device.histogram.begin());
+  if (ours != cpu.histogram.end())
     throw std::runtime_error(fmt::format("the device's histogram is not the CPU's: it has {} bytes of value {}, not {}",
-                                         *device, cpu - on_cpu.begin(), *cpu));
+                                         *its, ours - cpu.histogram.begin(), *ours));
 }
+
+std::string as_text(std::uint64_t sum) { return fmt::format("{:016x}", sum); }
+std::string as_text(const PieceHash& hash) { return fmt::format("{:016x}{:016x}", hash.high, hash.low); }
 
 }  // namespace stream_file

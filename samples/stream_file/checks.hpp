@@ -1,50 +1,53 @@
 #pragma once
 
-// What a pass over the bytes measures and compares: checksums by xxhash, histograms by counting.
+// What the job looks at to know that the bytes are right.
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <gsl/span>
-#include <memory>
 #include <string>
-
-struct XXH3_state_s;
 
 namespace stream_file {
 
 using Bytes = gsl::span<const unsigned char>;
 using Histogram = std::array<unsigned long long, 256>;
 
+/// How much is checked. `sum`: the sum of piece_sum.hpp, made by the CPU of what it read and by the device of what it
+/// got. `full`: the histogram of the byte values on both sides, too, and on a round trip the XXH3 hash of 128 bits of
+/// each piece that was read and that came back.
+enum class Check { none, sum, full };
+
 /// Adds how often each value occurs.
 void count_bytes(Bytes bytes, Histogram& counts);
 
-/// A running XXH3 checksum of 128 bits, as `xxh128sum` prints it.
-class Checksum {
- public:
-  Checksum();
-  void add(Bytes bytes);
-  std::string text() const;
+/// The sum of bytes that stand at byte `position` of the job.
+std::uint64_t piece_sum(Bytes bytes, std::uint64_t position) noexcept;
 
- private:
-  struct Free {
-    void operator()(XXH3_state_s* state) const noexcept;
-  };
-  std::unique_ptr<XXH3_state_s, Free> state_;
+/// XXH3, 128 bits, seeded with where the piece stands in the job.
+struct PieceHash {
+  std::uint64_t high = 0, low = 0;
+  PieceHash() = default;
+  PieceHash(Bytes bytes, std::uint64_t position) noexcept;
+  friend bool operator==(const PieceHash&, const PieceHash&) = default;
 };
 
-/// What one way of doing the job did and found.
-struct Pass {
-  std::uint64_t bytes = 0;
-  std::uint64_t chunks = 0;
-  std::uint64_t copies = 0;  ///< Between host and device, both ways.
-  double seconds = 0;
-  std::string checksum_read, checksum_back;
-  Histogram on_cpu{}, on_device{};
+/// What one side found. Adding is commutative, so that any thread may add to its own and all are added up in the end.
+struct Findings {
+  std::uint64_t sum = 0;
+  Histogram histogram{};
+  PieceHash hashes;  ///< Of all pieces, each half added up.
 
-  double gigabytes_per_second() const { return seconds > 0 ? static_cast<double>(bytes) / seconds / 1e9 : 0; }
-  /// Throws `std::runtime_error` that says what differs, if anything does.
-  void verify() const;
+  void look_at(Bytes bytes, std::uint64_t position, Check check);
+  void add(const PieceHash& hash) noexcept;
+  void add(const Findings& other) noexcept;
 };
+
+/// Throws `std::runtime_error` that says what differs, if anything does that was checked on both sides.
+void verify(const Findings& cpu, const Findings& device, Check check);
+
+/// 16 hexadecimal digits, or 32.
+std::string as_text(std::uint64_t sum);
+std::string as_text(const PieceHash& hash);
 
 }  // namespace stream_file

@@ -14,7 +14,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   ~Progress();
-  /// Draws again, but at most ten times a second.
+  /// Draws again.
   void show(std::uint64_t bytes);
 
  private:
@@ -23,7 +23,6 @@ class Progress {
   bool on_terminal_;
   bool drawn_ = false;
   Clock::time_point start_ = Clock::now();
-  Clock::time_point next_ = start_;
 };
 
 }  // namespace stream_file

@@ -2,9 +2,9 @@
 
 #include <fmt/core.h>
 
-#include <array>
-#include <iterator>
 #include <nlohmann/json.hpp>
+
+#include "peers.hpp"
 
 namespace stream_file {
 namespace {
@@ -21,91 +21,110 @@ std::string counted(std::uint64_t number, const char* what) {
   return fmt::format("{} {}{}", grouped(number), what, number == 1 ? "" : "s");
 }
 
-std::string speed(const Pass& pass) {
-  if (pass.bytes == 0) return "-";
-  const double value = pass.gigabytes_per_second();
+std::string speed(double value) {
+  if (value == 0) return "-";
   return value < 0.1 ? fmt::format("{:.1g}", value) : fmt::format("{:.2f}", value);
 }
 
-double ratio(const Pass& ours, const Pass& other) {
-  return other.gigabytes_per_second() > 0 ? ours.gigabytes_per_second() / other.gigabytes_per_second() : 0;
+const char* name_of(Check check) { return check == Check::none ? "none" : check == Check::sum ? "sum" : "full"; }
+
+std::string first_line(const Summary& s) {
+  const std::string what = s.files.size() == 1
+                               ? s.files.front()
+                               : fmt::format("{} and {}", s.files.front(), counted(s.files.size() - 1, "more file"));
+  const bool checked = s.plan.check != Check::none;
+  if (s.plan.mode == Mode::round_trip)
+    return what + (!checked ? ": all of it went to the device and came back, unchecked"
+                            : ": all of it came back from the device as it was read");
+  return what +
+         (!checked ? ": all of it went into the device, unchecked" : ": all of it is in the device as it was read");
+}
+
+std::string comparison(const Summary& s) {
+  if (s.ways.empty()) return fmt::format("  not compared with other ways: {}\n", s.no_comparison);
+  const std::uint64_t bytes = s.ways.front().bytes;
+  std::string text = fmt::format(
+      "  {:<44}{:>8}  {:>11}\n",
+      fmt::format(
+          "the same bytes, warm{}",
+          bytes == s.result.bytes ? "" : fmt::format(": the first {}", human_bytes(static_cast<double>(bytes)))),
+      "GB/s", "of the link");
+  for (const auto& way : s.ways)
+    text += fmt::format("  {:<44}{:>8}  {:>11}\n", way.name, speed(way.gigabytes_per_second()),
+                        s.link() > 0 ? fmt::format("{:.2f}", way.gigabytes_per_second() / s.link()) : "");
+  return text;
 }
 
 }  // namespace
 
-std::string human_bytes(double value) {
-  constexpr std::array units{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  std::size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < units.size(); ++unit) value /= 1024;
-  return fmt::format("{:.4g} {}", value, units[unit]);
+double Summary::link() const {
+  for (const auto& way : ways)
+    if (way.key == link_key) return way.gigabytes_per_second();
+  return 0;
 }
 
 std::string as_table(const Summary& s) {
-  std::string text =
-      fmt::format("{}: all of it came back as it was read, and the device's histogram is the CPU's\n\n", s.path);
+  std::string text = first_line(s) + "\n\n";
   const auto row = [&text](const char* name, const std::string& value) {
     text += fmt::format("  {:<20}{}\n", name, value);
   };
   row("device", s.device == s.backend ? s.device : fmt::format("{} ({})", s.device, s.backend));
-  row("bytes", fmt::format("{}, in {} of {}, {} at a time", grouped(s.pass.bytes), counted(s.pass.chunks, "chunk"),
-                           human_bytes(static_cast<double>(s.shape.chunk)), s.shape.window));
-  row("xxh128", s.pass.checksum_back);
-  row("histogram", s.histogram);
-  row("GB/s", speed(s.pass));
-  row("copies", grouped(s.pass.copies));
-  row("arena", fmt::format("{}, pinned once in {:.1f} ms", human_bytes(static_cast<double>(s.pinned_bytes)),
-                           s.pinning_seconds * 1e3));
-  row("peak pinned bytes", fmt::format("{} in buffers", grouped(s.heap.peak)));
-  row("buffers made", grouped(s.heap.buffers_made));
-  row("frees deferred", grouped(s.heap.deferred));
-  row("most in flight", counted(s.heap.most_in_flight, "dropped buffer"));
-
-  text += '\n';
-  if (s.ways.empty()) {
-    text += fmt::format("  not compared with the naive way: {}\n", s.no_comparison);
-    return text;
-  }
-  const Pass& ours = s.ways.front().pass;
-  text += fmt::format(
-      "  {:<44}{:>6}   thole is\n",
-      fmt::format("the same job, {}", ours.bytes == s.pass.bytes
-                                          ? "all bytes"
-                                          : fmt::format("the first {}", human_bytes(static_cast<double>(ours.bytes)))),
-      "GB/s");
-  for (const auto& [name, pass] : s.ways)
-    text += fmt::format("  {:<44}{:>6}{}\n", name, speed(pass),
-                        &pass == &ours ? "" : fmt::format("   {:.2f} x as fast", ratio(ours, pass)));
-  return text;
+  row("bytes", fmt::format("{}, in {} of {}", grouped(s.result.bytes), counted(s.result.pieces, "piece"),
+                           human_bytes(static_cast<double>(s.plan.chunk))));
+  row("GB/s", fmt::format("{}, by {}, {} on their way at most", speed(s.result.gigabytes_per_second()),
+                          counted(s.plan.threads, "thread"), counted(s.plan.window, "piece")));
+  if (s.plan.check != Check::none)
+    row("sum", fmt::format("{} by the CPU; the device's by {}", as_text(s.result.on_cpu.sum), s.checked_by));
+  if (s.plan.check == Check::full) row("histograms", "the same on both sides");
+  if (s.plan.check == Check::full && s.plan.mode == Mode::round_trip)
+    row("xxh128 of pieces", as_text(s.result.back.hashes));
+  row("pinned bytes", fmt::format("{}; the most in buffers {}", grouped(s.pinned_bytes), grouped(s.heap.peak)));
+  row("device memory", fmt::format("{}, {}", human_bytes(static_cast<double>(s.device_bytes)),
+                                   s.device_holds_all ? "all of it at once" : "a ring that it streams through"));
+  row("made ready in", fmt::format("{:.1f} ms (pinned and device memory)", s.preparing_seconds * 1e3));
+  row("buffers", fmt::format("{} made, {} dropped in flight, {} of them at one time", grouped(s.heap.buffers_made),
+                             grouped(s.heap.deferred), grouped(s.heap.most_in_flight)));
+  for (const auto& note : s.notes) row("note", note);
+  return text + '\n' + comparison(s);
 }
 
 std::string as_json(const Summary& s) {
   nlohmann::ordered_json json = {
-      {"file", s.path},
+      {"files", s.files},
+      {"mode", s.plan.mode == Mode::load ? "load" : "round_trip"},
+      {"check", name_of(s.plan.check)},
       {"device", s.device},
       {"backend", s.backend},
-      {"bytes", s.pass.bytes},
-      {"chunks", s.pass.chunks},
-      {"chunk_bytes", s.shape.chunk},
-      {"window", s.shape.window},
-      {"xxh128", s.pass.checksum_back},
-      {"histogram_by", s.histogram},
-      {"seconds", s.pass.seconds},
-      {"gigabytes_per_second", s.pass.gigabytes_per_second()},
-      {"copies", s.pass.copies},
-      {"arena_bytes", s.pinned_bytes},
-      {"pinning_seconds", s.pinning_seconds},
+      {"bytes", s.result.bytes},
+      {"pieces", s.result.pieces},
+      {"chunk_bytes", s.plan.chunk},
+      {"threads", s.plan.threads},
+      {"window", s.plan.window},
+      {"sum", as_text(s.result.on_cpu.sum)},
+      {"sum_by_device", as_text(s.result.on_device.sum)},
+      {"xxh128_of_pieces", as_text(s.result.back.hashes)},
+      {"checked_by", s.checked_by},
+      {"seconds", s.result.seconds},
+      {"gigabytes_per_second", s.result.gigabytes_per_second()},
+      {"copies", s.result.copies},
+      {"pinned_bytes", s.pinned_bytes},
       {"peak_pinned_bytes", s.heap.peak},
+      {"device_memory_bytes", s.device_bytes},
+      {"device_holds_all", s.device_holds_all},
+      {"preparing_seconds", s.preparing_seconds},
       {"buffers_made", s.heap.buffers_made},
-      {"frees_deferred", s.heap.deferred},
+      {"dropped_in_flight", s.heap.deferred},
       {"most_in_flight", s.heap.most_in_flight},
+      {"notes", s.notes},
       {"comparison", nlohmann::ordered_json::array()},
   };
   if (s.ways.empty()) json["not_compared"] = s.no_comparison;
-  for (const auto& [name, pass] : s.ways)
-    json["comparison"].push_back({{"way", name},
-                                  {"bytes", pass.bytes},
-                                  {"gigabytes_per_second", pass.gigabytes_per_second()},
-                                  {"thole_is_times_as_fast", ratio(s.ways.front().pass, pass)}});
+  for (const auto& way : s.ways)
+    json["comparison"].push_back({{"way", way.key},
+                                  {"name", way.name},
+                                  {"bytes", way.bytes},
+                                  {"gigabytes_per_second", way.gigabytes_per_second()},
+                                  {"of_the_link", s.link() > 0 ? way.gigabytes_per_second() / s.link() : 0}});
   // A file's name may be no UTF-8; the rest of the report is worth more than its exact bytes.
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
 }
