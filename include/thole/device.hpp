@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -54,6 +55,18 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// The controls of a simulated device (<thole/simulation.hpp>). Throws `Error` with `Errc::invalid_argument` on a
   /// GPU.
   Simulation simulation() const;
+
+  /// Unpins what arenas that are gone have left pinned for later ones; returns bytes. While any stream of the process is
+  /// busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
+  /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister. Throws `Error`
+  /// with `Errc::device_lost` on a device of another process.
+  std::size_t trim_pinned();
+  /// At most so many bytes stay pinned for later arenas; at first, twice as many as arenas of the device had at once.
+  /// What is above it is unpinned when a `PinnedArena` is made by its constructor and finds no such memory that is large
+  /// enough: with 0, all of it then.
+  void keep_pinned(std::size_t at_most);
+  /// Bytes that stay pinned now and that no arena has.
+  std::size_t kept_pinned() const;
 
   /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.
   bool lost() const;

@@ -97,6 +97,9 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
 
   /// Bytes of host memory registered or allocated through the device.
   std::size_t pinned_bytes() const;
+  /// Of them, those that arenas have: the rest stays pinned for later ones (`Device::trim_pinned`). 0 says that nothing
+  /// of any arena's is left.
+  std::size_t arena_bytes() const;
   /// Bytes of device memory allocated.
   std::size_t device_bytes() const;
   /// Events that exist, and calls made so far, for tests that count.

@@ -18,6 +18,7 @@
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 #include "heap/collect.hpp"
+#include "memory/pinned_pool.hpp"
 #include "streams/stream_registry.hpp"
 #ifdef THOLE_WITH_CUDA
 #include "backend/cuda/cuda_backend.hpp"
@@ -156,6 +157,26 @@ Simulation Device::simulation() const {
   if (!backend->simulated())
     throw Error(Errc::invalid_argument, "Device::simulation: " + std::string(name()) + " is not a simulated device");
   return Simulation(std::static_pointer_cast<detail::SimulatedBackend>(backend));
+}
+
+std::size_t Device::trim_pinned() {
+  DeviceCore& self = core("Device::trim_pinned");
+  if (self.of_another_process()) throw self.lost_error("Device::trim_pinned");
+  detail::Status failed;
+  const std::size_t bytes = detail::unpin_kept(*self.backend, &failed);
+  if (!failed.ok()) self.keep_error(failed, "Device::trim_pinned", "unregister_host");
+  return bytes;
+}
+
+void Device::keep_pinned(std::size_t at_most) {
+  DeviceCore& self = core("Device::keep_pinned");
+  if (self.of_another_process()) throw self.lost_error("Device::keep_pinned");
+  detail::limit_kept(self.backend, at_most);
+}
+
+std::size_t Device::kept_pinned() const {
+  const DeviceCore& self = core("Device::kept_pinned");
+  return self.of_another_process() ? 0 : detail::kept_bytes(*self.backend);
 }
 
 bool Device::lost() const { return core("Device::lost").lost(); }

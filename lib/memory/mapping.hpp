@@ -39,9 +39,6 @@ Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps);
 /// Gives the pages back to the system, but for the first `kept_bytes`; the range is unmapped or parked.
 void unmap_memory(Mapping* mapping) noexcept;
 
-/// Whether map_memory would find a parked range.
-bool has_parked_range(std::size_t bytes) noexcept;
-
 /// Whether forked children get a copy of these pages.
 void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept;
 

@@ -94,7 +94,7 @@ TEST_CASE("core dumps contain an arena only if it says so, whatever the arena sa
       CHECK(has_flag(block->data, "dd") != wanted);
       give(**opened, block);
       (*opened)->close();
-      finish_unpinning();
+      (void)machine.pinned();
     }
 }
 
@@ -118,7 +118,7 @@ TEST_CASE("an address range that is used again is bound to no NUMA node") {
   CHECK(policy(first) == 2);  // MPOL_BIND
   give(**bound, const_cast<Block*>(first));
   (*bound)->close();
-  finish_unpinning();
+  (void)machine.pinned();
   const OpenStore store(machine, 256 * MiB);
   Block* const small = take(*store, 100, 64);
   Block* const large = take(*store, 200 * MiB, 64);

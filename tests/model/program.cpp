@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "memory/unpinner.hpp"
 
 namespace model {
 
@@ -219,8 +218,7 @@ void Program::all_back() {
   arenas_.clear();
   heaps_.clear();
   if (!exact) return;  // a thread of the library's own may still hold some of it
-  thole::detail::finish_unpinning();
-  if (const auto bytes = devices_[0].simulation().pinned_bytes(); bytes != 0)
+  if (const auto bytes = devices_[0].simulation().arena_bytes(); bytes != 0)
     broken(fmt::format("{} bytes are still pinned when everything is gone", bytes));
 }
 

@@ -15,7 +15,6 @@
 #include <fmt/format.h>
 #include <thole/thole.hpp>
 
-#include "memory/unpinner.hpp"
 #include "model.hpp"
 
 namespace model {

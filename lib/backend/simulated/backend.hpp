@@ -32,8 +32,9 @@ class SimulatedBackend final : public DeviceBackend {
   std::string describe(Status status) const override;
 
   Status register_host(void* data, std::size_t bytes) noexcept override;
-  /// On a device that runs by itself this waits for every operation on the memory, as CUDA does; on a stepped one only
-  /// for those that run at the moment: one that runs later loses the device with an illegal access.
+  /// On a device that runs by itself this waits for all running work, as CUDA does, and meanwhile other calls do; on a
+  /// stepped one only for the operations that touch the memory at the moment: one that runs later loses the device with
+  /// an illegal access.
   Status unregister_host(void* data) noexcept override;
   Status allocate_host(std::size_t bytes, void** data) noexcept override;
   Status free_host(void* data) noexcept override;

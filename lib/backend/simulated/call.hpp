@@ -39,6 +39,21 @@ inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
   return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
 }
 
+/// Whether the call takes the lock that unpinning holds while it waits for running work.
+constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
+  switch (kind) {
+    case SimulatedCall::query_event:
+    case SimulatedCall::synchronize_event:
+    case SimulatedCall::synchronize_stream:
+    case SimulatedCall::capture_info:
+    case SimulatedCall::stream_id:
+    case SimulatedCall::check_stream:
+      return false;
+    default:
+      return true;
+  }
+}
+
 /// One call of the seam: runs `f(lock)` with the machine locked, and around it what a test asked for. The machine's own
 /// lack of memory becomes a Status.
 template <class F>
@@ -54,6 +69,7 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
       before();
       lock.lock();
     }
+    if (takes_driver_lock(kind)) wait_while_unpinning(lock, device);
     Status status = requested(device, kind);
     if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
     const bool was_lost = device.lost;

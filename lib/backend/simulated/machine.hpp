@@ -230,6 +230,7 @@ struct Machine {
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
   RangeTable pinned;
   RangeTable device_memory;
+  bool unpinning = false;  ///< somebody unpins, and waits for running work with CUDA's lock held
   std::uint64_t last_range_id = 0;
   std::uint64_t last_stream_id = 1'000'000'000'000;  ///< far above any of CUDA's, which share the process
   std::uint64_t last_capture_id = 0;

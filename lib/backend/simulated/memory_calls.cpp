@@ -46,12 +46,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         }
         if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
         const Range range = *found;
-        if (!range.device->options.stepped) {
-          demand_all();
-          ++device.blocked_callers;
-          machine().changed.wait(lock, [&] { return !in_use(range); });
-          --device.blocked_callers;
-        }
+        if (!range.device->options.stepped) wait_for_running_work(lock, device);
         wait_while_touched(lock, range);
         const Range* still = machine().pinned.at(data);
         if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
