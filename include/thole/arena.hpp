@@ -53,11 +53,12 @@ struct ArenaStats {
 };
 
 /// Pinned host memory that heaps share: a shared handle, cheap to copy. The memory lives until the last handle, heap,
-/// buffer and borrow on it is gone and the device has finished with it; dropping them never waits. Then the memory stays
-/// pinned for the next arena of the device that is pinned in the same way, since unpinning stalls the whole process while
-/// any stream is busy; `Device::trim_pinned` unpins it, and `Device::keep_pinned` bounds it. An arena's memory is not
-/// cleared: it may hold what an earlier arena of the process held. A forked child has none of the memory, unless the
-/// driver made it (`PinMethod::host_alloc`). A call of an arena that was moved from throws `Errc::moved_from`.
+/// buffer and borrow on it is gone and the device has finished with it; dropping them never waits. Then the memory
+/// stays pinned for the next arena of the device that is pinned in the same way, since unpinning stalls the whole
+/// process while any stream is busy; `Device::trim_pinned` unpins it, and `Device::keep_pinned` bounds it. An arena's
+/// memory is not cleared: it may hold what an earlier arena of the process held. A forked child has none of the memory,
+/// unless the driver made it (`PinMethod::host_alloc`). A call of an arena that was moved from throws
+/// `Errc::moved_from`.
 ///
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT PinnedArena {
@@ -78,8 +79,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// Whether the address lies in this arena's memory.
   bool contains(const void* pointer) const;
   ArenaStats stats() const;
-  /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process is
-  /// busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
+  /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
+  /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
   /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister.
   std::size_t trim();
   /// Writes a picture of the arena, block by block, coloured by state, as SVG.

@@ -56,14 +56,14 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// GPU.
   Simulation simulation() const;
 
-  /// Unpins what arenas that are gone have left pinned for later ones; returns bytes. While any stream of the process is
-  /// busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
+  /// Unpins what arenas that are gone have left pinned for later ones; returns bytes. While any stream of the process
+  /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
   /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister. Throws `Error`
   /// with `Errc::device_lost` on a device of another process.
   std::size_t trim_pinned();
   /// At most so many bytes stay pinned for later arenas; at first, twice as many as arenas of the device had at once.
-  /// What is above it is unpinned when a `PinnedArena` is made by its constructor and finds no such memory that is large
-  /// enough: with 0, all of it then.
+  /// What is above it is unpinned when a `PinnedArena` is made by its constructor and finds no such memory that is
+  /// large enough: with 0, all of it then.
   void keep_pinned(std::size_t at_most);
   /// Bytes that stay pinned now and that no arena has.
   std::size_t kept_pinned() const;

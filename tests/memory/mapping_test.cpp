@@ -132,7 +132,6 @@ TEST_CASE("an address range that is used again is bound to no NUMA node") {
 #if !THOLE_TEST_SANITIZED  // which maps memory itself
 TEST_CASE("200 arenas in turn, each larger than the last, leave few addresses and threads, and serve small blocks") {
   const Machine machine;
-  { const OpenStore store(machine, 1 * MiB); }  // so that the unpinner's thread is there
   const std::size_t addresses = status("VmSize:") * KiB;
   const std::size_t threads = status("Threads:");
   std::size_t largest = 0;
