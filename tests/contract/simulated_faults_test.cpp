@@ -155,7 +155,7 @@ TEST_CASE("device memory is poisoned when it is freed") {
   CONTRACT_OK(backend, free_device(data, stream));
   backend.run_all();
   CONTRACT_OK(backend, allocate_device(bytes, stream, &again));
-  CHECK(*static_cast<unsigned char*>(again) == 0xdb);
+  CHECK(*static_cast<unsigned char*>(backend.view_of(again)) == 0xdb);
   CONTRACT_OK(backend, free_device(again, stream));
   backend.run_all();
 }

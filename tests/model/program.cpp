@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-
 namespace model {
 
 Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), seed_(seed), operations_(operations) {

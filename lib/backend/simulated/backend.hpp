@@ -86,6 +86,7 @@ class SimulatedBackend final : public DeviceBackend {
   void before_call(SimulatedCall call, std::function<void()> run);
   void after_call(SimulatedCall call, std::function<void()> run);
   void lose_device();
+  void* view_of(const void* device_memory) const;
   std::size_t pinned_bytes() const;
   std::size_t device_bytes() const;
   std::size_t live_events() const;

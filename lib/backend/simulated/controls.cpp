@@ -142,6 +142,13 @@ void SimulatedBackend::lose_device() {
   });
 }
 
+void* SimulatedBackend::view_of(const void* device_memory) const {
+  return control(*device_, [&](Lock&) -> void* {
+    const Range* range = machine().device_memory.find(device_memory, 1).range;
+    return range == nullptr ? nullptr : range->view + (static_cast<const std::byte*>(device_memory) - range->data);
+  });
+}
+
 std::size_t SimulatedBackend::pinned_bytes() const {
   return control(*device_, [&](Lock&) { return device_->pinned_bytes; });
 }

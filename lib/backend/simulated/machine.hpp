@@ -24,6 +24,7 @@
 #include <thole/simulation_options.hpp>
 
 #include "backend/backend.hpp"
+#include "backend/simulated/device_memory.hpp"
 #include "backend/simulated/memory.hpp"
 #include "backend/simulated/refusals.hpp"
 #include "base/fork.hpp"
@@ -210,7 +211,7 @@ inline bool SimulatedStream::can_go_on() const noexcept {
   return device != nullptr && !device->lost && !running && !queue.empty() && !queue.front().blocked();
 }
 
-/// A value that a stream handle may have. Slots are never given back and are used again at once, so that a handle of a
+/// What a value of a stream handle means. Slots are never given back and are used again at once, so that a handle of a
 /// destroyed stream soon means another stream, as it does with CUDA.
 struct StreamSlot {
   StreamPtr stream;
@@ -235,8 +236,7 @@ struct Machine {
   std::uint64_t last_stream_id = 1'000'000'000'000;  ///< far above any of CUDA's, which share the process
   std::uint64_t last_capture_id = 0;
   std::deque<StreamSlot> slots;
-  std::vector<StreamSlot*> free_slots;
-  std::unordered_set<const void*> slot_handles;
+  std::vector<StreamHandle> free_slots;
   std::unordered_set<const void*> events;
   std::vector<std::shared_ptr<Capture>> captures;
   std::map<const void*, std::shared_ptr<Graph>> graphs;
