@@ -37,6 +37,8 @@ class [[nodiscard]] BasicBorrow {
   using size_type = std::size_t;
   using iterator = T*;
 
+  /// A borrow of nothing.
+  BasicBorrow() noexcept = default;
   BasicBorrow(BasicBorrow&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)), span_(std::exchange(other.span_, {})) {}
   BasicBorrow& operator=(BasicBorrow&& other) noexcept {
@@ -48,6 +50,9 @@ class [[nodiscard]] BasicBorrow {
   ~BasicBorrow() {
     if (block_ != nullptr) end_borrow<!std::is_const_v<T>>(block_);
   }
+
+  /// Ends the borrow now; it is empty from then on. (`end()` is the iterator's.)
+  void drop() noexcept { *this = BasicBorrow(); }
 
   /// The elements; the span is valid while this borrow lives, so that there is none of a temporary borrow.
   gsl::span<T> span() const& noexcept THOLE_LIFETIMEBOUND { return span_; }
@@ -76,7 +81,7 @@ class [[nodiscard]] BasicBorrow {
   friend class thole::PinnedBuffer;
   BasicBorrow(BlockHead* block, gsl::span<T> span) noexcept : block_(block), span_(span) {}
 
-  BlockHead* block_;  // nullptr: moved from, or a borrow of nothing
+  BlockHead* block_ = nullptr;  // nullptr: moved from, or a borrow of nothing
   gsl::span<T> span_;
 };
 

@@ -11,6 +11,7 @@
 #include <gsl/span>
 
 #include <thole/borrow.hpp>
+#include <thole/detail/returning.hpp>
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -19,6 +20,9 @@
 namespace thole {
 
 class PinnedHeap;
+namespace detail {
+struct ListAccess;
+}
 
 /// What the device does with a buffer in `use_on`. A write may also read.
 struct Access {
@@ -42,6 +46,10 @@ THOLE_EXPORT Result<void> try_begin_read(BlockHead* block, const char* call) noe
 THOLE_EXPORT Result<void> try_begin_write(BlockHead* block, const char* call) noexcept;
 THOLE_EXPORT Result<void> begin_read(BlockHead* block, const char* call) noexcept;   // waits for device writes
 THOLE_EXPORT Result<void> begin_write(BlockHead* block, const char* call) noexcept;  // waits for all uses
+/// As those two, for so long at most.
+THOLE_EXPORT Result<void> begin_read_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept;
+THOLE_EXPORT Result<void> begin_write_for(BlockHead* block, std::chrono::nanoseconds timeout,
+                                          const char* call) noexcept;
 THOLE_EXPORT Result<void> wait_for_uses(BlockHead* block, std::optional<std::chrono::nanoseconds> timeout,
                                         const char* call) noexcept;
 THOLE_EXPORT bool has_open_uses(const BlockHead* block) noexcept;
@@ -72,7 +80,8 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// and any use after earlier writes, by the device itself: only `borrow`, `borrow_mut`, `wait` and `wait_for` wait for
 /// the device. A copy can block only while the stream's queue is full.
 ///
-/// An empty buffer (of 0 elements) is valid in every call. A moved-from one throws `Errc::moved_from`.
+/// An empty buffer (of 0 elements), as a default-constructed one is, is valid in every call. A moved-from one throws
+/// `Errc::moved_from`.
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 /// Borrows may end on other threads.
@@ -87,6 +96,8 @@ class PinnedBuffer {
  public:
   using value_type = T;
 
+  /// An empty one, as a place for a buffer to be moved to: a member, an element.
+  PinnedBuffer() noexcept : PinnedBuffer(nullptr, nullptr, 0) {}
   PinnedBuffer(PinnedBuffer&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)),
         span_(std::exchange(other.span_, {})),
@@ -141,6 +152,26 @@ class PinnedBuffer {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::try_borrow_mut", "the buffer"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
+        return tl::unexpected(std::move(began.error()));
+    return BorrowMut<T>(block_, span_);
+  }
+
+  /// As `borrow()`, but waits so long at most, `thole::forever` for as long as it takes: `Errc::timed_out`. A borrow
+  /// that is in the way is an error at once. Returns the error instead of throwing it.
+  [[nodiscard]] Result<Borrow<T>> try_borrow_for(std::chrono::nanoseconds timeout) const noexcept {
+    constexpr const char* call = "PinnedBuffer::try_borrow_for";
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+    if (block_ != nullptr)
+      if (auto began = detail::begin_read_for(block_, timeout, call); !began)
+        return tl::unexpected(std::move(began.error()));
+    return Borrow<T>(block_, span_);
+  }
+  /// As `borrow_mut()`, but waits so long at most; else as `try_borrow_for`.
+  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut_for(std::chrono::nanoseconds timeout) noexcept {
+    constexpr const char* call = "PinnedBuffer::try_borrow_mut_for";
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+    if (block_ != nullptr)
+      if (auto began = detail::begin_write_for(block_, timeout, call); !began)
         return tl::unexpected(std::move(began.error()));
     return BorrowMut<T>(block_, span_);
   }
@@ -234,6 +265,7 @@ class PinnedBuffer {
 
  private:
   friend class PinnedHeap;
+  friend struct detail::ListAccess;
   template <class U>
   friend class DeviceBuffer;
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
@@ -251,34 +283,21 @@ class PinnedBuffer {
   template <class Element, class F>
   std::invoke_result_t<F, Element*, NativeStream> use(const StreamRef& stream, F&& f) const {
     using R = std::invoke_result_t<F, Element*, NativeStream>;
-    if constexpr (std::is_reference_v<R>) {
-      std::remove_reference_t<R>* result = nullptr;
-      auto call = [&](NativeStream native) {
-        result = std::addressof(std::invoke(std::forward<F>(f), static_cast<Element*>(span_.data()), native));
-      };
-      detail::unwrap(run_use<!std::is_const_v<Element>>(stream, call));
-      return static_cast<R>(*result);
-    } else {
-      return detail::unwrap(try_use<Element>(stream, std::forward<F>(f)));
-    }
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
+    Element* const data = span_.data();
+    return detail::returning_or_throw<R>(
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
   }
   template <class Element, class F, class R = std::invoke_result_t<F, Element*, NativeStream>>
   [[nodiscard]] Result<R> try_use(const StreamRef& stream, F&& f) const {
-    constexpr bool writes = !std::is_const_v<Element>;
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
     Element* const data = span_.data();
-    if constexpr (std::is_void_v<R>) {
-      auto call = [&](NativeStream native) { std::invoke(std::forward<F>(f), data, native); };
-      return run_use<writes>(stream, call);
-    } else {
-      std::optional<R> result;
-      auto call = [&](NativeStream native) { result.emplace(std::invoke(std::forward<F>(f), data, native)); };
-      if (auto used = run_use<writes>(stream, call); !used) return tl::unexpected(std::move(used.error()));
-      return std::move(*result);
-    }
+    return detail::returning<R>(
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
   }
 
   void check(const char* call) const {
-    if (!valid_) throw detail::moved_from(call, "the buffer");
+    if (!valid_) detail::throw_error(detail::moved_from(call, "the buffer"));
   }
 
   detail::BlockHead* block_;  // nullptr: empty or moved from

@@ -22,6 +22,20 @@ struct HandleAccess;
 /// What a `Device` runs on.
 enum class Backend { cuda, simulated };
 
+/// How a device waits. It is one for all handles of a GPU, and stays once it is set: ask for it where the device is
+/// first made. Thread safety: plain data.
+struct DeviceOptions {
+  /// Threads that wait for the device sleep, instead of spinning: a wait then costs no processor, and some 20 to 50 us
+  /// more until the thread goes on (cudaEventBlockingSync). Waits with a timeout always sleep between looks.
+  bool blocking_waits = false;
+  /// How many queues the GPU has for all streams of the process, 1 to 32 (CUDA_DEVICE_MAX_CONNECTIONS); 0: as that
+  /// variable says, or 8. Streams that share one wait for each other: with 8 connections, 19 of 40 streams behind a
+  /// stuck one held 20 of 20 unrelated ones, with 32 none. `invalid_argument` where the GPU's context exists already
+  /// with another number, since then it is too late. Sets the variable, as setenv does. A simulated device's streams
+  /// share none.
+  int connections = 0;
+};
+
 /// A shared handle to one device, cheap to copy; two handles to one GPU are equal. Streams, arenas and buffers keep
 /// their device alive. A call of a handle that was moved from throws `Errc::moved_from`; it may be compared, assigned
 /// and destroyed.
@@ -31,20 +45,20 @@ class [[nodiscard]] THOLE_EXPORT Device {
  public:
   /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built
   /// without CUDA. Initialises CUDA's primary context on the first call, which may take a second.
-  static Device cuda(int ordinal = 0);
-  [[nodiscard]] static Result<Device> try_cuda(int ordinal = 0) noexcept;
+  static Device cuda(int ordinal = 0, const DeviceOptions& options = {});
+  [[nodiscard]] static Result<Device> try_cuda(int ordinal = 0, const DeviceOptions& options = {}) noexcept;
 
   /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device. One
   /// that runs by itself obeys the environment variable THOLE_SIMULATION: `late` makes it complete work as late as it
   /// may (see `SimulationOptions::late`), `seed=N` gives the seed, `late,seed=N` both; anything else is
   /// `Errc::invalid_argument`.
-  static Device simulated(const SimulationOptions& options = {});
+  static Device simulated(const SimulationOptions& options = {}, const DeviceOptions& device_options = {});
 
   /// For samples, tests and trying things: obeys the environment variable THOLE_DEVICE (`cuda`, `cuda:N`, `simulated`),
   /// else a GPU if one answers, else a simulated device, the same one at each call in a process. A program that needs a
   /// GPU calls `cuda()`, so that it never runs on a simulation unknowingly. Throws `Error` with
   /// `Errc::invalid_argument` for any other THOLE_DEVICE.
-  static Device best();
+  static Device best(const DeviceOptions& options = {});
 
   Backend backend() const;
   /// The GPU's name as CUDA gives it, or "simulated".

@@ -2,6 +2,7 @@
 
 // Defined in: device_buffer.cpp, heap.hpp
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,6 +22,7 @@ class PinnedBuffer;
 namespace detail {
 
 struct DeviceBlock;
+struct ListAccess;
 
 THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count,
                                                     std::size_t element_bytes) noexcept;
@@ -89,6 +91,7 @@ class DeviceSpan {
   friend class DeviceSpan;
   template <class U>
   friend class PinnedBuffer;
+  friend struct detail::ListAccess;
   DeviceSpan(T* data, std::size_t size, const void* device) noexcept : data_(data), size_(size), device_(device) {}
   DeviceSpan(T* data, std::size_t size, detail::DeviceBlock* block) noexcept
       : data_(data),
@@ -107,10 +110,11 @@ class DeviceSpan {
   std::uint32_t generation_ = 0;
 };
 
-/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed in
-/// stream order after the last work that thole enqueued for it: neither waits. Work that the program itself enqueues on
-/// another stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a
-/// DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
+/// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed
+/// after the last work that thole enqueued for it, on whatever streams: neither waits, and no stream does because of
+/// it. Work that the program itself enqueues on another stream must be ordered before the drop by the program, as with
+/// cudaFreeAsync. A foreign stream that a DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory
+/// Allocator".
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
@@ -125,12 +129,18 @@ class DeviceBuffer {
     if (!block) return tl::unexpected(std::move(block.error()));
     return DeviceBuffer(*block, count);
   }
+  /// An empty one, as a place for a buffer to be moved to: a member, an element. Valid in every call, as any of 0
+  /// elements; of no device.
+  DeviceBuffer() noexcept = default;
   DeviceBuffer(DeviceBuffer&& other) noexcept
-      : block_(std::exchange(other.block_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : block_(std::exchange(other.block_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        valid_(std::exchange(other.valid_, false)) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     DeviceBuffer moved(std::move(other));
     std::swap(block_, moved.block_);
     std::swap(size_, moved.size_);
+    std::swap(valid_, moved.valid_);
     return *this;
   }
   DeviceBuffer(const DeviceBuffer&) = delete;
@@ -153,14 +163,25 @@ class DeviceBuffer {
   PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
   [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream,
                                                           const PinnedHeap& heap) const noexcept;
+  /// As `async_to_host`, but where pinned memory is short it waits for some so long at most, as
+  /// `PinnedHeap::make_buffer_for` does: `Errc::timed_out`.
+  PinnedBuffer<T> async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                    std::chrono::nanoseconds timeout) const;
+  [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                                              std::chrono::nanoseconds timeout) const noexcept;
 
  private:
   friend class PinnedBuffer<T>;
+  friend struct detail::ListAccess;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
   T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }
+  /// What `make()` returns, filled by the stream.
+  template <class Make>
+  Result<PinnedBuffer<T>> fill(const StreamRef& stream, Make make) const noexcept;
 
-  detail::DeviceBlock* block_;  // nullptr: moved from
-  std::size_t size_;
+  detail::DeviceBlock* block_ = nullptr;  // nullptr: default-constructed or moved from
+  std::size_t size_ = 0;
+  bool valid_ = true;
 };
 
 }  // namespace thole

@@ -48,11 +48,15 @@ class [[nodiscard]] THOLE_EXPORT Error : public std::system_error {
   /// the code all the same, and a text that says so.
   template <class F>
   static Error make(Errc code, F&& text) noexcept {
+#ifdef __cpp_exceptions
     try {
       return Error(code, std::forward<F>(text)());
     } catch (...) {
       return without_text(code);
     }
+#else
+    return Error(code, std::forward<F>(text)());
+#endif
   }
 
   /// The code, as the enumeration.
@@ -68,10 +72,14 @@ using Result = tl::expected<T, Error>;
 
 namespace detail {
 
+/// Throws it, also for a program that is built without exceptions, which it ends.
+[[noreturn]] THOLE_EXPORT void throw_error(Error error);
+
 /// Returns the value or throws the error.
 template <class T>
 T unwrap(Result<T>&& result) {
-  if (!result) throw result.error();
+  if (!result) [[unlikely]]
+    throw_error(std::move(result.error()));
   if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 

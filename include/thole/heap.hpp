@@ -77,7 +77,15 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return typed<T>(count, allocate(count, sizeof(T), alignof(T), std::nullopt, location));
   }
-  /// As `try_make_buffer`, but waits up to `timeout` for copies in flight to give memory back; `Errc::timed_out`.
+  /// As `make_buffer`, but where memory is short it waits so long at most for copies in flight to give some back, and
+  /// for other threads to drop some: `Errc::timed_out`. With `thole::forever` it waits until there is some: a loader
+  /// then needs no ring of buffers of its own. What no wait can help is an error at once (`too_large`, `device_lost`).
+  template <class T>
+  PinnedBuffer<T> make_buffer_for(std::size_t count, std::chrono::nanoseconds timeout,
+                                  std::source_location location = std::source_location::current()) const {
+    return detail::unwrap(try_make_buffer_for<T>(count, timeout, location));
+  }
+  /// As `make_buffer_for`, without throwing.
   template <class T>
   [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer_for(
       std::size_t count, std::chrono::nanoseconds timeout,
@@ -162,12 +170,29 @@ PinnedBuffer<T> DeviceBuffer<T>::async_to_host(const StreamRef& stream, const Pi
 template <class T>
 Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host(const StreamRef& stream,
                                                            const PinnedHeap& heap) const noexcept {
-  if (block_ == nullptr) return tl::unexpected(detail::moved_from("DeviceBuffer::async_to_host", "the buffer"));
-  auto made = heap.try_make_buffer<T>(size_);
+  return fill(stream, [&] { return heap.try_make_buffer<T>(size_); });
+}
+
+template <class T>
+PinnedBuffer<T> DeviceBuffer<T>::async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                                   std::chrono::nanoseconds timeout) const {
+  return detail::unwrap(try_async_to_host_for(stream, heap, timeout));
+}
+
+template <class T>
+Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
+                                                               std::chrono::nanoseconds timeout) const noexcept {
+  return fill(stream, [&] { return heap.try_make_buffer_for<T>(size_, timeout); });
+}
+
+template <class T>
+template <class Make>
+Result<PinnedBuffer<T>> DeviceBuffer<T>::fill(const StreamRef& stream, Make make) const noexcept {
+  constexpr const char* call = "DeviceBuffer::async_to_host";
+  if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+  auto made = make();
   if (made && size_ != 0)
-    if (auto copied = detail::copy_from_device(made->block_, 0, size_bytes(), stream, span().side(),
-                                               "DeviceBuffer::async_to_host");
-        !copied)
+    if (auto copied = detail::copy_from_device(made->block_, 0, size_bytes(), stream, span().side(), call); !copied)
       return tl::unexpected(std::move(copied.error()));
   return made;
 }

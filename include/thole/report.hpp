@@ -29,12 +29,24 @@ struct InFlightStream {
   std::chrono::nanoseconds oldest{0};
 };
 
-/// What is in flight, as data and as text, from `PinnedHeap::report()`: streams by bytes, largest first.
+/// One buffer that the program holds: its handle, borrows of it, or graphs and lists that name it.
+struct LiveBuffer {
+  std::size_t bytes = 0;         ///< Of pinned memory that it holds.
+  std::source_location made_at;  ///< Where the buffer was made.
+  std::size_t borrows = 0;       ///< Live `Borrow`s.
+  bool borrowed_mut = false;     ///< A `BorrowMut` lives.
+  bool dropped = false;          ///< The handle is gone; the rest holds it.
+};
+
+/// What is in flight, and what the program holds, as data and as text, from `PinnedHeap::report()`: streams by bytes,
+/// largest first.
 struct [[nodiscard]] THOLE_EXPORT Report {
   std::vector<InFlightStream> streams;
   std::vector<InFlightBlock> blocks;
+  std::vector<LiveBuffer> live;
 
-  /// One line a stream, and below it one line for each place in the program that made such blocks.
+  /// One line a stream, and below it one line for each place in the program that made such blocks; then one line for
+  /// each place that made buffers which the program holds.
   std::string text() const;
 };
 

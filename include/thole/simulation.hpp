@@ -6,11 +6,10 @@
 #include <memory>
 
 #include <thole/export.hpp>
+#include <thole/graph.hpp>
 #include <thole/simulation_options.hpp>
 
 namespace thole {
-
-class StreamRef;
 
 namespace detail {
 class SimulatedBackend;
@@ -19,43 +18,12 @@ class SimulatedBackend;
 /// The capture modes of `Simulation::begin_capture`, as CUDA's.
 enum class SimulatedCaptureMode { global, thread_local_, relaxed };
 
-/// A captured graph on a simulated device; move-only. May be destroyed before, between or after its executables.
-///
-/// Thread safety: one thread at a time may use an object; a graph and its executables are separate objects.
-class [[nodiscard]] THOLE_EXPORT SimulatedGraph {
- public:
-  /// An executable made from a graph; move-only.
-  class [[nodiscard]] THOLE_EXPORT Executable {
-   public:
-    Executable(Executable&&) noexcept;
-    Executable& operator=(Executable&&) noexcept;
-    ~Executable();
-    /// Enqueues the graph's work on the stream. May be called many times. Throws `Error`.
-    void launch(const StreamRef& stream);
-
-   private:
-    friend class SimulatedGraph;
-    Executable(std::shared_ptr<detail::SimulatedBackend> backend, void* exec) noexcept;
-    std::shared_ptr<detail::SimulatedBackend> backend_;
-    void* exec_;
-  };
-
-  SimulatedGraph(SimulatedGraph&&) noexcept;
-  SimulatedGraph& operator=(SimulatedGraph&&) noexcept;
-  ~SimulatedGraph();
-  /// Makes an executable. Throws `Error`.
-  Executable instantiate();
-
- private:
-  friend class Simulation;
-  SimulatedGraph(std::shared_ptr<detail::SimulatedBackend> backend, void* graph) noexcept;
-  std::shared_ptr<detail::SimulatedBackend> backend_;
-  void* graph_;
-};
+/// What `Simulation::end_capture` returns: a graph as any.
+using SimulatedGraph = Graph;
 
 /// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive.
-/// An "operation" is one copy, event record, event wait, host function, allocation or free in a stream; a copy moves
-/// its bytes in the moment at which it completes, never earlier.
+/// An "operation" is one copy, event record, event wait, host function, kernel (`launch`), allocation or free in a
+/// stream; a copy moves its bytes in the moment at which it completes, never earlier.
 ///
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT Simulation {

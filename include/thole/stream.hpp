@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <type_traits>
@@ -23,6 +24,14 @@ struct HandleAccess;
 /// The untyped half of `from_native` in `<thole/cuda.hpp>`.
 THOLE_EXPORT Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept;
 }  // namespace detail
+
+/// What an event is recorded with.
+/// Thread safety: plain data.
+struct EventOptions {
+  /// `Event::elapsed_since` may be asked. Such an event is made for the call and destroyed with the `Event`: 0.5 us
+  /// more than one from the pool.
+  bool timing = false;
+};
 
 /// A stream's raw handle: a `cudaStream_t` on a GPU; opaque on a simulated device.
 using NativeStream = ::CUstream_st*;
@@ -47,16 +56,24 @@ class THOLE_EXPORT StreamRef {
   void synchronize() const;
   /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
   [[nodiscard]] Result<void> synchronize_for(std::chrono::nanoseconds timeout) const noexcept;
-  /// The point after all work enqueued so far. Throws `Error`.
-  [[nodiscard]] Event record() const;
-  [[nodiscard]] Result<Event> try_record() const noexcept;
-  /// Work enqueued from now on starts after the event's point; does not block. Throws `Error`: `wrong_device` (never
-  /// for two GPUs: CUDA allows that), `device_lost`.
+  /// The point after all work enqueued so far. While the stream is captured the event belongs to the capture: another
+  /// stream that waits for it takes part in the capture from then on, and nothing else can be asked of it. Throws
+  /// `Error`.
+  [[nodiscard]] Event record(const EventOptions& options = {}) const;
+  [[nodiscard]] Result<Event> try_record(const EventOptions& options = {}) const noexcept;
+  /// Work enqueued from now on starts after the event's point; does not block. In a capture this forks and joins
+  /// streams. Throws `Error`: `wrong_device` (never for two GPUs: CUDA allows that), `device_lost`, `capturing` where a
+  /// captured stream would wait for what is outside of its capture, or the event's capture has ended.
   void wait(const Event& event) const;
   [[nodiscard]] Result<void> try_wait(const Event& event) const noexcept;
   /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor
   /// throw. CUDA: "Execution Control", cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
+  /// The stream's number, as cudaStreamGetId says: no other stream of the process has it, ever. Reports name streams by
+  /// it.
+  std::uint64_t id() const;
+  /// The stream's priority: lower ones come first. Throws `Error`.
+  int priority() const;
   /// Whether a graph capture is going on in this stream. Never disturbs it.
   [[nodiscard]] bool capturing() const;
   /// The raw handle, for code that knows the backend; `thole::native` in `<thole/cuda.hpp>` is the same.
@@ -70,6 +87,15 @@ class THOLE_EXPORT StreamRef {
   std::shared_ptr<detail::Timeline> timeline_;  // nullptr: moved from
 };
 
+/// How a stream is made.
+/// Thread safety: plain data.
+struct StreamOptions {
+  /// Work in streams with a lower number comes first where the device has to choose, as cudaStreamCreateWithPriority
+  /// says: 0 is the last, and on most GPUs -5 the first; what is beyond the range is at its end. A hint for kernels: it
+  /// orders nothing, and copies do not look at it. Costs nothing.
+  int priority = 0;
+};
+
 /// Owns a stream that runs independently of the legacy default stream; move-only, and a `StreamRef` wherever one is
 /// wanted. Destroying it returns at once: work in it still completes and frees what waits for it.
 ///
@@ -78,8 +104,8 @@ class THOLE_EXPORT StreamRef {
 class THOLE_EXPORT Stream : public StreamRef {
  public:
   /// Throws `Error`: `device_lost`, `device_error`.
-  explicit Stream(const Device& device);
-  [[nodiscard]] static Result<Stream> try_make(const Device& device) noexcept;
+  explicit Stream(const Device& device, const StreamOptions& options = {});
+  [[nodiscard]] static Result<Stream> try_make(const Device& device, const StreamOptions& options = {}) noexcept;
   Stream(Stream&& other) noexcept = default;
   Stream& operator=(Stream&& other) noexcept;
   Stream(const Stream&) = delete;

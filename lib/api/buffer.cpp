@@ -2,11 +2,10 @@
 
 #include <string>
 
+#include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
-#include "heap/heap_core.hpp"
-#include "streams/cross_device.hpp"
 #include "streams/device_allocation.hpp"
 #include "streams/device_block.hpp"
 #include "streams/submission.hpp"
@@ -14,27 +13,6 @@
 
 namespace thole::detail {
 namespace {
-
-/// Every head is that of a Block.
-Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
-
-std::string bytes_of(const Block& block) {
-  return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
-}
-
-Error borrowed_error(const Block& block, const char* call, bool writes) {
-  const auto borrows = block.holders.borrows();
-  const bool exclusive = block.holders.has_writer();
-  return Error::make(Errc::borrowed, [&] {
-    std::string text(call);
-    text += ": the buffer of " + bytes_of(block) + " has ";
-    text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
-    text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
-    return text;
-  });
-}
-
-DeviceCore& device_of(const Block& block) { return *block.heap.load(std::memory_order_relaxed)->arena().device(); }
 
 /// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
 Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {
@@ -51,16 +29,10 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
 
-/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
-Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
-  if (writes ? block.holders.borrows() != 0 : block.holders.has_writer())
-    return tl::unexpected(borrowed_error(block, call, writes));
-  return {};
-}
-
-/// The same, taken: false where it forbids the borrow.
-bool begin(Block& block, bool writes) noexcept {
-  return writes ? block.holders.begin_write() : block.holders.begin_read();
+Error timed_out_error(const Block& block, const char* call) {
+  return Error::make(Errc::timed_out, [&] {
+    return std::string(call) + ": the device uses the buffer of " + bytes_of(block) + " longer than the given time";
+  });
 }
 
 /// A borrow that ends with the scope.
@@ -76,16 +48,25 @@ class HeldBorrow {
   const bool writes_;
 };
 
-template <bool Writes, bool Waits>
-Result<void> start_borrow(Block& block, const char* call) noexcept {
+/// Whether a borrow waits for the device.
+enum class Waiting { never, until_done, for_a_time };
+
+template <bool Writes, Waiting Waits>
+Result<void> start_borrow(Block& block, const char* call, std::chrono::nanoseconds timeout = {}) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
   if (!block.of_this_process()) [[unlikely]]
     return tl::unexpected(of_another_process_error(call));
   if (any_open(block.uses, against)) [[unlikely]] {
     // Before any waiting: a mistake is told at once.
     if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
-    if (const Status status = Waits ? wait(block.uses, against) : query(block.uses, against); !status.ok())
-      return tl::unexpected(unfinished_error(block, status, call, Waits));
+    Status status;
+    if constexpr (Waits == Waiting::never) status = query(block.uses, against);
+    if constexpr (Waits == Waiting::until_done) status = wait(block.uses, against);
+    if constexpr (Waits == Waiting::for_a_time) {
+      status = wait(block.uses, against, end_of_wait(timeout));
+      if (status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
+    }
+    if (!status.ok()) return tl::unexpected(unfinished_error(block, status, call, Waits != Waiting::never));
   }
   (void)forget_done(block);  // the next borrow then need not look at all
   if (!begin(block, Writes)) [[unlikely]]
@@ -99,17 +80,8 @@ Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream
     return tl::unexpected(of_another_process_error(call));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
-  const auto& device = work->timeline().device();
-  if (&device_of(block) != device.get()) [[unlikely]] {
-    // CUDA: "Memory Management", cudaHostRegisterPortable: pinned for every GPU; but not for a device of another kind.
-    if (device->backend->simulated() != device_of(block).backend->simulated())
-      return tl::unexpected(Error::make(Errc::wrong_device, [&] {
-        return std::string(call) + ": the buffer of " + bytes_of(block) + " is pinned for " +
-               std::string(device_of(block).backend->name()) + ", the stream is of " +
-               std::string(device->backend->name());
-      }));
-    note_use_across_devices(device);
-  }
+  if (auto fits = check_device(block, work->timeline().device(), call); !fits)
+    return tl::unexpected(std::move(fits.error()));
   if (auto used = work->use(block, writes); !used) return tl::unexpected(std::move(used.error()));
   return work;
 }
@@ -183,29 +155,32 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
 }  // namespace
 
 Result<void> try_begin_read(BlockHead* block, const char* call) noexcept {
-  return start_borrow<false, false>(of(block), call);
+  return start_borrow<false, Waiting::never>(of(block), call);
 }
 Result<void> try_begin_write(BlockHead* block, const char* call) noexcept {
-  return start_borrow<true, false>(of(block), call);
+  return start_borrow<true, Waiting::never>(of(block), call);
 }
 Result<void> begin_read(BlockHead* block, const char* call) noexcept {
-  return start_borrow<false, true>(of(block), call);
+  return start_borrow<false, Waiting::until_done>(of(block), call);
 }
 Result<void> begin_write(BlockHead* block, const char* call) noexcept {
-  return start_borrow<true, true>(of(block), call);
+  return start_borrow<true, Waiting::until_done>(of(block), call);
+}
+
+Result<void> begin_read_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept {
+  return start_borrow<false, Waiting::for_a_time>(of(block), call, timeout);
+}
+Result<void> begin_write_for(BlockHead* block, std::chrono::nanoseconds timeout, const char* call) noexcept {
+  return start_borrow<true, Waiting::for_a_time>(of(block), call, timeout);
 }
 
 Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanoseconds> timeout,
                            const char* call) noexcept {
   const Block& block = of(head);
   if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
-  const Deadline deadline = timeout ? deadline_after(*timeout) : std::nullopt;
-  const Status status = wait(block.uses, Against::everything, deadline);
+  const Status status = wait(block.uses, Against::everything, timeout ? end_of_wait(*timeout) : std::nullopt);
   if (status.ok()) return {};
-  if (timeout && status.code == StatusCode::not_ready)
-    return tl::unexpected(Error::make(Errc::timed_out, [&] {
-      return std::string(call) + ": the device uses the buffer of " + bytes_of(block) + " longer than the given time";
-    }));
+  if (timeout && status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
   return tl::unexpected(unfinished_error(block, status, call, true));
 }
 

@@ -44,11 +44,16 @@ struct Gpus {
   std::map<int, std::shared_ptr<DeviceCore>> cores;
 };
 
-Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
+Result<std::shared_ptr<DeviceCore>> gpu(int ordinal, int connections) {
   auto& [mutex, cores] = detail::immortal<Gpus>();
   const std::scoped_lock lock(mutex);
-  if (const auto found = cores.find(ordinal); found != cores.end()) return found->second;
-  auto backend = detail::make_cuda_backend(ordinal);
+  if (const auto found = cores.find(ordinal); found != cores.end()) {
+    if (connections != 0)
+      if (auto set = detail::set_cuda_connections(ordinal, connections); !set)
+        return tl::unexpected(std::move(set.error()));
+    return found->second;
+  }
+  auto backend = detail::make_cuda_backend(ordinal, connections);
   if (!backend) return tl::unexpected(std::move(backend.error()));
   detail::end_background_calls_at_exit();
   return cores.emplace(ordinal, make_core(std::move(*backend))).first->second;
@@ -58,7 +63,7 @@ int gpu_count() { return detail::cuda_device_count(); }
 
 #else
 
-Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
+Result<std::shared_ptr<DeviceCore>> gpu(int ordinal, int) {
   return tl::unexpected(Error(Errc::no_device, "Device::cuda: no GPU " + std::to_string(ordinal) +
                                                    ": thole was built without the CUDA toolkit"));
 }
@@ -91,30 +96,36 @@ std::shared_ptr<DeviceCore> simulated_core(const SimulationOptions& options) {
   return make_core(detail::make_simulated_backend(as_the_environment_says(options)));
 }
 
+std::shared_ptr<DeviceCore> with(std::shared_ptr<DeviceCore> core, const DeviceOptions& options) noexcept {
+  if (options.blocking_waits) core->events.make_blocking();
+  return core;
+}
+
 /// The one that Device::best() gives to all. Immortal, as GPUs are.
 struct SharedSimulation {
   std::mutex mutex;
   std::shared_ptr<DeviceCore> core;
 };
 
-Device best_simulated() {
+Device best_simulated(const DeviceOptions& options) {
   auto& [mutex, core] = detail::immortal<SharedSimulation>();
   const std::scoped_lock lock(mutex);
   if (core == nullptr) {
     core = simulated_core({});
   }
-  return detail::HandleAccess::device(core);
+  return detail::HandleAccess::device(with(core, options));
 }
 
-Device device_named(std::string_view name) {
+Device device_named(std::string_view name, const DeviceOptions& options) {
   constexpr std::string_view with_ordinal = "cuda:";
-  if (name == "simulated") return best_simulated();
-  if (name == "cuda") return Device::cuda();
+  if (name == "simulated") return best_simulated(options);
+  if (name == "cuda") return Device::cuda(0, options);
   if (name.starts_with(with_ordinal)) {
     const std::string_view digits = name.substr(with_ordinal.size());
     int ordinal = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
-    if (error == std::errc{} && end == digits.data() + digits.size() && ordinal >= 0) return Device::cuda(ordinal);
+    if (error == std::errc{} && end == digits.data() + digits.size() && ordinal >= 0)
+      return Device::cuda(ordinal, options);
   }
   throw Error(Errc::invalid_argument, "Device::best: THOLE_DEVICE is \"" + std::string(name) +
                                           "\", but must be \"cuda\", \"cuda:N\" or \"simulated\"");
@@ -122,22 +133,28 @@ Device device_named(std::string_view name) {
 
 }  // namespace
 
-Device Device::cuda(int ordinal) { return detail::unwrap(try_cuda(ordinal)); }
+Device Device::cuda(int ordinal, const DeviceOptions& options) { return detail::unwrap(try_cuda(ordinal, options)); }
 
-Result<Device> Device::try_cuda(int ordinal) noexcept try {
-  auto core = gpu(ordinal);
+Result<Device> Device::try_cuda(int ordinal, const DeviceOptions& options) noexcept try {
+  if (options.connections < 0 || options.connections > 32)
+    return tl::unexpected(Error(Errc::invalid_argument, "Device::cuda: " + std::to_string(options.connections) +
+                                                            " connections; there may be 1 to 32, or 0: not said"));
+  auto core = gpu(ordinal, options.connections);
   if (!core) return tl::unexpected(std::move(core.error()));
-  return Device(std::move(*core));
+  return Device(with(std::move(*core), options));
 } catch (const std::bad_alloc&) {
   return tl::unexpected(
       Error::make(Errc::out_of_memory, [] { return std::string("Device::cuda: the system has no memory"); }));
 }
 
-Device Device::simulated(const SimulationOptions& options) { return Device(simulated_core(options)); }
+Device Device::simulated(const SimulationOptions& options, const DeviceOptions& device_options) {
+  return Device(with(simulated_core(options), device_options));
+}
 
-Device Device::best() {
-  if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0') return device_named(name);
-  return gpu_count() > 0 ? Device::cuda() : best_simulated();
+Device Device::best(const DeviceOptions& options) {
+  if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0')
+    return device_named(name, options);
+  return gpu_count() > 0 ? Device::cuda(0, options) : best_simulated(options);
 }
 
 detail::DeviceCore& Device::core(const char* call) const {

@@ -71,7 +71,36 @@ Result<bool> Event::try_ready() const noexcept {
 void Event::synchronize() const { detail::unwrap(wait(timeline_.get(), ticket_, {}, "Event::synchronize")); }
 
 Result<void> Event::wait_for(std::chrono::nanoseconds timeout) const noexcept {
-  return wait(timeline_.get(), ticket_, detail::deadline_after(timeout), "Event::wait_for");
+  return wait(timeline_.get(), ticket_, detail::end_of_wait(timeout), "Event::wait_for");
+}
+
+std::chrono::nanoseconds Event::elapsed_since(const Event& start) const {
+  return detail::unwrap(try_elapsed_since(start));
+}
+
+Result<std::chrono::nanoseconds> Event::try_elapsed_since(const Event& start) const noexcept {
+  constexpr const char* call = "Event::elapsed_since";
+  if (ticket_ == nullptr || start.ticket_ == nullptr) return moved_from(call);
+  detail::DeviceCore& device = *timeline_->device();
+  if (device.lost()) return tl::unexpected(device.lost_error(call));
+  if (start.timeline_->device().get() != &device)
+    return tl::unexpected(
+        Error::make(Errc::wrong_device, [&] { return std::string(call) + ": the events are of two devices"; }));
+  if (!ticket_->timed || !start.ticket_->timed)
+    return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      return std::string(call) + ": an event was recorded without EventOptions{.timing = true}";
+    }));
+  for (const Event* const event : {&start, this}) {
+    auto ready = event->try_ready();
+    if (!ready) return tl::unexpected(std::move(ready.error()));
+    if (!*ready)
+      return tl::unexpected(Error::make(Errc::in_flight, [&] { return std::string(call) + ": an event is not done"; }));
+  }
+  const detail::CaptureGuard guard(*device.backend);
+  std::chrono::nanoseconds time{0};
+  const Status status = device.note(device.backend->elapsed(start.ticket_->event, ticket_->event, &time));
+  if (!status.ok()) return failed(device, status, call, "asking for the time between two events");
+  return time;
 }
 
 }  // namespace thole

@@ -75,7 +75,7 @@ detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t el
 Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                                 std::optional<std::chrono::nanoseconds> timeout,
                                                 const std::source_location& where) const noexcept {
-  const char* const call = timeout ? "PinnedHeap::try_make_buffer_for" : "PinnedHeap::make_buffer";
+  const char* const call = timeout ? "PinnedHeap::make_buffer_for" : "PinnedHeap::make_buffer";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes))
@@ -106,7 +106,7 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
     try {
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (!core_->heap().of_this_process()) return tl::unexpected(detail::of_another_process_error(call));
-  const auto deadline = timeout ? detail::deadline_after(*timeout) : std::nullopt;
+  const auto deadline = timeout ? detail::end_of_wait(*timeout) : std::nullopt;
   detail::DeviceCore& device = *core_->arena()->device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   for (const auto& [timeline, at] : detail::open_positions(*core_)) {

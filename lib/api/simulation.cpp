@@ -7,7 +7,6 @@
 #include <thole/stream.hpp>
 
 #include "api/handle_access.hpp"
-#include "backend/capture_guard.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 #include "memory/pinned_pool.hpp"
@@ -33,51 +32,6 @@ detail::CaptureMode mode_of(SimulatedCaptureMode mode) {
 }
 
 }  // namespace
-
-SimulatedGraph::Executable::Executable(std::shared_ptr<detail::SimulatedBackend> backend, void* exec) noexcept
-    : backend_(std::move(backend)), exec_(exec) {}
-
-SimulatedGraph::Executable::Executable(Executable&& other) noexcept
-    : backend_(std::move(other.backend_)), exec_(std::exchange(other.exec_, nullptr)) {}
-
-SimulatedGraph::Executable& SimulatedGraph::Executable::operator=(Executable&& other) noexcept {
-  std::swap(backend_, other.backend_);
-  std::swap(exec_, other.exec_);
-  return *this;
-}
-
-SimulatedGraph::Executable::~Executable() {
-  if (exec_ != nullptr) static_cast<void>(backend_->destroy_graph_exec(exec_));
-}
-
-void SimulatedGraph::Executable::launch(const StreamRef& stream) {
-  if (exec_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::Executable::launch: moved from");
-  check(*backend_, backend_->launch_graph(exec_, stream.native()), "SimulatedGraph::Executable::launch");
-}
-
-SimulatedGraph::SimulatedGraph(std::shared_ptr<detail::SimulatedBackend> backend, void* graph) noexcept
-    : backend_(std::move(backend)), graph_(graph) {}
-
-SimulatedGraph::SimulatedGraph(SimulatedGraph&& other) noexcept
-    : backend_(std::move(other.backend_)), graph_(std::exchange(other.graph_, nullptr)) {}
-
-SimulatedGraph& SimulatedGraph::operator=(SimulatedGraph&& other) noexcept {
-  std::swap(backend_, other.backend_);
-  std::swap(graph_, other.graph_);
-  return *this;
-}
-
-SimulatedGraph::~SimulatedGraph() {
-  if (graph_ != nullptr) static_cast<void>(backend_->destroy_graph(graph_));
-}
-
-SimulatedGraph::Executable SimulatedGraph::instantiate() {
-  if (graph_ == nullptr) throw Error(Errc::moved_from, "SimulatedGraph::instantiate: moved from");
-  void* exec = nullptr;
-  const detail::CaptureGuard guard(*backend_);
-  check(*backend_, backend_->instantiate_graph(graph_, &exec), "SimulatedGraph::instantiate");
-  return Executable(backend_, exec);
-}
 
 Simulation::Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept : backend_(std::move(backend)) {}
 
@@ -120,7 +74,7 @@ void Simulation::begin_capture(const StreamRef& stream, SimulatedCaptureMode mod
 SimulatedGraph Simulation::end_capture(const StreamRef& stream) {
   void* graph = nullptr;
   check(*backend_, backend_->end_capture(stream.native(), &graph), "Simulation::end_capture");
-  return SimulatedGraph(backend_, graph);
+  return Graph::from_native(stream.device(), static_cast<NativeGraph>(graph));
 }
 
 }  // namespace thole

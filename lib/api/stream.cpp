@@ -76,21 +76,48 @@ Result<void> StreamRef::synchronize_for(std::chrono::nanoseconds timeout) const 
   return waited;
 }
 
-Event StreamRef::record() const { return detail::unwrap(try_record()); }
+Event StreamRef::record(const EventOptions& options) const { return detail::unwrap(try_record(options)); }
 
-Result<Event> StreamRef::try_record() const noexcept {
+Result<Event> StreamRef::try_record(const EventOptions& options) const noexcept {
   constexpr const char* call = "Stream::record";
   auto timeline = HandleAccess::live_timeline(*this, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  const detail::Timeline::Call going_on(**timeline);
   detail::Ticket* ticket = nullptr;
-  const Status status = (*timeline)->record(&ticket);
+  detail::CaptureInfo capture;
+  Status status = (*timeline)->capture_info(&capture);
+  if (status.ok() && capture.state == detail::CaptureInfo::State::active)
+    status = (*timeline)->record_captured(capture.id, &ticket);
+  else if (status.ok())
+    status = (*timeline)->record(&ticket, options.timing);
   if (status.ok()) return HandleAccess::event(timeline_, ticket);
   if (status.code == StatusCode::capture)
-    return detail::capturing_error(call, "a graph capture is going on in the stream");
+    return detail::capturing_error(call, "a graph capture is going on in the stream, and has been invalidated");
   return tl::unexpected((*timeline)->device()->error(status, call, "recording an event"));
 }
 
 void StreamRef::wait(const Event& event) const { detail::unwrap(try_wait(event)); }
+
+namespace {
+
+/// Whether `waiter`, which captures what `capture` says, may wait for an event that was recorded in a capture.
+Result<void> check_fork(const detail::Timeline& waiter, const detail::CaptureInfo& capture, detail::Timeline& recorded,
+                        std::uint64_t id, const char* call) noexcept {
+  detail::CaptureInfo theirs;
+  if (const Status status = recorded.capture_info(&theirs); !status.ok())
+    return tl::unexpected(recorded.device()->error(status, call, "asking whether the event's stream captures"));
+  if (theirs.state != detail::CaptureInfo::State::active || theirs.id != id)
+    return detail::capturing_error(call, "the event was recorded in a graph capture that has ended");
+  if (capture.state != detail::CaptureInfo::State::none && capture.id != id)
+    return detail::capturing_error(call, "the stream and the event take part in two graph captures");
+  if (waiter.device() != recorded.device())
+    return tl::unexpected(Error::make(Errc::wrong_device, [&] {
+      return std::string(call) + ": the event was recorded in a graph capture on another device";
+    }));
+  return {};
+}
+
+}  // namespace
 
 Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   constexpr const char* call = "Stream::wait";
@@ -101,7 +128,8 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   if (other == nullptr)
     return tl::unexpected(
         Error::make(Errc::moved_from, [&] { return std::string(call) + ": the event has been moved from"; }));
-  if (HandleAccess::ticket(event)->done.load(std::memory_order_acquire)) return {};  // pairs with Timeline::complete()
+  const detail::Ticket& ticket = *HandleAccess::ticket(event);
+  if (ticket.done.load(std::memory_order_acquire)) return {};  // pairs with Timeline::complete()
   detail::DeviceCore& device = *timeline.device();
   if (other->device()->backend->simulated() != device.backend->simulated())
     return tl::unexpected(Error::make(Errc::wrong_device,
@@ -110,11 +138,16 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   detail::CaptureInfo capture;
   if (const Status status = timeline.capture_info(&capture); !status.ok())
     return tl::unexpected(device.error(status, call, "asking whether the stream captures"));
-  if (capture.state != detail::CaptureInfo::State::none)
+  if (ticket.capture != 0) {
+    if (auto fork = check_fork(timeline, capture, *other, ticket.capture, call); !fork) return fork;
+  } else if (capture.state != detail::CaptureInfo::State::none) {
     return detail::capturing_error(
         call, "the stream captures a graph, which cannot wait for an event recorded outside of it");
-  // What was copied before is finished before the wait is: its event goes in front.
-  (void)timeline.cover_all();
+  }
+  // What was copied before is finished before the wait is: its event goes in front. In a capture there can be none, and
+  // from then on that is asked for.
+  if (capture.state == detail::CaptureInfo::State::none) (void)timeline.cover_all();
+  if (ticket.capture != 0) timeline.expose();
   const Status status = other->order_before(timeline, HandleAccess::ticket(event));
   if (status.ok()) return {};
   if (other->device()->lost()) return tl::unexpected(other->device()->lost_error(call));
@@ -143,6 +176,22 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   if (!status.ok()) throw work.error(status, "enqueueing a host function");
 }
 
+std::uint64_t StreamRef::id() const {
+  if (timeline_ == nullptr) throw Error(Errc::moved_from, "StreamRef::id: the stream has been moved from");
+  return timeline_->id();
+}
+
+int StreamRef::priority() const {
+  constexpr const char* call = "StreamRef::priority";
+  detail::Timeline& timeline = *detail::unwrap(HandleAccess::live_timeline(*this, call));
+  const detail::Timeline::Call going_on(timeline);
+  detail::DeviceCore& device = *timeline.device();
+  int priority = 0;
+  if (const Status status = device.note(device.backend->stream_priority(timeline.native(), &priority)); !status.ok())
+    throw device.error(status, call, "asking for the stream's priority");
+  return priority;
+}
+
 bool StreamRef::capturing() const {
   constexpr const char* call = "Stream::capturing";
   detail::Timeline& timeline = *detail::unwrap(HandleAccess::live_timeline(*this, call));
@@ -161,14 +210,15 @@ NativeStream StreamRef::native() const {
   return static_cast<NativeStream>(timeline.native());
 }
 
-Stream::Stream(const Device& device) : Stream(detail::unwrap(try_make(device))) {}
+Stream::Stream(const Device& device, const StreamOptions& options)
+    : Stream(detail::unwrap(try_make(device, options))) {}
 
-Result<Stream> Stream::try_make(const Device& device) noexcept try {
+Result<Stream> Stream::try_make(const Device& device, const StreamOptions& options) noexcept try {
   const auto& core = HandleAccess::core(device);
   if (core->lost()) return tl::unexpected(core->lost_error("Stream"));
   detail::DeviceBackend& backend = *core->backend;
   void* native = nullptr;
-  if (const Status status = core->note(backend.create_stream(&native)); !status.ok())
+  if (const Status status = core->note(backend.create_stream(&native, options.priority)); !status.ok())
     return tl::unexpected(core->error(status, "Stream", "creating a stream"));
   std::uint64_t id = 0;
   if (const Status status = core->note(backend.stream_id(native, &id)); !status.ok()) {

@@ -19,6 +19,7 @@
 //  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once.
 //  - Sizes are bytes.
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -57,6 +58,12 @@ enum class CopyKind { host_to_device, device_to_host, device_to_device, host_to_
 
 /// As cudaStreamCaptureMode.
 enum class CaptureMode { global, thread_local_, relaxed };
+
+/// What an event is made for.
+struct EventFlags {
+  bool timing = false;    ///< elapsed() may be asked
+  bool blocking = false;  ///< synchronize_event sleeps, instead of spinning
+};
 
 /// What capture_info answers. `graph` is the graph being built, valid while the capture goes on.
 struct CaptureInfo {
@@ -100,7 +107,9 @@ class DeviceBackend {
 
   // ---- Streams
   /// A stream that does not synchronise with the legacy default stream. Not unsafe in capture.
-  virtual Status create_stream(StreamHandle* stream) noexcept = 0;
+  /// Lower priorities come first, as with cudaStreamCreateWithPriority; beyond the device's range is at its end.
+  virtual Status create_stream(StreamHandle* stream, int priority = 0) noexcept = 0;
+  virtual Status stream_priority(StreamHandle stream, int* priority) noexcept = 0;
   /// Returns at once; work in the stream still completes. Events recorded in it stay valid.
   virtual Status destroy_stream(StreamHandle stream) noexcept = 0;
   /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the
@@ -115,8 +124,8 @@ class DeviceBackend {
   /// never invalidates, costs about 0.1 us.
   virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
 
-  // ---- Events (without timing)
-  virtual Status create_event(EventHandle* event) noexcept = 0;
+  // ---- Events
+  virtual Status create_event(EventHandle* event, EventFlags flags = {}) noexcept = 0;
   virtual Status destroy_event(EventHandle event) noexcept = 0;
   /// Recording again replaces the point. On a capturing stream it becomes part of the graph instead.
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
@@ -126,6 +135,9 @@ class DeviceBackend {
   virtual Status query_event(EventHandle event) noexcept = 0;
   /// Blocks until query_event would say ok. Unsafe in capture.
   virtual Status synchronize_event(EventHandle event) noexcept = 0;
+  /// The device's time from one point to the other; both are done (else not_ready) and made for timing (else invalid).
+  /// Unsafe in capture.
+  virtual Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept = 0;
   /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now.
   virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
 

@@ -17,7 +17,7 @@ Status EventStock::take(EventHandle* event) noexcept {
       return {};
     }
   }
-  return backend_.create_event(event);
+  return backend_.create_event(event, {.blocking = blocking()});
 }
 
 void EventStock::give(EventHandle event) noexcept {
@@ -38,9 +38,19 @@ void EventStock::refill() noexcept {
       if (events_.size() >= full) return;
     }
     EventHandle event = nullptr;
-    if (!backend_.create_event(&event).ok()) return;
+    if (!backend_.create_event(&event, {.blocking = blocking()}).ok()) return;
     give(event);
   }
+}
+
+void EventStock::make_blocking() noexcept {
+  std::vector<EventHandle> spinning;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (blocking_.exchange(true, std::memory_order_relaxed)) return;
+    spinning.swap(events_);
+  }
+  for (EventHandle event : spinning) discard(event);
 }
 
 bool EventStock::is_low() const noexcept {

@@ -3,6 +3,7 @@
 // A device's events that nobody uses at the moment. Creating one can block behind a stuck stream (CUDA holds a lock
 // while a queue is full), so a stock is made before it is needed.
 
+#include <atomic>
 #include <cstddef>
 #include <mutex>
 #include <vector>
@@ -23,6 +24,10 @@ class EventStock {
   EventStock(const EventStock&) = delete;
   EventStock& operator=(const EventStock&) = delete;
 
+  /// Waiting for events that are made from now on blocks instead of spinning; those of the stock go.
+  void make_blocking() noexcept;
+  bool blocking() const noexcept { return blocking_.load(std::memory_order_relaxed); }
+
   /// An event from the stock, or a new one. Fails as DeviceBackend::create_event.
   Status take(EventHandle* event) noexcept;
   /// The event is not recorded again but by the next who takes it.
@@ -37,6 +42,7 @@ class EventStock {
   DeviceBackend& backend_;
   mutable std::mutex mutex_;
   std::vector<EventHandle> events_;
+  std::atomic<bool> blocking_{false};  // relaxed: an option, set before the device is used
 };
 
 }  // namespace thole::detail

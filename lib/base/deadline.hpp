@@ -5,6 +5,8 @@
 #include <chrono>
 #include <optional>
 
+#include <thole/forever.hpp>
+
 namespace thole::detail {
 
 /// Empty: the call that takes it says what that means.
@@ -15,6 +17,11 @@ inline Deadline deadline_after(std::chrono::nanoseconds timeout) noexcept {
   using Clock = std::chrono::steady_clock;
   const auto now = Clock::now();
   return timeout > Clock::time_point::max() - now ? Clock::time_point::max() : now + timeout;
+}
+
+/// The same for a wait that has no end where it is empty: the device then wakes the thread, and nobody asks it.
+inline Deadline end_of_wait(std::chrono::nanoseconds timeout) noexcept {
+  return timeout == forever ? Deadline() : deadline_after(timeout);
 }
 
 }  // namespace thole::detail

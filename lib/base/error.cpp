@@ -80,6 +80,8 @@ Error detail::moved_from(const char* call, const char* object) noexcept {
   return Error::make(Errc::moved_from, [&] { return std::string(call) + ": " + object + " has been moved from"; });
 }
 
+void detail::throw_error(Error error) { throw error; }
+
 void detail::throw_outside(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
   throw Error::make(Errc::invalid_argument, [&] {
     return std::string(call) + ": " + std::to_string(count) + (count == 1 ? " element" : " elements") +

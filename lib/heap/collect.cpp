@@ -4,7 +4,7 @@
 
 #include "heap/heap_core.hpp"
 #include "streams/cross_device.hpp"
-#include "streams/graph_releases.hpp"
+#include "streams/graph_uses.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -31,6 +31,7 @@ std::size_t fetch_from_graphs() noexcept {
 std::size_t collect(DeviceCore& device) noexcept {
   std::size_t count = fetch_from_graphs();
   device.streams->end_waiting();
+  device.streams->graphs.end_waiting(device);
   MovingBlocks blocks;
   device.streams->take_finished(blocks, true);
   try {

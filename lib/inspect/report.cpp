@@ -26,6 +26,11 @@ Report make_report(const Store& store, const HeapCore& heap) {
                                block->made_at.load(std::memory_order_relaxed), block->holders.dropped()});
       return true;
     });
+    const BorrowState& holders = block->holders;
+    if (holders.unreferenced()) continue;
+    const bool exclusive = holders.has_writer();
+    report.live.push_back({span.bytes, block->made_at.load(std::memory_order_relaxed),
+                           exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
   }
   std::map<std::uint64_t, InFlightStream> streams;
   for (const InFlightBlock& block : report.blocks) {
@@ -53,34 +58,77 @@ std::string seconds(std::chrono::nanoseconds age) {
   return out.str();
 }
 
-}  // namespace
+/// A count and what is counted.
+std::string counted(std::size_t count, const char* what) {
+  return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
+}
 
-std::string Report::text() const {
-  if (streams.empty()) return "nothing in flight\n";
+using Line = std::pair<std::string, std::uint_least32_t>;  // of a source
+Line line_of(const std::source_location& where) { return {where.file_name(), where.line()}; }
+
+void write_in_flight(std::ostream& out, const Report& report) {
   struct Place {
     std::size_t blocks = 0;
     std::size_t bytes = 0;
     std::size_t dropped = 0;
     std::chrono::nanoseconds oldest{0};
   };
-  std::ostringstream out;
-  for (const InFlightStream& stream : streams) {
-    out << "stream " << stream.stream_id << ": " << stream.blocks << (stream.blocks == 1 ? " block, " : " blocks, ")
-        << stream.bytes << " bytes, oldest " << seconds(stream.oldest) << '\n';
-    std::map<std::pair<std::string, std::uint_least32_t>, Place> places;
-    for (const InFlightBlock& block : blocks) {
+  if (report.streams.empty()) out << "nothing in flight\n";
+  for (const InFlightStream& stream : report.streams) {
+    out << "stream " << stream.stream_id << ": " << counted(stream.blocks, "block") << ", " << stream.bytes
+        << " bytes, oldest " << seconds(stream.oldest) << '\n';
+    std::map<Line, Place> places;
+    for (const InFlightBlock& block : report.blocks) {
       if (block.stream_id != stream.stream_id) continue;
-      Place& place = places[{block.made_at.file_name(), block.made_at.line()}];
+      Place& place = places[line_of(block.made_at)];
       ++place.blocks;
       place.bytes += block.bytes;
       place.dropped += block.dropped ? 1 : 0;
       place.oldest = std::max(place.oldest, block.age);
     }
     for (const auto& [where, place] : places)
-      out << "  made at " << where.first << ':' << where.second << ": " << place.blocks
-          << (place.blocks == 1 ? " block, " : " blocks, ") << place.bytes << " bytes, " << place.dropped
-          << " dropped, oldest " << seconds(place.oldest) << '\n';
+      out << "  made at " << where.first << ':' << where.second << ": " << counted(place.blocks, "block") << ", "
+          << place.bytes << " bytes, " << place.dropped << " dropped, oldest " << seconds(place.oldest) << '\n';
   }
+}
+
+void write_live(std::ostream& out, const Report& report) {
+  struct Place {
+    std::size_t buffers = 0;
+    std::size_t bytes = 0;
+    std::size_t borrows = 0;
+    std::size_t borrowed_mut = 0;
+    std::size_t dropped = 0;
+  };
+  if (report.live.empty()) return;
+  std::map<Line, Place> places;
+  std::size_t bytes = 0;
+  for (const LiveBuffer& buffer : report.live) {
+    Place& place = places[line_of(buffer.made_at)];
+    ++place.buffers;
+    place.bytes += buffer.bytes;
+    place.borrows += buffer.borrows;
+    place.borrowed_mut += buffer.borrowed_mut ? 1 : 0;
+    place.dropped += buffer.dropped ? 1 : 0;
+    bytes += buffer.bytes;
+  }
+  out << "held by the program: " << counted(report.live.size(), "buffer") << ", " << bytes << " bytes\n";
+  for (const auto& [where, place] : places) {
+    out << "  made at " << where.first << ':' << where.second << ": " << counted(place.buffers, "buffer") << ", "
+        << place.bytes << " bytes";
+    if (place.borrows != 0) out << ", " << counted(place.borrows, "Borrow");
+    if (place.borrowed_mut != 0) out << ", " << counted(place.borrowed_mut, "BorrowMut");
+    if (place.dropped != 0) out << ", " << place.dropped << " dropped";
+    out << '\n';
+  }
+}
+
+}  // namespace
+
+std::string Report::text() const {
+  std::ostringstream out;
+  write_in_flight(out, *this);
+  write_live(out, *this);
   return out.str();
 }
 

@@ -5,7 +5,8 @@
 namespace thole::detail {
 
 Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool in_graph) noexcept {
-  free_waiting_device_blocks(work.core());
+  constexpr std::size_t a_few = 8;  // an allocation costs the same, however many wait
+  free_waiting_device_blocks(work.core(), a_few);
   DeviceBlock* const block = new_device_block(work.timeline().device());
   if (block == nullptr) return tl::unexpected(work.error({StatusCode::out_of_memory}, "making a record"));
   if (bytes == 0) return block;
@@ -18,7 +19,15 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
   } else {
     used = work.use(*block, true);
     const CaptureGuard guard(work.backend());
-    if (used) status = work.core().note(work.backend().allocate_device(bytes, work.timeline().native(), &block->data));
+    const auto allocate = [&] {
+      return work.core().note(work.backend().allocate_device(bytes, work.timeline().native(), &block->data));
+    };
+    if (used) status = allocate();
+    if (status.code == StatusCode::out_of_memory) {
+      free_waiting_device_blocks(work.core());
+      status = allocate();
+    }
+    while (status.code == StatusCode::out_of_memory && free_one_behind_its_uses(work.timeline())) status = allocate();
     if (used && status.ok()) block->made_on = work.timeline().shared_from_this();
   }
   if (used && status.ok()) return block;

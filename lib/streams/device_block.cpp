@@ -1,5 +1,6 @@
 #include "streams/device_block.hpp"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -15,50 +16,51 @@ namespace {
 
 using Pool = RecyclingPool<DeviceBlock, &DeviceBlock::next>;
 
-/// It cannot be freed now: its stream captures or is gone, or this thread may not call the device.
+/// It cannot be freed now: its stream captures or is gone, another stream uses it, or this thread may not call the
+/// device.
 void wait_to_be_freed(DeviceBlock* block) noexcept {
   const std::shared_ptr<DeviceCore> core = block->core;  // the block may be freed at once
   core->streams->device_blocks.push(block);
   watch(core);
 }
 
-/// Runs `f(stream)` with a stream that nobody else knows; waits for it if `finish`.
-template <class F>
-Status on_own_stream(DeviceCore& core, bool finish, F&& f) noexcept {
-  DeviceBackend& backend = *core.backend;
-  const CaptureGuard guard(backend);
-  StreamHandle stream = nullptr;
-  Status status = core.note(backend.create_stream(&stream));
-  if (!status.ok()) return status;
-  status = core.note(f(stream));
-  if (status.ok() && finish) status = core.note(backend.synchronize_stream(stream));
-  (void)backend.destroy_stream(stream);
-  return status;
+/// Whether other streams than the one that it was made on use it.
+bool used_elsewhere(const DeviceBlock* block) noexcept {
+  OpenUse open;
+  std::size_t first = 0;
+  return next_open(block->uses, Against::everything, first, open, block->made_on.get());
 }
 
-/// Frees in the order of the stream that it was made on, after its uses on others. False: not now, or that is gone.
+Status free_on(DeviceBlock* block, const Timeline& timeline) noexcept {
+  DeviceBackend& backend = *block->core->backend;
+  const CaptureGuard guard(backend);
+  return block->core->note(backend.free_device(block->data, timeline.native()));
+}
+
+void keep_free_error(const DeviceBlock* block, Status status) noexcept {
+  if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
+}
+
+/// Frees in the order of the stream that it was made on. False: not now, or that is gone. Where other streams use it
+/// that one would have to wait for them, which it has no reason to: then the memory waits, and no stream.
 bool free_in_order(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
-  if (timeline == nullptr) return false;
+  if (timeline == nullptr || used_elsewhere(block)) return false;
   const Timeline::Call call(*timeline);
   CaptureInfo capture;
   if (!call || !timeline->capture_info(&capture).ok() || capture.state != CaptureInfo::State::none) return false;
-  if (!order_after(block->uses, Against::everything, *timeline).ok()) return false;
-  DeviceBackend& backend = *block->core->backend;
-  const CaptureGuard guard(backend);
-  const Status status = backend.free_device(block->data, timeline->native());
-  if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
+  keep_free_error(block, free_on(block, *timeline));
   return true;
 }
 
-/// It could not be freed in the order of its stream (that captures, or a call was refused). Its place in that order,
-/// behind what the program enqueued there, is kept by an event; on thole's own stream one can be had later. A foreign
+/// It could not be freed in the order of its stream (that captures, or others use it). Its place in that order, behind
+/// what the program may have enqueued there, is kept by an event; on thole's own stream one can be had later. A foreign
 /// one may be gone then: it is not touched any more, and only the uses that thole saw count.
 void keep_place(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
   if (timeline == nullptr || !timeline->is_open()) return;
   bool was_open = false;
-  if (reserve(block->uses, *timeline, &was_open)) {
+  if (timeline->may_capture() && reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->issue();
     const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
@@ -75,9 +77,7 @@ bool free_when_done(DeviceBlock* block) noexcept {
     if (!timeline->foreign() && !timeline->query(timeline->last_position()).ok()) return false;
   }
   if (!query(block->uses, Against::everything).ok()) return false;
-  const Status status = on_own_stream(
-      *block->core, false, [&](StreamHandle stream) { return block->core->backend->free_device(block->data, stream); });
-  if (!status.ok()) block->core->keep_error(status, "DeviceBuffer", "freeing its memory");
+  keep_free_error(block, block->core->streams->freeing.free_device(*block->core, block->data));
   return true;
 }
 
@@ -112,9 +112,16 @@ void recycle(DeviceBlock* block) noexcept {
 }
 
 Status allocate_for_graph(DeviceBlock& block, std::size_t bytes) noexcept {
-  return on_own_stream(*block.core, true, [&](StreamHandle stream) {
-    return block.core->backend->allocate_device(bytes, stream, &block.data);
-  });
+  DeviceCore& core = *block.core;
+  DeviceBackend& backend = *core.backend;
+  const CaptureGuard guard(backend);
+  StreamHandle stream = nullptr;  // nobody else's
+  Status status = core.note(backend.create_stream(&stream));
+  if (!status.ok()) return status;
+  status = core.note(backend.allocate_device(bytes, stream, &block.data));
+  if (status.ok()) status = core.note(backend.synchronize_stream(stream));
+  (void)backend.destroy_stream(stream);
+  return status;
 }
 
 void release_device_block_from_graph(void* object) {
@@ -122,18 +129,36 @@ void release_device_block_from_graph(void* object) {
   if (block->let_go()) wait_to_be_freed(block);
 }
 
-void free_waiting_device_blocks(DeviceCore& device) noexcept {
-  if (device.streams->device_blocks.empty()) return;
-  for (DeviceBlock* block = device.streams->device_blocks.take_all(); block != nullptr;) {
-    DeviceBlock* const following = block->next;
-    const bool gone = nothing_to_free(block) || free_in_order(block);
-    if (!gone) keep_place(block);
-    if (gone || free_when_done(block))
+void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcept {
+  auto& waiting = device.streams->device_blocks;
+  for (auto left = std::min(at_most, waiting.size()); left != 0; --left) {
+    DeviceBlock* const block = waiting.pop();
+    if (block == nullptr) return;
+    bool gone = nothing_to_free(block) || free_in_order(block);
+    if (!gone) {
+      keep_place(block);
+      gone = free_when_done(block);
+    }
+    if (gone)
       recycle(block);
     else
-      device.streams->device_blocks.push(block);
-    block = following;
+      waiting.push(block);
   }
+}
+
+bool free_one_behind_its_uses(Timeline& timeline) noexcept {
+  auto& waiting = timeline.device()->streams->device_blocks;
+  DeviceBlock* const block = waiting.pop();
+  if (block == nullptr) return false;
+  keep_place(block);
+  // A stream that is gone has no place, and what is done without one is freed elsewhere.
+  if (block->made_on != nullptr || !order_after(block->uses, Against::everything, timeline).ok() ||
+      !free_on(block, timeline).ok()) {
+    waiting.push(block);
+    return false;
+  }
+  recycle(block);
+  return true;
 }
 
 void free_device_block(DeviceBlock* block) noexcept {

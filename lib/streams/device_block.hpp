@@ -28,6 +28,8 @@ struct DeviceBlock {
   std::uint32_t generation() const noexcept {
     return static_cast<std::uint32_t>(life.load(std::memory_order_relaxed) >> 32);
   }
+  /// How many hold it; a guess where the caller does not.
+  std::uint32_t holders() const noexcept { return static_cast<std::uint32_t>(life.load(std::memory_order_relaxed)); }
   void hold() noexcept { life.fetch_add(1, std::memory_order_relaxed); }
   /// False: the memory that the span was made for is gone. Acquire: pairs with let_go().
   bool try_hold(std::uint32_t generation) noexcept;
@@ -49,7 +51,11 @@ Status allocate_for_graph(DeviceBlock& block, std::size_t bytes) noexcept;
 
 /// For retain_in_graph: may not call the device, so that the library's own thread frees the memory.
 void release_device_block_from_graph(void* block);
-/// Frees the device's memory that had to wait and need not any more. Called wherever blocks are reclaimed.
-void free_waiting_device_blocks(DeviceCore& device) noexcept;
+/// Frees the device's memory that had to wait and need not any more. Called wherever blocks are reclaimed. Looks at so
+/// many blocks at most, at others the next time.
+void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most = SIZE_MAX) noexcept;
+/// Memory is short: frees what has waited longest in the order of that stream, which waits for its uses. False: there
+/// is none that can be.
+bool free_one_behind_its_uses(Timeline& timeline) noexcept;
 
 }  // namespace thole::detail

@@ -82,7 +82,7 @@ void StreamRegistry::end_waiting() noexcept {
 }
 
 bool StreamRegistry::has_work() const noexcept {
-  if (!device_blocks.empty()) return true;
+  if (device_blocks.size() != 0 || graphs.has_work()) return true;
   const std::scoped_lock lock(mutex_);
   if (!ending_.empty()) return true;
   return std::ranges::any_of(all_, [](const auto& weak) {

@@ -11,8 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/lock_free_stack.hpp"
-#include "streams/device_block.hpp"
+#include "streams/device_block_queue.hpp"
+#include "streams/graph_uses.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
@@ -36,8 +36,10 @@ class StreamRegistry {
   /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet.
   bool has_work() const noexcept;
 
-  /// Device memory that cannot be freed yet (device_block.cpp).
-  LockFreeStack<DeviceBlock, &DeviceBlock::next> device_blocks;
+  /// Device memory that cannot be freed yet, and where it is freed then (device_block.cpp).
+  DeviceBlockQueue device_blocks;
+  FreeingStream freeing;
+  GraphTable graphs;
 
  private:
   using List = std::vector<std::weak_ptr<Timeline>>;

@@ -5,7 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "streams/graph_releases.hpp"
+#include "streams/graph_uses.hpp"
+#include "streams/stream_registry.hpp"
 
 namespace thole::detail {
 namespace {
@@ -45,6 +46,7 @@ Submission::Submission(Submission&& other) noexcept
       capture_(other.capture_),
       reserved_(std::exchange(other.reserved_, nullptr)),
       used_(other.used_),
+      many_(other.many_),
       count_(std::exchange(other.count_, 0)) {}
 
 Submission::~Submission() {
@@ -56,10 +58,8 @@ Error Submission::error(Status status, std::string_view what, std::string_view n
   return core().error(status, call_, what, numbers);
 }
 
-Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
-  const Against against = writes ? Against::everything : Against::writes;
-  const Status status = capturing() ? query(uses, against) : order_after(uses, against, *timeline_);
-  if (status.ok()) return {};
+/// What the status of an order that failed means.
+Result<void> Submission::not_ordered(Status status, const Uses& uses) noexcept {
   if (capturing() && (status.code == StatusCode::not_ready || status.code == StatusCode::capture))
     return tl::unexpected(Error::make(Errc::in_flight, [&] {
       return std::string(call_) +
@@ -72,25 +72,67 @@ Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
       status, capturing() ? "asking for the memory's earlier uses" : "waiting for another stream's use of the memory"));
 }
 
-Status Submission::keep_in(GraphHandle graph, const Used& used) noexcept {
-  if (used.block != nullptr) return keep_in_graph(*used.block, timeline_->device(), graph);
-  used.device_block->hold();
-  const Status status = backend().retain_in_graph(graph, used.device_block, release_device_block_from_graph);
-  if (!status.ok()) release_device_block_from_graph(used.device_block);
-  return status;
+/// In a capture: a launch that is seen is ordered itself.
+bool Submission::must_be_done() const noexcept { return !core().streams->graphs.launches_seen(capture_); }
+
+Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
+  const Against against = writes ? Against::everything : Against::writes;
+  Status status;
+  if (!capturing())
+    status = order_after(uses, against, *timeline_);
+  else if (must_be_done())
+    status = query(uses, against);
+  return status.ok() ? Result<void>() : not_ordered(status, uses);
 }
 
-Result<void> Submission::use(Used used) noexcept {
-  if (auto ordered = order(used.uses(), used.writes); !ordered) return ordered;
+Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept {
+  OrderAfterAll waits(*timeline_);
+  if (capturing() && !must_be_done()) return {};
+  for (std::size_t i = 0; i != count; ++i) {
+    const Uses& uses = all[i].uses();
+    const Against against = all[i].writes ? Against::everything : Against::writes;
+    const Status status = capturing() ? query(uses, against) : waits.add(uses, against);
+    if (!status.ok()) return not_ordered(status, uses);
+  }
+  const Status status = waits.finish();
+  if (status.ok()) return {};
+  for (std::size_t i = 0; i != count; ++i)
+    if (lost_device(all[i].uses()) != nullptr) return not_ordered(status, all[i].uses());
+  return not_ordered(status, all[0].uses());
+}
+
+Status Submission::keep_in(const CaptureInfo& capture, const Used& used) noexcept {
+  std::shared_ptr<GraphUses> uses;
+  if (const Status status = core().streams->graphs.of_capture(timeline_->device(), capture, false, &uses); !status.ok())
+    return status;
+  return {uses->add(used) ? StatusCode::ok : StatusCode::out_of_memory};
+}
+
+/// The work comes after what it must come after: nothing can fail any more once this has succeeded.
+Result<void> Submission::keep_and_reserve(Used& used) noexcept {
   if (capturing())
-    if (const Status status = keep_in(graph(), used); !status.ok())
+    if (const Status status = keep_in(capture_, used); !status.ok())
       return tl::unexpected(error(status, "keeping the memory in the graph"));
   bool was_open = false;
   if (!reserve(used.uses(), *timeline_, &was_open))
     return tl::unexpected(error({StatusCode::out_of_memory}, "noting a use"));
   if (used.block != nullptr) used.block->used.store(true, std::memory_order_release);
   used.stamp = used.block != nullptr && !was_open;
-  used_[count_++] = used;
+  ++count_;
+  return {};
+}
+
+Result<void> Submission::use(Used used) noexcept {
+  if (auto ordered = order(used.uses(), used.writes); !ordered) return ordered;
+  used_[count_] = used;
+  return keep_and_reserve(used_[count_]);
+}
+
+Result<void> Submission::use_all(Used* all, std::size_t count) noexcept {
+  if (auto ordered = order_all(all, count); !ordered) return ordered;
+  many_ = all;
+  for (std::size_t i = 0; i != count; ++i)
+    if (auto kept = keep_and_reserve(all[i]); !kept) return kept;
   return {};
 }
 
@@ -105,9 +147,13 @@ void Submission::expect_long_work() noexcept {
 }
 
 void Submission::note_all(std::uint64_t position) noexcept {
+  std::int64_t now = 0;
   for (std::size_t i = 0; i != count_; ++i) {
-    const Used& used = used_[i];
-    if (used.stamp && position != 0) used.block->used_since_ns.store(now_ns(), std::memory_order_relaxed);
+    const Used& used = this->used()[i];
+    if (used.stamp && position != 0) {
+      if (now == 0) now = now_ns();
+      used.block->used_since_ns.store(now, std::memory_order_relaxed);
+    }
     note(used.uses(), *timeline_, position, used.writes);
   }
   count_ = 0;
@@ -116,14 +162,15 @@ void Submission::note_all(std::uint64_t position) noexcept {
 /// A capture has begun since the work was checked, and may have taken it.
 void Submission::keep_in_graph_after(const CaptureInfo& after) noexcept {
   if (after.state != CaptureInfo::State::active || after.id == capture_.id) return;
-  for (std::size_t i = 0; i < count_; ++i)
-    if (!keep_in(after.graph, used_[i]).ok()) {
-      // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
-      if (used_[i].block != nullptr)
-        used_[i].block->holders.add_graph();
-      else
-        used_[i].device_block->hold();
-    }
+  for (std::size_t i = 0; i < count_; ++i) {
+    const Used& used = this->used()[i];
+    if (keep_in(after, used).ok()) continue;
+    // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
+    if (used.block != nullptr)
+      used.block->holders.add_graph();
+    else
+      used.device_block->hold();
+  }
 }
 
 /// No event can be had for the work. A foreign stream may be gone when somebody asks next, so that this is the last

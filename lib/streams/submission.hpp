@@ -16,6 +16,7 @@
 
 #include "blocks/block.hpp"
 #include "streams/device_block.hpp"
+#include "streams/used.hpp"
 #include "streams/uses.hpp"
 
 namespace thole::detail {
@@ -30,10 +31,13 @@ class Submission {
   ~Submission();
 
   /// The work reads or writes the memory of the block, which the caller holds until after the work. The stream waits
-  /// for what conflicts on other streams; in a capture, where it cannot, conflicting work must be complete
-  /// (`in_flight`), and the graph keeps the block.
+  /// for what conflicts on other streams. In a capture the graph keeps the block; where its launches are not seen,
+  /// conflicting work must be complete (`in_flight`).
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
+  /// The same for many at once, and nothing else: `all` lives as long as the submission, which writes to it. One piece
+  /// of memory may be there several times.
+  Result<void> use_all(Used* all, std::size_t count) noexcept;
 
   /// The work is not enqueued: it uses nothing.
   void cancel() noexcept { note_all(0); }
@@ -53,20 +57,16 @@ class Submission {
   Error error(Status status, std::string_view what, std::string_view numbers = {}) noexcept;
 
  private:
-  /// One of the pieces of memory that the work uses.
-  struct Used {
-    Block* block = nullptr;
-    DeviceBlock* device_block = nullptr;
-    bool writes = false;
-    bool stamp = false;  // this is the block's first open use
-    Uses& uses() const noexcept { return block != nullptr ? block->uses : device_block->uses; }
-  };
-
   explicit Submission(Timeline& timeline, const char* call) noexcept
       : call_(call), timeline_(&timeline), going_on_(timeline) {}
   Result<void> use(Used used) noexcept;
   Result<void> order(const Uses& uses, bool writes) noexcept;
-  Status keep_in(GraphHandle graph, const Used& used) noexcept;
+  Result<void> order_all(const Used* all, std::size_t count) noexcept;
+  Result<void> not_ordered(Status status, const Uses& uses) noexcept;
+  Result<void> keep_and_reserve(Used& used) noexcept;
+  Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
+  bool must_be_done() const noexcept;
+  Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;
@@ -77,6 +77,7 @@ class Submission {
   CaptureInfo capture_;
   Ticket* reserved_ = nullptr;
   std::array<Used, 2> used_;
+  Used* many_ = nullptr;  // instead of used_
   std::size_t count_ = 0;
 };
 

@@ -19,9 +19,11 @@ struct Ticket {
   EventHandle event = nullptr;
   std::uint64_t serial = 0;       ///< its place in the order of all events of the stream
   std::uint64_t position = 0;     ///< it covers the uses up to this one
+  std::uint64_t capture = 0;      ///< not 0: it was recorded in the capture with this number, and is broken
   unsigned references = 0;        ///< Event handles, and threads that ask or wait for it
   bool pending = false;           ///< it is in the list
   bool broken = false;            ///< its event will never be done: a capture took it
+  bool timed = false;             ///< its event measures time, and serves nobody else
   std::atomic<bool> done{false};  ///< known to be done; release and acquire make a pair, as for Timeline::done()
 };
 

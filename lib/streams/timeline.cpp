@@ -89,8 +89,8 @@ Status Timeline::capture_info(CaptureInfo* info) noexcept {
 
 // ---- Events
 
-Status Timeline::take_ticket(Ticket** ticket) noexcept {
-  {
+Status Timeline::take_ticket(Ticket** ticket, bool timed) noexcept {
+  if (!timed) {
     const std::scoped_lock lock(mutex_);
     if (!free_.empty()) {
       *ticket = free_.back();
@@ -100,7 +100,11 @@ Status Timeline::take_ticket(Ticket** ticket) noexcept {
   }
   auto* const made = new (std::nothrow) Ticket;
   if (made == nullptr) return {StatusCode::out_of_memory};
-  if (const Status status = device_->note(device_->events.take(&made->event)); !status.ok()) {
+  made->timed = timed;
+  const EventFlags flags{.timing = true, .blocking = device_->events.blocking()};
+  const Status status =
+      device_->note(timed ? device_->backend->create_event(&made->event, flags) : device_->events.take(&made->event));
+  if (!status.ok()) {
     delete made;
     return status;
   }
@@ -113,14 +117,14 @@ void Timeline::recycle(Ticket* ticket) noexcept {
   ticket->pending = false;
   ticket->done.store(false, std::memory_order_relaxed);
   try {
-    if (!ticket->broken && free_.size() < most_free_) {
+    if (!ticket->broken && !ticket->timed && free_.size() < most_free_) {
       free_.push_back(ticket);
       return;
     }
   } catch (const std::bad_alloc&) {
     // It goes the way of those that are too many.
   }
-  ticket->broken ? device_->events.discard(ticket->event) : device_->events.give(ticket->event);
+  ticket->broken || ticket->timed ? device_->events.discard(ticket->event) : device_->events.give(ticket->event);
   delete ticket;
 }
 
@@ -168,11 +172,11 @@ Status Timeline::record_locked(Ticket* ticket, CaptureInfo* after) noexcept {
   return {};
 }
 
-Status Timeline::record(Ticket** ticket) noexcept {
+Status Timeline::record(Ticket** ticket, bool timed) noexcept {
   const Call call(*this);
   if (!call) return {StatusCode::invalid};
   Ticket* made = nullptr;
-  if (const Status status = take_ticket(&made); !status.ok()) return status;
+  if (const Status status = take_ticket(&made, timed); !status.ok()) return status;
   made->references = 1;
   CaptureInfo after;
   Status status = check_no_capture();
@@ -187,6 +191,24 @@ Status Timeline::record(Ticket** ticket) noexcept {
   }
   *ticket = made;
   ask_if_many();
+  return {};
+}
+
+Status Timeline::record_captured(std::uint64_t capture, Ticket** ticket) noexcept {
+  const Call call(*this);
+  if (!call) return {StatusCode::invalid};
+  Ticket* made = nullptr;
+  if (const Status status = take_ticket(&made); !status.ok()) return status;
+  // What it was recorded for ends with the capture: it serves nobody else.
+  made->broken = true;
+  made->capture = capture;
+  const Status status = device_->note(device_->backend->record_event(made->event, native_));
+  if (!status.ok()) {
+    give_back(made);
+    return status;
+  }
+  made->references = 1;
+  *ticket = made;
   return {};
 }
 

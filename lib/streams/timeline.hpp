@@ -115,7 +115,9 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
   void record_if_due(std::size_t bytes) noexcept;
   /// An event behind all that the stream has been given so far, by whomever. The caller keeps it and calls release().
-  Status record(Ticket** ticket) noexcept;
+  Status record(Ticket** ticket, bool timed = false) noexcept;
+  /// The same in a capture that goes on in the stream. The event serves for order_before() as long as it does.
+  Status record_captured(std::uint64_t capture, Ticket** ticket) noexcept;
   /// A ticket for record_reserved(), made before the work is enqueued so that recording cannot fail for lack of one.
   Status reserve(Ticket** ticket) noexcept;
   /// Records it, behind the caller's own work, and consumes it. The caller keeps its Call, and has asked for captures
@@ -167,7 +169,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   void leave() noexcept;
   void destroy_native() noexcept;
 
-  Status take_ticket(Ticket** ticket) noexcept;
+  Status take_ticket(Ticket** ticket, bool timed = false) noexcept;
   void recycle(Ticket* ticket) noexcept;
   Status check_no_capture() noexcept;
   Status record_locked(Ticket* ticket, CaptureInfo* after) noexcept;

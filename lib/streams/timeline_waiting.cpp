@@ -156,6 +156,13 @@ Status Timeline::synchronize() noexcept {
   const Call call(*this);
   if (!call) return {StatusCode::invalid};
   if (const Status status = check_no_capture(); !status.ok()) return status;
+  if (device_->events.blocking()) {  // waiting for the stream itself would spin
+    Ticket* end = nullptr;
+    if (const Status status = record(&end); !status.ok()) return status;
+    const Status status = wait(end);
+    release(end);
+    return status;
+  }
   std::uint64_t serial = 0;
   {
     const std::scoped_lock lock(mutex_);

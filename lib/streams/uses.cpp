@@ -99,6 +99,33 @@ Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept
   return {};
 }
 
+Status OrderAfterAll::wait_for(OpenUse& open) noexcept {
+  if (open.timeline == nullptr) return {};
+  const Status status = open.timeline->order_before(waiter_, open.position);
+  open = {};
+  return status;
+}
+
+Status OrderAfterAll::add(const Uses& uses, Against against) noexcept {
+  OpenUse found;
+  for (std::size_t index = 0; next_open(uses, against, index, found, &waiter_);) {
+    OpenUse& place = open_[found.timeline->id() % places];
+    if (place.timeline == found.timeline) {
+      place.position = std::max(place.position, found.position);
+      continue;
+    }
+    if (const Status status = wait_for(place); !status.ok()) return status;
+    place = std::move(found);
+  }
+  return {};
+}
+
+Status OrderAfterAll::finish() noexcept {
+  for (OpenUse& open : open_)
+    if (const Status status = wait_for(open); !status.ok()) return status;
+  return {};
+}
+
 // ---- Noting
 
 bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {

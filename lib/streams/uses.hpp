@@ -3,6 +3,7 @@
 // The rules about uses of memory by streams: which are open, and who must wait for which. A reader waits for writes, a
 // writer for everything.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -53,6 +54,23 @@ Status query(const Uses& uses, Against against) noexcept;
 Status wait(const Uses& uses, Against against, const Deadline& deadline = {}) noexcept;
 /// Makes the stream `waiter` wait for the open uses in other streams; does not block.
 Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept;
+
+/// The same for work that uses many pieces of memory: what they wait for in one other stream is one wait. Beyond
+/// `places` streams at one time it may be more.
+class OrderAfterAll {
+ public:
+  explicit OrderAfterAll(Timeline& waiter) noexcept : waiter_(waiter) {}
+  Status add(const Uses& uses, Against against) noexcept;
+  /// After all were added: the stream waits.
+  Status finish() noexcept;
+
+ private:
+  static constexpr std::size_t places = 16;
+  Status wait_for(OpenUse& open) noexcept;
+
+  Timeline& waiter_;
+  std::array<OpenUse, places> open_;  // each at the place that its stream's number gives
+};
 
 // ---- Noting
 

@@ -18,7 +18,7 @@ DeviceHistogram::DeviceHistogram(const thole::StreamRef& stream, const thole::Pi
       counts_(heap.make_buffer<unsigned long long>(Histogram{}.size(), 0).async_to_device(stream)) {}
 
 DeviceHistogram::Way DeviceHistogram::way(const thole::Device& device) {
-  if (device.backend() == thole::Backend::simulated) return Way::host_function;
+  if (device.backend() == thole::Backend::simulated) return Way::function_for_cpu;
 #ifdef THOLE_SAMPLE_HAS_KERNEL
   return Way::kernel;
 #else
@@ -30,8 +30,8 @@ const char* DeviceHistogram::method(const thole::Device& device) {
   switch (way(device)) {
     case Way::kernel:
       return "a kernel on the GPU";
-    case Way::host_function:
-      return "a host function in the stream";
+    case Way::function_for_cpu:
+      return "a function for the CPU in the stream";
     case Way::returned_copy:
       return "on the CPU, of the copy that came back (built without nvcc)";
   }
@@ -39,23 +39,22 @@ const char* DeviceHistogram::method(const thole::Device& device) {
 }
 
 void DeviceHistogram::add(thole::DeviceSpan<const unsigned char> bytes) {
-  unsigned long long* const counts = counts_.span().native();
-  if (way_ == Way::host_function) {
-    // A simulated device's memory is ordinary memory that only work in its streams may touch, as here.
-    stream_.launch_host_function([bytes, counts] {
-      Histogram found{};
-      count_bytes({bytes.native(), bytes.size()}, found);
-      std::transform(found.begin(), found.end(), counts, counts, std::plus<>());
-    });
-  }
+  if (way_ == Way::returned_copy) return;
+  thole::launch(
+      stream_, thole::reads(bytes), thole::writes(counts_),
+      [&]([[maybe_unused]] const unsigned char* data, [[maybe_unused]] unsigned long long* counts,
+          [[maybe_unused]] thole::NativeStream native) {
 #ifdef THOLE_SAMPLE_HAS_KERNEL
-  if (way_ == Way::kernel) {
-    const char* const wrong =
-        launch_byte_histogram(stream_.device().ordinal(), stream_.native(), bytes.native(), bytes.size(), counts);
-    if (wrong != nullptr)
-      throw std::runtime_error(std::string("the histogram's kernel could not be started: ") + wrong);
-  }
+        const char* const wrong = launch_byte_histogram(stream_.device().ordinal(), native, data, bytes.size(), counts);
+        if (wrong != nullptr)
+          throw std::runtime_error(std::string("the histogram's kernel could not be started: ") + wrong);
 #endif
+      },
+      [](gsl::span<const unsigned char> data, gsl::span<unsigned long long> counts) {
+        Histogram found{};
+        count_bytes({data.data(), data.size()}, found);
+        std::transform(found.begin(), found.end(), counts.begin(), counts.begin(), std::plus<>());
+      });
 }
 
 void DeviceHistogram::add_returned(Bytes bytes) {

@@ -23,7 +23,7 @@ class DeviceHistogram {
   static const char* method(const thole::Device& device);
 
  private:
-  enum class Way { kernel, host_function, returned_copy };
+  enum class Way { kernel, function_for_cpu, returned_copy };
   static Way way(const thole::Device& device);
 
   thole::StreamRef stream_;

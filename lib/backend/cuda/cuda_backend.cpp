@@ -120,9 +120,9 @@ class CudaBackend final : public DeviceBackend {
   }
 
   // CUDA: "Stream Management".
-  Status create_stream(StreamHandle* stream) noexcept override {
+  Status create_stream(StreamHandle* stream, int priority) noexcept override {
     cudaStream_t made = nullptr;
-    const Status status = call([&] { return cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking); });
+    const Status status = call([&] { return cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, priority); });
     if (status.ok()) *stream = made;
     return status;
   }
@@ -137,6 +137,9 @@ class CudaBackend final : public DeviceBackend {
     const Status status = call([&] { return cudaStreamGetId(stream_of(stream), &number); });
     if (status.ok()) *id = number;
     return status;
+  }
+  Status stream_priority(StreamHandle stream, int* priority) noexcept override {
+    return call([&] { return cudaStreamGetPriority(stream_of(stream), priority); });
   }
   Status check_stream(StreamHandle stream) noexcept override {
     if (process_ != this_process()) return {StatusCode::device_lost};
@@ -171,9 +174,11 @@ class CudaBackend final : public DeviceBackend {
   }
 
   // CUDA: "Event Management".
-  Status create_event(EventHandle* event) noexcept override {
+  Status create_event(EventHandle* event, EventFlags flags) noexcept override {
     cudaEvent_t made = nullptr;
-    const Status status = call([&] { return cudaEventCreateWithFlags(&made, cudaEventDisableTiming); });
+    const unsigned wanted =
+        (flags.timing ? 0U : cudaEventDisableTiming) | (flags.blocking ? cudaEventBlockingSync : 0U);
+    const Status status = call([&] { return cudaEventCreateWithFlags(&made, wanted); });
     if (status.ok()) *event = made;
     return status;
   }
@@ -188,6 +193,12 @@ class CudaBackend final : public DeviceBackend {
   }
   Status synchronize_event(EventHandle event) noexcept override {
     return call([&] { return cudaEventSynchronize(event_of(event)); });
+  }
+  Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept override {
+    float milliseconds = 0;
+    const Status status = call([&] { return cudaEventElapsedTime(&milliseconds, event_of(from), event_of(to)); });
+    if (status.ok()) *time = std::chrono::nanoseconds(static_cast<std::int64_t>(double{milliseconds} * 1e6));
+    return status;
   }
   Status wait_event(StreamHandle stream, EventHandle event) noexcept override {
     return call([&] { return cudaStreamWaitEvent(stream_of(stream), event_of(event), 0); });
@@ -293,7 +304,9 @@ int cuda_device_count() noexcept {
   return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
 }
 
-Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal) {
+Result<void> set_cuda_connections(int ordinal, int connections) { return set_connections(ordinal, connections); }
+
+Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections) {
   const auto refused = [ordinal](Errc code, const std::string& why) {
     return tl::unexpected(Error(code, "Device::cuda(" + std::to_string(ordinal) + "): " + why));
   };
@@ -301,6 +314,8 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal) {
     return refused(Errc::no_device, "this process is a fork of one that has used CUDA, and cannot use it itself");
   if (const int count = cuda_device_count(); ordinal < 0 || ordinal >= count)
     return refused(Errc::no_device, "there is no GPU with this ordinal; CUDA finds " + std::to_string(count));
+  if (connections != 0)
+    if (auto set = set_connections(ordinal, connections); !set) return tl::unexpected(std::move(set.error()));
   auto context = retain_primary_context(ordinal);
   if (!context) return tl::unexpected(std::move(context.error()));
   const CurrentContext current(*context);

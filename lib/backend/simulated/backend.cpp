@@ -81,7 +81,8 @@ std::string SimulatedBackend::describe(Status status) const {
 
 // ---- Streams
 
-Status SimulatedBackend::create_stream(StreamHandle* stream) noexcept {
+Status SimulatedBackend::create_stream(StreamHandle* stream, int priority) noexcept {
+  constexpr int first = -5;  // as on a GPU; the last is 0
   return call(*device_, SimulatedCall::create_stream, [&](Lock&) -> Status {
     Machine& all = machine();
     if (all.free_slots.empty()) {
@@ -89,7 +90,9 @@ Status SimulatedBackend::create_stream(StreamHandle* stream) noexcept {
       all.free_slots.push_back(handle_of(all.slots.size() - 1));
     }
     const StreamHandle handle = all.free_slots.back();
-    find_slot(handle)->stream = make_stream(*device_);
+    const StreamPtr made = make_stream(*device_);
+    made->priority = std::clamp(priority, first, 0);
+    find_slot(handle)->stream = made;
     all.free_slots.pop_back();
     *stream = handle;
     return {};
@@ -151,6 +154,13 @@ Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexc
   });
 }
 
+Status SimulatedBackend::stream_priority(StreamHandle handle, int* priority) noexcept {
+  return stream_call(*device_, SimulatedCall::check_stream, handle, [&](Lock&, const auto& stream) -> Status {
+    *priority = stream->priority;
+    return {};
+  });
+}
+
 Status SimulatedBackend::check_stream(StreamHandle handle) noexcept {
   return stream_call(*device_, SimulatedCall::check_stream, handle, [&](Lock&, const auto& stream) -> Status {
     return stream->device == device_.get() ? Status{} : refuse(Refusal::another_device);
@@ -172,10 +182,11 @@ Status SimulatedBackend::capture_info(StreamHandle handle, CaptureInfo* info) no
 
 // ---- Events
 
-Status SimulatedBackend::create_event(EventHandle* event) noexcept {
+Status SimulatedBackend::create_event(EventHandle* event, EventFlags flags) noexcept {
   return call(*device_, SimulatedCall::create_event, [&](Lock&) -> Status {
     auto made = std::make_unique<SimulatedEvent>();
     made->device = device_.get();
+    made->timing = flags.timing;
     machine().events.insert(made.get());
     *event = made.release();
     ++device_->live_events;
@@ -243,6 +254,23 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
     machine().changed.wait(lock, [&] { return point->done || point->lost || device_->lost; });
     --device_->blocked_callers;
     return point->done ? Status{} : refuse(Refusal::lost);
+  });
+}
+
+Status SimulatedBackend::elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept {
+  return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
+    Duration at[2];
+    for (int i = 0; i != 2; ++i) {
+      SimulatedEvent* event = find_event(i == 0 ? from : to);
+      if (event == nullptr || !event->timing) return refuse(Refusal::invalid_handle);
+      if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
+      if (event->captured) return captured_event(*event->captured);
+      if (event->point == nullptr) return refuse(Refusal::invalid_handle);
+      if (!event->point->done) return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);
+      at[i] = event->point->at;
+    }
+    *time = at[1] - at[0];
+    return {};
   });
 }
 

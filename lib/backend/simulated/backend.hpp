@@ -1,7 +1,7 @@
 #pragma once
 
 // The simulated device behind the seam. Nothing here touches a GPU; everything really happens, in host memory.
-// Defined in: backend.cpp, controls.cpp, graph_calls.cpp, memory_calls.cpp
+// Defined in: backend.cpp, controls.cpp, graph_calls.cpp, kernel.cpp, memory_calls.cpp
 
 #include <chrono>
 #include <cstddef>
@@ -19,7 +19,6 @@ namespace simulated {
 struct SimulatedDevice;
 }
 
-// Defined in: backend.cpp, memory_calls.cpp, graph_calls.cpp, controls.cpp.
 class SimulatedBackend final : public DeviceBackend {
  public:
   explicit SimulatedBackend(const SimulationOptions& options);
@@ -43,7 +42,8 @@ class SimulatedBackend final : public DeviceBackend {
   Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept override;
   Status free_device(void* data, StreamHandle stream) noexcept override;
 
-  Status create_stream(StreamHandle* stream) noexcept override;
+  Status create_stream(StreamHandle* stream, int priority = 0) noexcept override;
+  Status stream_priority(StreamHandle stream, int* priority) noexcept override;
   Status destroy_stream(StreamHandle stream) noexcept override;
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
@@ -51,11 +51,13 @@ class SimulatedBackend final : public DeviceBackend {
   Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
 
-  Status create_event(EventHandle* event) noexcept override;
+  Status create_event(EventHandle* event, EventFlags flags = {}) noexcept override;
   Status destroy_event(EventHandle event) noexcept override;
   Status record_event(EventHandle event, StreamHandle stream) noexcept override;
   Status query_event(EventHandle event) noexcept override;
   Status synchronize_event(EventHandle event) noexcept override;
+  /// By the simulated clock.
+  Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept override;
   Status wait_event(StreamHandle stream, EventHandle event) noexcept override;
 
   Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
@@ -70,6 +72,17 @@ class SimulatedBackend final : public DeviceBackend {
   Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept override;
   Status destroy_graph(GraphHandle graph) noexcept override;
   Status destroy_graph_exec(GraphExecHandle exec) noexcept override;
+
+  /// A piece of memory that a kernel uses; 0 bytes: none.
+  struct KernelUse {
+    void* data;
+    std::size_t bytes;
+    bool writes;
+  };
+  /// Enqueues `run(function, places)`, which gets one place for each use: pinned memory as it is, device memory at an
+  /// address that is good while it runs. Stands for a kernel of the program's: needs a CPU. `run` must not throw.
+  Status launch_kernel(StreamHandle stream, const KernelUse* uses, std::size_t count,
+                       void (*run)(void* function, void* const* places), std::shared_ptr<void> function) noexcept;
 
   // ---- Controls: what class Simulation (<thole/simulation.hpp>) says of them. A stream that does not exist is
   // ignored.

@@ -98,8 +98,8 @@ inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
   }
   const bool enqueues = kind == SimulatedCall::copy || kind == SimulatedCall::record_event ||
                         kind == SimulatedCall::wait_event || kind == SimulatedCall::host_function ||
-                        kind == SimulatedCall::launch_graph || kind == SimulatedCall::allocate_device ||
-                        kind == SimulatedCall::free_device;
+                        kind == SimulatedCall::kernel || kind == SimulatedCall::launch_graph ||
+                        kind == SimulatedCall::allocate_device || kind == SimulatedCall::free_device;
   if (stream->capture || (!enqueues && kind != SimulatedCall::synchronize_stream)) return {};
   if (enqueues && !wait_for_room(lock, stream)) return refuse(Refusal::lost);
   order_default_streams(stream);

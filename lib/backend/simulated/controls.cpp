@@ -134,7 +134,7 @@ void SimulatedBackend::lose_device() {
     // A copy in the middle of its bytes ends first: after this call nothing moves any more.
     machine().changed.wait(lock, [&] {
       for (const auto& [id, stream] : device_->streams) {
-        if (stream->current != nullptr && stream->current->kind == Operation::Kind::copy) return false;
+        if (stream->current != nullptr && stream->current->moves_memory()) return false;
       }
       return true;
     });

@@ -70,6 +70,24 @@ void DeviceMemory::free(const DevicePiece& piece, std::size_t bytes) noexcept {
   }
 }
 
+DeviceView::DeviceView(std::byte* place, std::size_t bytes, bool writable) noexcept {
+  std::byte* const first = align_down(place, page);
+  const std::size_t pages = whole_pages(static_cast<std::size_t>(place - first) + bytes);
+  void* const mapped = mmap(nullptr, pages + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return;
+  mapped_ = static_cast<std::byte*>(mapped);
+  mapped_bytes_ = pages + 2 * page;
+  // From 0 bytes of a shared mapping a second one of the same pages is made.
+  void* const again = mremap(first, 0, pages, MREMAP_MAYMOVE | MREMAP_FIXED, mapped_ + page);
+  if (again == MAP_FAILED) return;
+  if (!writable) mprotect(again, pages, PROT_READ);
+  data_ = static_cast<std::byte*>(again) + (place - first);
+}
+
+DeviceView::~DeviceView() {
+  if (mapped_ != nullptr) munmap(mapped_, mapped_bytes_);
+}
+
 void DeviceMemory::drop_kept() noexcept {
   for (const auto& [pages, piece] : kept_) unmap(piece, pages);
   kept_.clear();

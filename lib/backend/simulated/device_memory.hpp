@@ -41,4 +41,21 @@ class DeviceMemory {
   std::multimap<std::size_t, DevicePiece> kept_;  // by whole pages
 };
 
+/// A view of a part of device memory for one kernel: reading past its pages, or writing where it may only read, ends
+/// the process as it would break a GPU.
+class DeviceView {
+ public:
+  /// `place` lies in the view of a DevicePiece.
+  DeviceView(std::byte* place, std::size_t bytes, bool writable) noexcept;
+  ~DeviceView();
+  DeviceView(const DeviceView&) = delete;
+  DeviceView& operator=(const DeviceView&) = delete;
+  std::byte* data() const noexcept { return data_; }  ///< nullptr: there is no memory for it
+
+ private:
+  std::byte* mapped_ = nullptr;  // with a page before and behind that nobody may touch
+  std::size_t mapped_bytes_ = 0;
+  std::byte* data_ = nullptr;
+};
+
 }  // namespace thole::detail::simulated

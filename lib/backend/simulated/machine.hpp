@@ -4,6 +4,7 @@
 // mutex guards everything here and in the devices; copies and host functions run outside it. Only data here: run.hpp
 // runs it, capture.hpp captures it, call.hpp is the way in.
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -53,8 +54,21 @@ struct Point {
   std::vector<StreamPtr> waiters;  ///< streams that run by themselves and stopped at it
 };
 
+/// A kernel: the program's function, and what it is given.
+struct Kernel {
+  struct Argument {
+    void* data;
+    std::size_t bytes;
+    std::uint64_t id;  ///< the Range's; 0: no memory
+    bool writes;
+  };
+  std::vector<Argument> arguments;
+  void (*run)(void* function, void* const* places) = nullptr;
+  std::shared_ptr<void> function;
+};
+
 struct Operation {
-  enum class Kind { copy, record, wait, host_function, allocate, free };
+  enum class Kind { copy, record, wait, host_function, kernel, allocate, free };
 
   Kind kind = Kind::copy;
   // copy; allocate and free use destination
@@ -70,13 +84,17 @@ struct Operation {
   // host_function
   void (*function)(void*) = nullptr;
   void* argument = nullptr;
+  std::shared_ptr<const Kernel> kernel;
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
   WallTime enqueued_at;  ///< set only where copies are paced
   WallTime due;          ///< set only in late mode: when it completes though nobody asks
 
   bool blocked() const noexcept { return kind == Kind::wait && !point->done && !point->lost; }
+  bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
   bool touches(const Range& range) const noexcept {
+    if (kind == Kind::kernel)
+      return std::ranges::any_of(kernel->arguments, [&](const auto& argument) { return argument.id == range.id; });
     return (kind == Kind::copy || kind == Kind::free) && (destination_id == range.id || source_id == range.id);
   }
 };
@@ -112,6 +130,7 @@ struct GraphExec {
 
 struct SimulatedEvent {
   SimulatedDevice* device = nullptr;
+  bool timing = false;                                  ///< made to measure time
   std::shared_ptr<Point> point;                         ///< the last record; nullptr: none, or a captured one
   std::shared_ptr<Capture> captured;                    ///< the capture in which it was last recorded
   std::map<std::uint64_t, std::size_t> captured_after;  ///< what of that capture lies before the record
@@ -136,6 +155,7 @@ struct SimulatedStream {
   SimulatedDevice* device = nullptr;  ///< nullptr once that is gone
   std::uint64_t id = 0;
   Mode mode = Mode::automatic;
+  int priority = 0;  ///< only to be asked for: any stream may come first
   bool destroyed = false;
   bool running = false;                           ///< a thread executes an operation of it
   bool ready = false;                             ///< in a list of streams to run

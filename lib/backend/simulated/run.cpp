@@ -6,6 +6,7 @@
 
 #include "backend/simulated/capture.hpp"
 #include "backend/simulated/host_thread.hpp"
+#include "backend/simulated/kernel.hpp"
 #include "backend/simulated/waits.hpp"
 
 namespace thole::detail::simulated {
@@ -48,17 +49,6 @@ bool staff(SimulatedDevice& device) {
     }
   }
   return !device.workers.empty();
-}
-
-/// Where the device finds the memory that the operation means; nullptr: a GPU would meet an illegal access.
-std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
-  if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
-  for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
-    const Range* range = table->find(data, bytes).range;
-    if (range != nullptr && range->id == id && range->usable)
-      return range->view + (static_cast<const std::byte*>(data) - range->data);
-  }
-  return nullptr;
 }
 
 const char* run_copy(Lock& lock, const Operation& copy) {
@@ -140,6 +130,8 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
   switch (operation.kind) {
     case Operation::Kind::copy:
       return run_copy(lock, operation);
+    case Operation::Kind::kernel:
+      return run_kernel(lock, *operation.kernel);
     case Operation::Kind::host_function:
       run_host_function(lock, *stream.device, operation);
       return nullptr;
@@ -167,6 +159,16 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 }
 
 }  // namespace
+
+std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
+  if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
+  for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
+    const Range* range = table->find(data, bytes).range;
+    if (range != nullptr && range->id == id && range->usable)
+      return range->view + (static_cast<const std::byte*>(data) - range->data);
+  }
+  return nullptr;
+}
 
 void enqueue(const StreamPtr& stream, Operation operation) {
   SimulatedDevice& device = *stream->device;
@@ -244,7 +246,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   }
   if (stream->destroyed && stream->queue.empty()) device.streams.erase(stream->id);
   machine().changed.notify_all();
-  if (operation.graph != nullptr || operation.staged != nullptr || !garbage.empty()) {
+  if (operation.graph != nullptr || operation.staged != nullptr || operation.kernel != nullptr || !garbage.empty()) {
     lock.unlock();
     operation = {};
     garbage.clear();

@@ -73,7 +73,7 @@ void wait_while_touched(Lock& lock, const Range& range) {
     for (const auto& device : machine().devices) {
       for (const auto& [id, stream] : device->streams) {
         const Operation* current = stream->current;
-        if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
+        if (current != nullptr && current->moves_memory() && current->touches(range)) return false;
       }
     }
     return true;

@@ -1,0 +1,35 @@
+#pragma once
+
+// The rules of PinnedBuffer about one block, as the calls that use one or many ask for them.
+
+#include <memory>
+#include <string>
+
+#include <thole/error.hpp>
+
+#include "backend/device_core.hpp"
+#include "blocks/block.hpp"
+#include "heap/heap_core.hpp"
+
+namespace thole::detail {
+
+/// Every head is that of a Block.
+inline Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
+inline DeviceCore& device_of(const Block& block) noexcept {
+  return *block.heap.load(std::memory_order_relaxed)->arena().device();
+}
+/// Its size, for an error's text.
+std::string bytes_of(const Block& block);
+
+/// The Error of a call that the CPU's borrows forbid. `writes`: the call does.
+Error borrowed_error(const Block& block, const char* call, bool writes);
+/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
+Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept;
+/// The same, taken: false where it forbids the borrow.
+inline bool begin(Block& block, bool writes) noexcept {
+  return writes ? block.holders.begin_write() : block.holders.begin_read();
+}
+/// Whether a stream of that device may use the block; notes it where the block is of another device's arena.
+Result<void> check_device(const Block& block, const std::shared_ptr<DeviceCore>& device, const char* call) noexcept;
+
+}  // namespace thole::detail

@@ -1,0 +1,142 @@
+#include <thole/use_on.hpp>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "api/block_rules.hpp"
+#include "api/handle_access.hpp"
+#include "api/held_uses.hpp"
+#include "streams/device_block.hpp"
+#include "streams/submission.hpp"
+
+namespace thole {
+namespace detail {
+namespace {
+
+Error out_of_memory(const char* call) {
+  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
+}
+
+Error gone_error(const ListedUse& use, const char* call) {
+  return Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": the span of " + std::to_string(use.bytes) +
+           " bytes is of a DeviceBuffer that is gone";
+  });
+}
+
+Error twice_error(const ListedUse& use, const char* call) {
+  return Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": memory of " + std::to_string(use.bytes) +
+           " bytes is named twice, and once to be written; what is changed in place is named once";
+  });
+}
+
+/// Whether device memory that is written overlaps another entry.
+Result<void> check_overlaps(const ListedUse* listed, std::size_t count, const char* call) noexcept try {
+  std::vector<const ListedUse*> by_address;
+  by_address.reserve(count);
+  for (std::size_t i = 0; i != count; ++i)
+    if (listed[i].device_block != nullptr) by_address.push_back(&listed[i]);
+  std::ranges::sort(by_address, {}, [](const ListedUse* use) { return static_cast<const std::byte*>(use->data); });
+  const std::byte* end_of_reads = nullptr;  // of all that begin earlier
+  const std::byte* end_of_writes = nullptr;
+  for (const ListedUse* const use : by_address) {
+    const auto* const begin = static_cast<const std::byte*>(use->data);
+    if (begin < end_of_writes || (use->writes && begin < end_of_reads)) return tl::unexpected(twice_error(*use, call));
+    auto& end = use->writes ? end_of_writes : end_of_reads;
+    end = std::max(end, begin + use->bytes);
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(out_of_memory(call));
+}
+
+/// Holds one entry of the list. Sets `shared` where device memory may be listed more than once.
+Result<void> hold_one(HeldUses& held, const ListedUse* listed, std::size_t index,
+                      const std::shared_ptr<DeviceCore>& device, const char* call, bool& shared) noexcept {
+  const ListedUse& use = listed[index];
+  if (use.moved_from) return tl::unexpected(detail::moved_from(call, "a buffer that it uses"));
+  if (use.block != nullptr) {
+    Block& block = of(use.block);
+    if (!block.of_this_process()) return tl::unexpected(of_another_process_error(call));
+    if (auto fits = check_device(block, device, call); !fits) return fits;
+    if (held.hold(block, use.writes)) return {};
+    const auto same = [&](const ListedUse& earlier) { return earlier.block == &block; };
+    if (std::any_of(listed, listed + index, same)) return tl::unexpected(twice_error(use, call));
+    return tl::unexpected(borrowed_error(block, call, use.writes));
+  }
+  if (use.device == nullptr) return {};  // nothing: 0 elements
+  if (use.device != device.get())
+    return tl::unexpected(Error::make(Errc::wrong_device, [&] {
+      return std::string(call) + ": the device memory of " + std::to_string(use.bytes) +
+             " bytes is of another device than the stream";
+    }));
+  if (use.device_block == nullptr) return {};
+  if (use.device_block->holders() > (use.kept ? 2U : 1U)) shared = true;
+  if (!use.device_block->try_hold(use.generation)) return tl::unexpected(gone_error(use, call));
+  held.take(*use.device_block, use.writes);
+  return {};
+}
+
+/// All or nothing: where it fails, what is held goes with `held`.
+Result<void> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count,
+                      const std::shared_ptr<DeviceCore>& device, const char* call) noexcept {
+  if (!held.make_room(count)) return tl::unexpected(out_of_memory(call));
+  bool shared = false;
+  for (std::size_t i = 0; i != count; ++i)
+    if (auto one = hold_one(held, listed, i, device, call, shared); !one) return one;
+  return shared ? check_overlaps(listed, count, call) : Result<void>();
+}
+
+}  // namespace
+
+Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::size_t count, const char* call,
+                      void (*run)(void*, NativeStream), void* context) {
+  auto timeline = HandleAccess::live_timeline(stream, call);
+  if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  (*timeline)->expose();  // before it is asked whether it captures
+  HeldUses held;
+  if (auto all = hold_all(held, listed, count, (*timeline)->device(), call); !all) return all;
+  auto work = HandleAccess::begin_work(stream, call);
+  if (!work) return tl::unexpected(std::move(work.error()));
+  if (auto used = work->use_all(held.data(), held.size()); !used) return used;
+  work->expect_long_work();
+  struct Enqueued {
+    Submission& work;
+    std::size_t bytes;
+    ~Enqueued() { work.enqueued(bytes, Submission::Precision::at_once); }
+  } const enqueued{*work, held.bytes()};
+  run(context, static_cast<NativeStream>(work->timeline().native()));
+  return {};
+}
+
+bool keep_listed(const ListedUse& use) noexcept {
+  if (use.block != nullptr) use.block->holders.add_graph();
+  return use.device_block == nullptr || use.device_block->try_hold(use.generation);
+}
+
+void let_go_of_listed(const ListedUse& use) noexcept {
+  if (use.block != nullptr && use.block->holders.drop_graph()) release(use.block);
+  if (use.device_block != nullptr) drop_device_block(use.device_block);
+}
+
+}  // namespace detail
+
+void UseList::clear() noexcept {
+  for (const detail::ListedUse& use : uses_) detail::let_go_of_listed(use);
+  uses_.clear();
+}
+
+void UseList::add(const detail::ListedUse& use, const char* call) {
+  if (use.moved_from) throw detail::moved_from(call, "the buffer");
+  uses_.reserve(uses_.size() + 1 > uses_.capacity() ? 2 * uses_.size() + 8 : uses_.capacity());
+  if (!detail::keep_listed(use)) throw detail::gone_error(use, call);
+  uses_.push_back(use);
+  uses_.back().kept = true;
+}
+
+}  // namespace thole

@@ -1,0 +1,79 @@
+#pragma once
+
+// What graphs use. A graph that is being captured gets one record, which holds all the memory that thole's calls in the
+// capture name, as long as the graph and its executables live; and each launch is a use of all of it. Blocks that a
+// graph has let go of and that nobody else holds wait here until somebody reclaims, at the latest the library's own
+// thread, since a graph's release runs on a thread of the driver's and may not call the device.
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/device_core.hpp"
+#include "blocks/moving_blocks.hpp"
+#include "streams/used.hpp"
+
+namespace thole::detail {
+
+/// What one graph uses. Thread safety: any thread, at any time: a capture may go on in several streams.
+class GraphUses {
+ public:
+  /// `launches_seen`: the graph is launched through thole, which orders each launch.
+  GraphUses(std::shared_ptr<DeviceCore> device, bool launches_seen) noexcept
+      : launches_seen(launches_seen), device_(std::move(device)) {}
+  /// Lets go of all, without a call of the device.
+  ~GraphUses();
+  GraphUses(const GraphUses&) = delete;
+  GraphUses& operator=(const GraphUses&) = delete;
+
+  /// The graph holds the memory from now on; the caller holds it, too. False: the system has no memory.
+  bool add(const Used& used) noexcept;
+  /// Each piece once, as written where any use writes. Throws std::bad_alloc.
+  std::vector<Used> all() const;
+
+  const bool launches_seen;
+
+ private:
+  const std::shared_ptr<DeviceCore> device_;
+  mutable std::mutex mutex_;
+  std::vector<Used> uses_;
+};
+
+/// The graphs of one device that use memory of thole's, by handle; and those that could not be destroyed where they
+/// were dropped. Thread safety: any thread, at any time.
+class GraphTable {
+ public:
+  /// The record of the graph that is being captured, made and given to it where there is none.
+  Status of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture, bool launches_seen,
+                    std::shared_ptr<GraphUses>* uses) noexcept;
+  /// Whether each launch of the graph that is being captured will be seen.
+  bool launches_seen(const CaptureInfo& capture) const noexcept;
+  /// nullptr: the graph uses nothing that thole knows of.
+  std::shared_ptr<GraphUses> of_graph(GraphHandle graph) const noexcept;
+
+  /// Destroys them, now or where that is not allowed, with the next end_waiting().
+  void end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept;
+  void end_waiting(DeviceCore& device) noexcept;
+  bool has_work() const noexcept;
+
+ private:
+  struct Entry {
+    std::uint64_t capture = 0;  // a handle may be another graph's by now
+    std::weak_ptr<GraphUses> uses;
+  };
+  struct Ending {
+    GraphHandle graph;
+    GraphExecHandle exec;
+  };
+  mutable std::mutex mutex_;
+  std::unordered_map<GraphHandle, Entry> by_handle_;
+  std::size_t drop_beyond_ = 64;
+  std::vector<Ending> ending_;
+};
+
+/// Moves all blocks that graphs have let go of, and that nobody holds any more, to `out`.
+void take_released_from_graphs(MovingBlocks& out) noexcept;
+
+}  // namespace thole::detail

@@ -1,0 +1,127 @@
+// A DeviceBuffer may be dropped while any stream uses it: it is freed after the last use, and no stream waits for that.
+
+#include <vector>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+/// What can be freed is freed.
+void free_all(const Rig& rig) {
+  (void)rig.heap.collect();
+  rig.sim().run_all();
+}
+
+/// Whether all comes back; thole's own thread may have it in hand at the moment.
+bool all_freed(const Rig& rig) {
+  until([&] {
+    free_all(rig);
+    return rig.sim().device_bytes() == 0;
+  });
+  return true;
+}
+
+std::size_t calls_that_order(const Rig& rig) {
+  return rig.calls(SimulatedCall::wait_event) + rig.calls(SimulatedCall::free_device);
+}
+
+}  // namespace
+
+TEST_CASE("device memory that another stream uses is freed after that use, and no stream waits for it") {
+  const Rig rig;
+  const Stream made_on(rig.device), stuck(rig.device);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, bytes);
+  rig.sim().run_all();
+  Gate gate(rig, stuck);
+  use_on(stuck, writes(*memory), [](std::byte*, NativeStream) {});
+  const auto before = calls_that_order(rig);
+  memory.reset();
+  CHECK(calls_that_order(rig) == before);
+  bool ran = false;
+  made_on.launch_host_function([&] { ran = true; });
+  free_all(rig);
+  CHECK(ran);
+  CHECK(rig.sim().device_bytes() == bytes);
+  gate.open();
+  CHECK(all_freed(rig));
+}
+
+TEST_CASE("device memory that several streams use is freed after the last of them, whichever that is") {
+  for (const bool first_last : {true, false}) {
+    const Rig rig;
+    const Stream made_on(rig.device), first(rig.device), second(rig.device);
+    auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, bytes);
+    rig.sim().run_all();
+    Gate one(rig, first), two(rig, second);
+    use_on(first, reads(*memory), [](const std::byte*, NativeStream) {});
+    use_on(second, reads(*memory), [](const std::byte*, NativeStream) {});
+    memory.reset();
+    (first_last ? two : one).open();
+    free_all(rig);
+    CHECK(rig.sim().device_bytes() == bytes);
+    (first_last ? one : two).open();
+    CHECK(all_freed(rig));
+  }
+}
+
+TEST_CASE("what the program itself enqueued on the stream that made it comes before the free, too") {
+  const Rig rig;
+  const Stream made_on(rig.device), other(rig.device);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, bytes);
+  rig.sim().run_all();
+  use_on(other, reads(*memory), [](const std::byte*, NativeStream) {});
+  Gate gate(rig, made_on);
+  REQUIRE(rig.backend()
+              .launch_host_function(
+                  made_on.native(), [](void*) {}, nullptr)
+              .ok());
+  memory.reset();
+  free_all(rig);
+  CHECK(rig.sim().device_bytes() == bytes);
+  gate.open();
+  CHECK(all_freed(rig));
+}
+
+TEST_CASE("where memory is short, an allocation takes what waits, and its stream comes after the uses of that") {
+  const auto device = Device::simulated({.device_bytes = 3 * bytes / 2, .stepped = true});
+  const Rig rig(device);
+  const Stream made_on(rig.device), other(rig.device);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, bytes);
+  rig.sim().run_all();
+  bool ran = false;
+  use_on(other, writes(*memory), [&](std::byte*, NativeStream native) {
+    const auto run = [](void* flag) { *static_cast<bool*>(flag) = true; };
+    REQUIRE(rig.backend().launch_host_function(native, run, &ran).ok());
+  });
+  memory.reset();
+  DeviceBuffer<std::byte> next(made_on, bytes);
+  bool after = false;
+  made_on.launch_host_function([&] { after = ran; });
+  rig.sim().step(made_on, 10);
+  rig.sim().run_all();
+  CHECK(after);
+  CHECK(rig.sim().device_bytes() == bytes);
+}
+
+TEST_CASE("an allocation asks for a few that wait, however many there are") {
+  const Rig rig;
+  const Stream made_on(rig.device), stuck(rig.device);
+  const Gate gate(rig, stuck);
+  for (int i = 0; i != 200; ++i) {
+    DeviceBuffer<std::byte> memory(made_on, 16);
+    use_on(stuck, writes(memory), [](std::byte*, NativeStream) {});
+  }
+  rig.sim().run_all();
+  // thole's own thread asks for all, now and then: one allocation that it does not fall into is enough.
+  std::size_t least = 200;
+  for (int i = 0; i != 1'000 && least > 8; ++i) {
+    const auto before = rig.calls(SimulatedCall::query_event);
+    const DeviceBuffer<std::byte> memory(made_on, 16);
+    least = std::min(least, rig.calls(SimulatedCall::query_event) - before);
+  }
+  CHECK(least <= 8);
+}

@@ -1,0 +1,122 @@
+// Streams fork and join in a capture: record() and wait() there are those of the capture.
+
+#include <vector>
+
+#include <thole/graph.hpp>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+}  // namespace
+
+TEST_CASE("streams that wait for an event of a capture take part in it, and are joined again") {
+  for (std::uint64_t seed = 0; seed != 20; ++seed) {
+    const Rig rig(stepped(seed));
+    const Stream stream(rig.device), left(rig.device), right(rig.device);
+    int before = 0, by_left = 0, by_right = 0, after = 0;
+    auto exec = capture(stream, [&] {
+                  stream.launch_host_function([&] { ++before; });
+                  const Event fork = stream.record();
+                  left.wait(fork);
+                  right.wait(fork);
+                  CHECK(left.capturing());
+                  left.launch_host_function([&] { by_left = before; });
+                  right.launch_host_function([&] { by_right = before; });
+                  stream.wait(left.record());
+                  stream.wait(right.record());
+                  stream.launch_host_function([&] { after = std::min(by_left, by_right); });
+                }).instantiate();
+    CHECK(!left.capturing());
+    for (int launches = 1; launches != 4; ++launches) {
+      exec.launch(stream);
+      rig.sim().run_all();
+      CHECK(after == launches);
+    }
+    left.launch_host_function([] {});  // an ordinary stream again
+    rig.sim().run_all();
+    left.synchronize();
+  }
+}
+
+TEST_CASE("what is copied in a forked stream is a use of each launch, too") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device), side(rig.device);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  auto in = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+  auto out = rig.heap.make_buffer<std::byte>(bytes);
+  rig.settle(stream);
+  auto exec = capture(stream, [&] {
+                side.wait(stream.record());
+                in.async_to_device(side, memory.span());
+                stream.wait(side.record());
+                out.async_from_device(stream, memory.span());
+              }).instantiate();
+  for (int value = 2; value != 5; ++value) {
+    fill(in, value);
+    Gate gate(rig, stream);
+    exec.launch(stream);
+    errc_text_of(in.try_borrow_mut(), Errc::in_flight);
+    errc_text_of(out.try_borrow(), Errc::in_flight);
+    gate.open();
+    rig.settle(stream);
+    CHECK(all_are(out, value));
+  }
+}
+
+TEST_CASE("a stream that is forked and never joined makes the capture fail, with a text that says so") {
+  const Rig rig;
+  const Stream stream(rig.device), side(rig.device);
+  const auto text = errc_text(
+      [&] {
+        (void)capture(stream, [&] {
+          side.wait(stream.record());
+          side.launch_host_function([] {});
+        });
+      },
+      Errc::capturing);
+  CHECK(has(text, "joined"));
+  CHECK(!stream.capturing());
+  CHECK(!side.capturing());
+}
+
+TEST_CASE("an event of a capture answers no question, during it or afterwards, and disturbs nothing") {
+  const Rig rig;
+  const Stream stream(rig.device), side(rig.device);
+  std::vector<Event> events;
+  (void)capture(stream, [&] {
+    events.push_back(stream.record());
+    errc_text_of(events[0].try_ready(), Errc::capturing);
+    errc_text([&] { events[0].synchronize(); }, Errc::capturing);
+    errc_text_of(events[0].wait_for(forever), Errc::capturing);
+    errc_text_of(stream.try_wait(side.record()), Errc::capturing);  // of outside
+    { const Event dropped = stream.record(); }
+  });
+  errc_text_of(events[0].try_ready(), Errc::capturing);
+  CHECK(has(errc_text_of(side.try_wait(events[0]), Errc::capturing), "ended"));
+  (void)capture(stream, [&] { errc_text_of(stream.try_wait(events[0]), Errc::capturing); });
+  const Stream other(rig.device);
+  (void)capture(stream, [&] {
+    const Event here = stream.record();
+    (void)capture(other, [&] { CHECK(has(errc_text_of(other.try_wait(here), Errc::capturing), "two")); });
+  });
+}
+
+TEST_CASE("what a stream had in flight before it was forked into a capture can still be waited for") {
+  const Rig rig;
+  const Stream stream(rig.device), side(rig.device);
+  DeviceBuffer<std::byte> memory(side, bytes);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  buffer.async_to_device(side, memory.span());
+  (void)capture(stream, [&] {
+    side.wait(stream.record());
+    errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+    rig.sim().run_all();
+    CHECK(buffer.try_borrow_mut().has_value());
+    stream.wait(side.record());
+  });
+}
