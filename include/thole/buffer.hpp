@@ -87,7 +87,8 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// Borrows may end on other threads.
 ///
 /// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone.
-/// Launches are not seen: synchronise with them before you borrow.
+/// Launches through <thole/graph.hpp> are uses; those that the program makes itself are not seen: name what they use
+/// (`thole::launch`), or synchronise with them before you borrow.
 template <class T>
 class PinnedBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");

@@ -57,7 +57,8 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
   /// event: it comes after the earlier uses on whatever streams that it must come after, and `borrow_mut()` afterwards
   /// waits for this launch and for nothing behind it. Returns at once. While the stream is captured itself, the launch
   /// becomes part of that graph. Throws `Error`: `borrowed` where a borrow forbids one of the uses (nothing is launched
-  /// then), `wrong_device`, `device_lost`, `moved_from`, `out_of_memory`.
+  /// then), `wrong_device` where the stream is of
+  /// another kind of device, `device_lost`, `moved_from`, `out_of_memory`.
   void launch(const StreamRef& stream) { detail::unwrap(try_launch(stream)); }
   [[nodiscard]] Result<void> try_launch(const StreamRef& stream) noexcept;
   /// The raw handle. Launches of it that the program makes itself are not seen: see `thole::launch` below.

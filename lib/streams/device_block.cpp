@@ -60,7 +60,7 @@ void keep_place(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
   if (timeline == nullptr || !timeline->is_open()) return;
   bool was_open = false;
-  if (timeline->may_capture() && reserve(block->uses, *timeline, &was_open)) {
+  if (reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->issue();
     const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);

@@ -252,10 +252,8 @@ TEST_CASE("a capture that cannot begin, or that something invalidates, is an err
   CHECK(!stream.capturing());
 }
 
-TEST_CASE("an error names the call where a graph is moved from, of another device, or of one that is lost") {
+TEST_CASE("an error names the call where a graph is moved from, or of a device that is lost") {
   Loop loop;
-  const Stream elsewhere(stepped());
-  errc_text_of(loop.exec.try_launch(elsewhere), Errc::wrong_device);
   auto graph = std::move(loop.graph);
   auto exec = std::move(loop.exec);
   CHECK(has(errc_text([&] { (void)loop.graph.instantiate(); }, Errc::moved_from), "Graph::instantiate"));

@@ -277,7 +277,7 @@ void Program::use_on() {
   }
   if (empty && !lane->capture) return;
   if (lane->capture) {
-    captured(*lane, {empty ? nullptr : target->memory, nullptr, 0, 0, 0, false});
+    captured(*lane, {empty ? nullptr : target->memory, nullptr, 0, 0, 0, false, writes});
     return;
   }
   ledger_.clean(memory);

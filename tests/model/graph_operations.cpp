@@ -8,6 +8,14 @@
 #include "program.hpp"
 
 namespace model {
+namespace {
+
+/// The node is a copy from pinned memory, or a kernel that reads it.
+bool reads_host(const Node& node) { return node.to != nullptr ? node.to_device : !node.kernel_writes; }
+/// nullptr: a kernel that uses nothing.
+const MemoryPtr& host_side(const Node& node) { return node.to != nullptr && !node.to_device ? node.to : node.from; }
+
+}  // namespace
 
 void Program::capture() {
   Lane* const lane = pick(lanes_);
@@ -42,24 +50,32 @@ void Program::launch() {
   }
   Lane* const lane = pick_lane(false);
   if (lane == nullptr || graph->executables.empty()) return;
-  // The program's own duty: the launch comes after everything that it conflicts with, and no borrow lives.
+  // Uses of pinned memory are thole's to order; of device memory, which a span may have named, the program's own duty.
+  bool borrowed = false;
   for (const Node& node : *graph->nodes) {
-    if (node.count == 0) continue;
-    if ((node.to_device ? node.to : node.from)->device != lane->device) return;
-    const Memory& host = node.to_device ? *node.from : *node.to;
-    if (host.writer || (!node.to_device && host.readers != 0)) return;
-    if (!order(*lane, *node.from, false, true) || !order(*lane, *node.to, true, true)) return;
+    if (node.from != nullptr && node.to != nullptr) {
+      if ((node.to_device ? node.to : node.from)->device != lane->device) return;
+      if (!order(*lane, node.to_device ? *node.to : *node.from, node.to_device, true)) return;
+    }
+    const Memory* const host = host_side(node).get();
+    borrowed = borrowed || (host != nullptr && (host->writer || (!reads_host(node) && host->readers != 0)));
   }
   say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));
   (void)ledger_.next_operation();
-  if (call(true, {}, [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); })) return;
+  const auto launch = [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); };
+  if (call(!borrowed, {Errc::borrowed}, launch)) return;
   const auto last = model::position_of_graph(lane->id);
   auto left = graph->nodes->size();
   for (const Node& node : *graph->nodes) {
     --left;
-    if (node.count != 0)
+    if (host_side(node) == nullptr) continue;
+    Memory& host = *host_side(node);
+    if (node.count != 0) {
       ledger_.launched(lane->id, last - std::min(last, left), node.from, node.from_offset, node.to, node.to_offset,
                        node.count, node.to_device);
+      host.uses.pop_back();
+    }
+    Ledger::note(host, {lane->id, last, !reads_host(node), true});  // the launch as a whole
   }
   std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
   graph->life->launches.push_back({lane->id, last, true, false});

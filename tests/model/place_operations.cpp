@@ -155,7 +155,15 @@ void Program::event() {
   if (lane == nullptr) return;
   if (events_.empty() || (events_.size() < 6 && chance(2))) {
     say(fmt::format("record({})", lane->id));
-    (void)call(!lane->capture, {Errc::capturing}, [&] {
+    if (lane->capture) {  // an event of the capture, which answers nothing
+      (void)call(true, {}, [&] {
+        const auto ready = lane->ref->record().try_ready();
+        if (ready || ready.error().errc() != Errc::capturing) broken("an event of a capture answers");
+      });
+      ledger_.look();
+      return;
+    }
+    (void)call(true, {}, [&] {
       auto made = lane->ref->record();
       const auto position = position_of_record(lane->id, thole::detail::HandleAccess::ticket(made)->event);
       events_.push_back({std::move(made), {lane->id, position, false, false}});

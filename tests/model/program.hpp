@@ -63,6 +63,7 @@ struct Node {
   std::size_t to_offset = 0;
   std::size_t count = 0;
   bool to_device = false;
+  bool kernel_writes = false;  // of a kernel, which has only `from`
 };
 
 struct Graph {
