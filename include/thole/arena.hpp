@@ -53,14 +53,20 @@ struct ArenaStats {
 };
 
 /// Pinned host memory that heaps share: a shared handle, cheap to copy. The memory lives until the last handle, heap,
-/// buffer and borrow on it is gone and the device has finished with it; dropping them never waits: a thread of the
-/// library's own unpins it. A forked child has none of the memory, unless the driver made it (`PinMethod::host_alloc`).
-/// A call of an arena that was moved from throws `Errc::moved_from`.
+/// buffer and borrow on it is gone and the device has finished with it; dropping them never waits. Then the memory
+/// stays pinned for the next arena of the device that is pinned in the same way, since unpinning stalls the whole
+/// process while any stream is busy; `Device::trim_pinned` unpins it, and `Device::keep_pinned` bounds it. An arena's
+/// memory is not cleared: it may hold what an earlier arena of the process held. A forked child has none of the memory,
+/// unless the driver made it (`PinMethod::host_alloc`). A call of an arena that was moved from throws
+/// `Errc::moved_from`.
 ///
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT PinnedArena {
  public:
-  /// Pins `options.bytes` now, below 512 GiB, which is what drivers register at once. Blocks for about 60 ms a GiB.
+  /// Takes memory that an earlier arena left pinned, if some fits, or pins `options.bytes` now, below 512 GiB, which is
+  /// what drivers register at once. Pinning blocks for about 60 ms a GiB. Where more stays pinned than may (see
+  /// `Device::keep_pinned`), or a limit is met, unpins what no arena has first: that waits as `trim()` does; `try_make`
+  /// never does, and says `limit`.
   /// Throws `Error`: `invalid_argument` (0 bytes, max_bytes below bytes, no such NUMA node), `out_of_memory` or `limit`
   /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
@@ -73,14 +79,16 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// Whether the address lies in this arena's memory.
   bool contains(const void* pointer) const;
   ArenaStats stats() const;
-  /// Gives back regions that the arena has grown by and that hold nothing; returns bytes. Waits for running kernels,
-  /// as `cudaHostUnregister` does.
+  /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
+  /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
+  /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister.
   std::size_t trim();
   /// Writes a picture of the arena, block by block, coloured by state, as SVG.
   void draw_svg(std::ostream& out) const;
 
  private:
   friend class PinnedHeap;
+  static Result<PinnedArena> make(const Device& device, const ArenaOptions& options, bool may_unpin) noexcept;
   explicit PinnedArena(std::shared_ptr<detail::ArenaCore> core) noexcept : core_(std::move(core)) {}
   const std::shared_ptr<detail::ArenaCore>& core(const char* call) const;  // throws `moved_from`
   std::shared_ptr<detail::ArenaCore> core_;

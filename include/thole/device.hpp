@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -27,6 +28,12 @@ struct DeviceOptions {
   /// Threads that wait for the device sleep, instead of spinning: a wait then costs no processor, and some 20 to 50 us
   /// more until the thread goes on (cudaEventBlockingSync). Waits with a timeout always sleep between looks.
   bool blocking_waits = false;
+  /// How many queues the GPU has for all streams of the process, 1 to 32 (CUDA_DEVICE_MAX_CONNECTIONS); 0: as that
+  /// variable says, or 8. Streams that share one wait for each other: with 8 connections, 19 of 40 streams behind a
+  /// stuck one held 20 of 20 unrelated ones, with 32 none. `invalid_argument` where the GPU's context exists already
+  /// with another number, since then it is too late. Sets the variable, as setenv does. A simulated device's streams
+  /// share none.
+  int connections = 0;
 };
 
 /// A shared handle to one device, cheap to copy; two handles to one GPU are equal. Streams, arenas and buffers keep
@@ -62,6 +69,18 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// The controls of a simulated device (<thole/simulation.hpp>). Throws `Error` with `Errc::invalid_argument` on a
   /// GPU.
   Simulation simulation() const;
+
+  /// Unpins what arenas that are gone have left pinned for later ones; returns bytes. While any stream of the process
+  /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
+  /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister. Throws `Error`
+  /// with `Errc::device_lost` on a device of another process.
+  std::size_t trim_pinned();
+  /// At most so many bytes stay pinned for later arenas; at first, twice as many as arenas of the device had at once.
+  /// What is above it is unpinned when a `PinnedArena` is made by its constructor and finds no such memory that is
+  /// large enough: with 0, all of it then.
+  void keep_pinned(std::size_t at_most);
+  /// Bytes that stay pinned now and that no arena has.
+  std::size_t kept_pinned() const;
 
   /// Whether a sticky error has ended the device. From then on every call that needs it says `Errc::device_lost`.
   bool lost() const;

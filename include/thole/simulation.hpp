@@ -22,8 +22,8 @@ enum class SimulatedCaptureMode { global, thread_local_, relaxed };
 using SimulatedGraph = Graph;
 
 /// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive.
-/// An "operation" is one copy, event record, event wait, host function, allocation or free in a stream; a copy moves
-/// its bytes in the moment at which it completes, never earlier.
+/// An "operation" is one copy, event record, event wait, host function, kernel (`launch`), allocation or free in a
+/// stream; a copy moves its bytes in the moment at which it completes, never earlier.
 ///
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT Simulation {
@@ -63,8 +63,19 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   /// A sticky error: nothing enqueued completes any more, blocked callers return, each call says device_lost.
   void lose_device();
 
+  /// Where the CPU may look at device memory: at the address that programs see (`DeviceSpan::native`) it can neither
+  /// read nor write, as on a GPU. A door for tests, valid until the memory is freed; work that is going on may change
+  /// what is there at any moment. nullptr: no simulated device has memory at this address.
+  template <class T>
+  T* view_of(T* device_memory) const {
+    return static_cast<T*>(view_of_memory(device_memory));
+  }
+
   /// Bytes of host memory registered or allocated through the device.
   std::size_t pinned_bytes() const;
+  /// Of them, those that arenas have: the rest stays pinned for later ones (`Device::trim_pinned`). 0 says that nothing
+  /// of any arena's is left.
+  std::size_t arena_bytes() const;
   /// Bytes of device memory allocated.
   std::size_t device_bytes() const;
   /// Events that exist, and calls made so far, for tests that count.
@@ -77,6 +88,7 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   SimulatedGraph end_capture(const StreamRef& stream);
 
  private:
+  void* view_of_memory(const void* device_memory) const;
   std::shared_ptr<detail::SimulatedBackend> backend_;
 };
 

@@ -54,6 +54,7 @@ enum class SimulatedCall {
   wait_event,
   copy,
   host_function,
+  kernel,
   retain_in_graph,
   begin_capture,
   end_capture,

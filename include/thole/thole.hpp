@@ -14,6 +14,7 @@
 #include <thole/forever.hpp>
 #include <thole/graph.hpp>
 #include <thole/heap.hpp>
+#include <thole/launch.hpp>
 #include <thole/pin_method.hpp>
 #include <thole/report.hpp>
 #include <thole/simulation.hpp>

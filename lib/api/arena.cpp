@@ -14,9 +14,13 @@ namespace thole {
 using detail::HandleAccess;
 
 PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
-    : PinnedArena(detail::unwrap(try_make(device, options))) {}
+    : PinnedArena(detail::unwrap(make(device, options, true))) {}
 
-Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptions& options) noexcept try {
+Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptions& options) noexcept {
+  return make(device, options, false);
+}
+
+Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& options, bool may_unpin) noexcept try {
   const auto invalid = [](const std::string& text) {
     return tl::unexpected(Error(Errc::invalid_argument, "PinnedArena: " + text));
   };
@@ -31,11 +35,13 @@ Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptio
   const auto& core = HandleAccess::core(device);
   if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
-  auto store = detail::Store::open(core, {.bytes = options.bytes,
-                                          .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
-                                          .region = {.pin = options.pin_method,
-                                                     .numa_node = options.numa_node.value_or(-1),
-                                                     .in_core_dumps = options.in_core_dumps}});
+  auto store = detail::Store::open(core,
+                                   {.bytes = options.bytes,
+                                    .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
+                                    .region = {.pin = options.pin_method,
+                                               .numa_node = options.numa_node.value_or(-1),
+                                               .in_core_dumps = options.in_core_dumps}},
+                                   may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
 } catch (const std::bad_alloc&) {

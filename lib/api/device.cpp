@@ -18,6 +18,7 @@
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 #include "heap/collect.hpp"
+#include "memory/pinned_pool.hpp"
 #include "streams/stream_registry.hpp"
 #ifdef THOLE_WITH_CUDA
 #include "backend/cuda/cuda_backend.hpp"
@@ -43,11 +44,16 @@ struct Gpus {
   std::map<int, std::shared_ptr<DeviceCore>> cores;
 };
 
-Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
+Result<std::shared_ptr<DeviceCore>> gpu(int ordinal, int connections) {
   auto& [mutex, cores] = detail::immortal<Gpus>();
   const std::scoped_lock lock(mutex);
-  if (const auto found = cores.find(ordinal); found != cores.end()) return found->second;
-  auto backend = detail::make_cuda_backend(ordinal);
+  if (const auto found = cores.find(ordinal); found != cores.end()) {
+    if (connections != 0)
+      if (auto set = detail::set_cuda_connections(ordinal, connections); !set)
+        return tl::unexpected(std::move(set.error()));
+    return found->second;
+  }
+  auto backend = detail::make_cuda_backend(ordinal, connections);
   if (!backend) return tl::unexpected(std::move(backend.error()));
   detail::end_background_calls_at_exit();
   return cores.emplace(ordinal, make_core(std::move(*backend))).first->second;
@@ -57,7 +63,7 @@ int gpu_count() { return detail::cuda_device_count(); }
 
 #else
 
-Result<std::shared_ptr<DeviceCore>> gpu(int ordinal) {
+Result<std::shared_ptr<DeviceCore>> gpu(int ordinal, int) {
   return tl::unexpected(Error(Errc::no_device, "Device::cuda: no GPU " + std::to_string(ordinal) +
                                                    ": thole was built without the CUDA toolkit"));
 }
@@ -130,7 +136,10 @@ Device device_named(std::string_view name, const DeviceOptions& options) {
 Device Device::cuda(int ordinal, const DeviceOptions& options) { return detail::unwrap(try_cuda(ordinal, options)); }
 
 Result<Device> Device::try_cuda(int ordinal, const DeviceOptions& options) noexcept try {
-  auto core = gpu(ordinal);
+  if (options.connections < 0 || options.connections > 32)
+    return tl::unexpected(Error(Errc::invalid_argument, "Device::cuda: " + std::to_string(options.connections) +
+                                                            " connections; there may be 1 to 32, or 0: not said"));
+  auto core = gpu(ordinal, options.connections);
   if (!core) return tl::unexpected(std::move(core.error()));
   return Device(with(std::move(*core), options));
 } catch (const std::bad_alloc&) {
@@ -165,6 +174,26 @@ Simulation Device::simulation() const {
   if (!backend->simulated())
     throw Error(Errc::invalid_argument, "Device::simulation: " + std::string(name()) + " is not a simulated device");
   return Simulation(std::static_pointer_cast<detail::SimulatedBackend>(backend));
+}
+
+std::size_t Device::trim_pinned() {
+  DeviceCore& self = core("Device::trim_pinned");
+  if (self.of_another_process()) throw self.lost_error("Device::trim_pinned");
+  detail::Status failed;
+  const std::size_t bytes = detail::unpin_kept(*self.backend, &failed);
+  if (!failed.ok()) self.keep_error(failed, "Device::trim_pinned", "unregister_host");
+  return bytes;
+}
+
+void Device::keep_pinned(std::size_t at_most) {
+  DeviceCore& self = core("Device::keep_pinned");
+  if (self.of_another_process()) throw self.lost_error("Device::keep_pinned");
+  detail::limit_kept(self.backend, at_most);
+}
+
+std::size_t Device::kept_pinned() const {
+  const DeviceCore& self = core("Device::kept_pinned");
+  return self.of_another_process() ? 0 : detail::kept_bytes(*self.backend);
 }
 
 bool Device::lost() const { return core("Device::lost").lost(); }

@@ -9,6 +9,7 @@
 #include "api/handle_access.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
+#include "memory/pinned_pool.hpp"
 
 namespace thole {
 
@@ -59,7 +60,9 @@ void Simulation::after_call(SimulatedCall call, std::function<void()> run) {
   backend_->after_call(call, std::move(run));
 }
 void Simulation::lose_device() { backend_->lose_device(); }
+void* Simulation::view_of_memory(const void* device_memory) const { return backend_->view_of(device_memory); }
 std::size_t Simulation::pinned_bytes() const { return backend_->pinned_bytes(); }
+std::size_t Simulation::arena_bytes() const { return detail::bytes_in_use(*backend_); }
 std::size_t Simulation::device_bytes() const { return backend_->device_bytes(); }
 std::size_t Simulation::live_events() const { return backend_->live_events(); }
 std::size_t Simulation::calls(SimulatedCall call) const { return backend_->calls(call); }

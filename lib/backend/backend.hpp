@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -76,8 +77,11 @@ class DeviceBackend {
   DeviceBackend() = default;
   DeviceBackend(const DeviceBackend&) = delete;
   DeviceBackend& operator=(const DeviceBackend&) = delete;
-  /// Nothing made by this backend may be alive but registered memory, which is let go.
+  /// Nothing made by this backend may be alive but registered memory and what allocate_host gave, which are let go.
   virtual ~DeviceBackend() = default;
+
+  /// What the layers above keep until the backend has let go of all memory: destroyed last.
+  std::shared_ptr<void> ends_last;
 
   // ---- Identity
   virtual bool simulated() const noexcept = 0;

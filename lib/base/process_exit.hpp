@@ -11,8 +11,8 @@ namespace thole::detail {
 /// Once a driver is loaded. Exit handlers run in the opposite order of their registration: ours before the driver's.
 void end_background_calls_at_exit() noexcept;
 
-/// What the exit handler does. Waits for calls that are going on, but not for ever: letting go of pinned memory may
-/// wait for a kernel that never ends.
+/// What the exit handler does. Waits for calls that are going on, but not for ever: making an
+/// event may wait for a kernel that never ends.
 void end_background_calls(std::chrono::milliseconds at_most) noexcept;
 
 /// A stretch in which a thread of the library's own calls a backend.

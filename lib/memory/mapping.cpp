@@ -138,12 +138,6 @@ void unmap_memory(Mapping* mapping) noexcept {
   park(mapping);
 }
 
-bool has_parked_range(std::size_t bytes) noexcept {
-  auto& parked = immortal<ParkedRanges>();
-  const std::lock_guard lock(parked.mutex);
-  return find_parked(parked, bytes) != nullptr;
-}
-
 void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept {
   madvise(data, bytes, copied ? MADV_DOFORK : MADV_DONTFORK);
 }

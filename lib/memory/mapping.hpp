@@ -1,11 +1,13 @@
 #pragma once
 
-// The only place where memory is mapped: ranges of addresses, the pages in them, and what the kernel is told of them.
+// The only place where pinned memory is mapped: ranges of addresses, the pages in them, and what the kernel is told of
+// them.
 //
 // mimalloc cannot forget an address range that it has been told of, so a range that is large enough for it is never
 // unmapped. When its arena ends, its pages go back to the system and the range is parked: the next arena that fits into
 // it uses it again. Such ranges come in powers of two, so that arenas which grow a little each time find the range of
-// the one before, and all that are parked after arenas in turn are at most four times as large as the largest arena.
+// the one before. Twice what was in use may stay pinned (pinned_pool.hpp): three ranges of each power of two, which in
+// all are at most twelve times as large as the largest arena.
 //
 // A forked child gets none of these pages: the kernel would copy every pinned page at the fork, and what a device
 // writes would go to one of the two only.
@@ -38,9 +40,6 @@ Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps);
 
 /// Gives the pages back to the system, but for the first `kept_bytes`; the range is unmapped or parked.
 void unmap_memory(Mapping* mapping) noexcept;
-
-/// Whether map_memory would find a parked range.
-bool has_parked_range(std::size_t bytes) noexcept;
 
 /// Whether forked children get a copy of these pages.
 void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept;

@@ -41,7 +41,7 @@ Result<void> touch_pages(Region& region, const RegionOptions& options) {
 }
 
 void give_back_pages(Region& region) noexcept {
-  unbind(region.data, region.bytes);
+  unbind(region.data, region.pinned_bytes);
   unmap_memory(region.mapping);
 }
 
@@ -70,21 +70,32 @@ Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_
   std::unique_ptr<Region> region(new (std::nothrow) Region);
   if (region == nullptr) return cannot_pin(Errc::out_of_memory, bytes, "no memory for the region's record");
   region->bytes = bytes;
+  region->pinned_bytes = bytes;
+  region->options = options;
   region->device = device;
   const auto pin = options.pin == PinMethod::host_alloc ? allocate_by_driver : register_pages;
   if (auto pinned = pin(*device, *region, options); !pinned) return tl::unexpected(std::move(pinned.error()));
   return region.release();
 }
 
-void unpin_region(Region* region) noexcept {
+Region* prepared_again(Region* region) noexcept {
+  if (const Mapping* const mapping = region->mapping; mapping != nullptr)
+    copy_to_children(mapping->data + mapping->kept_bytes, region->pinned_bytes - mapping->kept_bytes, false);
+  return region;
+}
+
+Status unpin_region(Region* region, DeviceBackend& backend) noexcept {
+  Status status;
   {
-    DeviceCore& device = *region->device;
-    const CaptureGuard guard(*device.backend);
-    const Status status = region->mapping == nullptr ? device.backend->free_host(region->data)
-                                                     : device.backend->unregister_host(region->data);
-    // While the runtime unloads, or when the device is lost, the registration has ended or ends with it.
-    if (!status.ok()) device.keep_error(status, "PinnedArena", "unregister_host");
+    const CaptureGuard guard(backend);
+    status = region->mapping == nullptr ? backend.free_host(region->data) : backend.unregister_host(region->data);
   }
+  // While the runtime unloads, or when the device is lost, the registration has ended or ends with it.
+  unmap_region(region);
+  return status;
+}
+
+void unmap_region(Region* region) noexcept {
   if (region->mapping != nullptr) give_back_pages(*region);
   delete region;
 }

@@ -20,6 +20,8 @@ struct RegionOptions {
   PinMethod pin = PinMethod::register_pages;
   int numa_node = -1;          ///< -1: wherever the system likes
   bool in_core_dumps = false;  ///< see ArenaOptions
+
+  friend bool operator==(const RegionOptions&, const RegionOptions&) = default;
 };
 
 /// The most that is registered at once: drivers refuse 512 GiB.
@@ -28,11 +30,13 @@ inline constexpr std::size_t largest_region = (std::size_t{512} << 30) - huge_pa
 /// One stretch of pinned memory.
 struct Region {
   std::byte* data = nullptr;           ///< where it starts
-  std::size_t bytes = 0;               ///< its length, whole pages: all of it is pinned
+  std::size_t bytes = 0;               ///< its length, whole pages
+  std::size_t pinned_bytes = 0;        ///< what is pinned from there on: at least `bytes`
+  RegionOptions options;               ///< how it is pinned
   Mapping* mapping = nullptr;          ///< the addresses that it lies in; nullptr: the driver made the memory
   std::shared_ptr<DeviceCore> device;  ///< with which it is registered
   Block* lowest = nullptr;             ///< the extent at its start (extents.hpp); the others follow by address
-  Region* next = nullptr;              ///< link of a list of regions that are to be unpinned
+  Region* next = nullptr;              ///< link of a list of regions that are let go
   Region* next_with_chunks = nullptr;  ///< link of the store's regions that mimalloc may be given parts of
 };
 
@@ -41,7 +45,14 @@ struct Region {
 /// touch memory that may be the last there is.
 Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, const RegionOptions& options);
 
-/// Gives the memory back; the Region is gone. May block until running kernels have finished (see unpinner.hpp).
-void unpin_region(Region* region) noexcept;
+/// Makes a region that an arena had before as a new one, but for what its memory holds. Returns it.
+Region* prepared_again(Region* region) noexcept;
+
+/// Unpins the memory and gives it back; the Region is gone. Blocks until running work has finished, and most calls of
+/// other threads with it (see pinned_pool.hpp). Returns what the backend said: the memory is given back all the same.
+Status unpin_region(Region* region, DeviceBackend& backend) noexcept;
+
+/// The rest of unpin_region, where the registration has ended already.
+void unmap_region(Region* region) noexcept;
 
 }  // namespace thole::detail

@@ -13,7 +13,7 @@
 #include "base/recycling_pool.hpp"
 #include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
-#include "memory/unpinner.hpp"
+#include "memory/pinned_pool.hpp"
 
 namespace thole::detail {
 
@@ -51,9 +51,9 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 
 }  // namespace
 
-Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options) {
+Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options, Unpinning unpinning) {
   if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
-  auto region = pin_region_or_wait(device, whole_pages(options.bytes), options.region);
+  auto region = obtain_region(device, whole_pages(options.bytes), options.region, unpinning);
   if (!region) return tl::unexpected(std::move(region.error()));
 
   Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
@@ -64,7 +64,7 @@ Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOption
   store->options_.bytes = whole_pages(options.bytes);
   store->options_.max_bytes = std::max(whole_pages(options.max_bytes), store->options_.bytes);
   if (!store->add_region(*region)) {
-    unpin_region(*region);
+    keep_region(*region);
     store->close();
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for its records"));
   }
@@ -153,12 +153,12 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
   auto room = [this] { return options_.max_bytes - std::min(capacity(), options_.max_bytes); };
   if (wanted > room() && wanted <= options_.max_bytes - options_.bytes) {
-    // Small regions that are empty make way for a large one; the unpinner unpins them, since that may block.
+    // Small regions that are empty make way for a large one. They stay pinned: growing must not wait.
     std::size_t ignored = 0;
     for (Region* list = take_empty_regions(&ignored); list != nullptr;) {
       Region* const region = list;
       list = region->next;
-      unpin_region_later(region);
+      keep_region(region);
     }
   }
   const std::size_t now = capacity();
@@ -168,12 +168,12 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
                                                          bytes_text(options_.max_bytes)));
   const std::size_t half = std::clamp(whole_pages(now / 2), least_growth, largest_region);
   const std::size_t step = std::min(std::max(wanted, half), room());
-  auto region = pin_region_or_wait(device_, step, options_.region);
+  auto region = obtain_region(device_, step, options_.region, Unpinning::never);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
-    region = pin_region_or_wait(device_, wanted, options_.region);
+    region = obtain_region(device_, wanted, options_.region, Unpinning::never);
   if (!region) return tl::unexpected(std::move(region.error()));
   if (!add_region(*region)) {
-    unpin_region(*region);
+    keep_region(*region);
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for the records of a new region"));
   }
   growths_.fetch_add(1, std::memory_order_release);
@@ -187,7 +187,7 @@ std::size_t Store::trim() {
     Region* const region = list;
     list = region->next;
     region->next = nullptr;
-    unpin_region(region);
+    give_back_region(region);
   }
   return bytes;
 }
@@ -202,7 +202,7 @@ void Store::close() noexcept {
     for (Region* region : regions_) {
       chunks_.remove(*region);
       extents_.remove(*region);
-      unpin_region_later(region);
+      keep_region(region);
     }
     regions_.clear();
     capacity_.store(0, std::memory_order_relaxed);

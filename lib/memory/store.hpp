@@ -15,6 +15,7 @@
 #include "blocks/block.hpp"
 #include "memory/chunks.hpp"
 #include "memory/extents.hpp"
+#include "memory/pinned_pool.hpp"
 #include "memory/region.hpp"
 
 namespace thole::detail {
@@ -53,7 +54,8 @@ class Store {
  public:
   /// Pins `options.bytes` (rounded up to pages) at once. The store keeps the device alive until it is closed and empty.
   /// Errors: limit, out_of_memory, invalid_argument, device_lost, device_error.
-  static Result<Store*> open(std::shared_ptr<DeviceCore> device, const StoreOptions& options);
+  static Result<Store*> open(std::shared_ptr<DeviceCore> device, const StoreOptions& options,
+                             Unpinning unpinning = Unpinning::if_needed);
 
   /// Up to `count` blocks of at least `bytes` (> 0) at multiples of `alignment` (a power of two, at most a page), under
   /// one lock; returns how many there are in what is pinned now. Their `data`, `capacity`, `store` are set; their uses
@@ -64,18 +66,18 @@ class Store {
   void free_batch(Block** blocks, std::size_t count) noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
-  /// and return when it has finished, but allocate and free go on meanwhile. ok, or out_of_memory / limit /
-  /// device_lost. `seen_growths`: growths() as read before the allocation failed; if the arena has grown since, returns
-  /// ok at once.
+  /// and return when it has finished, but allocate and free go on meanwhile. Unpins nothing. ok, or out_of_memory /
+  /// limit / device_lost. `seen_growths`: growths() as read before the allocation failed; if the arena has grown since,
+  /// returns ok at once.
   Result<void> grow(std::size_t bytes, std::size_t seen_growths);
   std::size_t growths() const noexcept { return growths_.load(std::memory_order_acquire); }
 
-  /// Lets go of regions with nothing in them, down to StoreOptions::bytes. Returns bytes. Unpinning may block.
+  /// Unpins regions with nothing in them, down to StoreOptions::bytes. Returns bytes. Waits for running work.
   std::size_t trim();
 
-  /// No handle is left and every block is back: gives all memory back (the unpinner thread unpins, since that may
-  /// block) and recycles the Store object. Called once per open, by one thread. In a forked child it does nothing: the
-  /// memory is the parent's.
+  /// No handle is left and every block is back: lets go of all regions, which stay pinned (pinned_pool.hpp), and
+  /// recycles the Store object. Called once per open, by one thread. In a forked child it does nothing: the memory is
+  /// the parent's.
   void close() noexcept;
 
   /// Bytes pinned now. Lock-free.

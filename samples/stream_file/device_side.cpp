@@ -29,12 +29,11 @@ thole::DeviceBuffer<unsigned char> allocate(const thole::Stream& stream, std::ui
 }
 
 #ifdef THOLE_SAMPLE_HAS_KERNEL
-void launch_kernels(const thole::StreamRef& stream, thole::DeviceSpan<const unsigned char> bytes,
-                    std::uint64_t position, unsigned long long* counters, Check check) {
-  const int gpu = stream.device().ordinal();
-  const char* wrong = launch_piece_sum(gpu, stream.native(), bytes.native(), bytes.size(), position, counters);
+void launch_kernels(int gpu, thole::NativeStream stream, gsl::span<const unsigned char> bytes, std::uint64_t position,
+                    unsigned long long* counters, Check check) {
+  const char* wrong = launch_piece_sum(gpu, stream, bytes.data(), bytes.size(), position, counters);
   if (wrong == nullptr && check == Check::full)
-    wrong = launch_byte_histogram(gpu, stream.native(), bytes.native(), bytes.size(), counters + 1);
+    wrong = launch_byte_histogram(gpu, stream, bytes.data(), bytes.size(), counters + 1);
   if (wrong != nullptr) throw std::runtime_error(std::string("the check's kernel could not be started: ") + wrong);
 }
 #endif
@@ -57,7 +56,7 @@ std::uint64_t DeviceSide::limit(std::uint64_t wanted, const thole::Device& devic
 
 const char* DeviceSide::method(const thole::Device& device) {
   if (!can_check(device)) return "nothing: built without nvcc";
-  return device.backend() == thole::Backend::simulated ? "a host function in the stream" : "a kernel on the GPU";
+  return device.backend() == thole::Backend::simulated ? "a function for the CPU in the stream" : "a kernel on the GPU";
 }
 
 DeviceSide::DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, const Feed& feed, std::uint64_t limit)
@@ -97,7 +96,8 @@ void DeviceSide::start_checks(Check check) {
 #ifdef THOLE_SAMPLE_HAS_KERNEL
   // The first launch of a kernel loads it, which is not what the job measures.
   if (stream_.device().backend() == thole::Backend::cuda)
-    launch_kernels(stream_, std::as_const(memory_).span().subspan(0, 1), 0, counters_.span().native(), plan_.check);
+    launch_kernels(stream_.device().ordinal(), stream_.native(), {memory_.span().native(), 1}, 0,
+                   counters_.span().native(), plan_.check);
 #endif
   auto zeros = host_counters();
   std::fill_n(zeros.borrow_mut().begin(), counters_.size(), 0ULL);
@@ -109,20 +109,24 @@ void DeviceSide::look_at(std::size_t lane, const thole::StreamRef& stream, thole
                          std::uint64_t position) {
   const Check check = plan_.check;
   if (check == Check::none) return;
-  unsigned long long* const counters = counters_.span().native() + lane * counters_of_a_lane;
-  if (stream.device().backend() == thole::Backend::simulated) {
-    // A simulated device's memory is ordinary memory that only work in its streams may touch, as here.
-    stream.launch_host_function([bytes, position, counters, check] {
-      Findings found;
-      found.look_at({bytes.native(), bytes.size()}, position, check);
-      counters[0] += found.sum;
-      std::transform(found.histogram.begin(), found.histogram.end(), counters + 1, counters + 1, std::plus<>());
-    });
-    return;
-  }
+  // Not as a part of `counters_`'s span, as in place(): each lane has counters of its own.
+  const auto counters = thole::DeviceSpan<unsigned long long>::from_native(
+      stream.device(), counters_.span().native() + lane * counters_of_a_lane, counters_of_a_lane);
+  thole::launch(
+      stream, thole::reads(bytes), thole::writes(counters),
+      [&]([[maybe_unused]] const unsigned char* data, [[maybe_unused]] unsigned long long* found,
+          [[maybe_unused]] thole::NativeStream native) {
 #ifdef THOLE_SAMPLE_HAS_KERNEL
-  launch_kernels(stream, bytes, position, counters, check);
+        launch_kernels(stream.device().ordinal(), native, {data, bytes.size()}, position, found, check);
 #endif
+      },
+      [position, check](gsl::span<const unsigned char> data, gsl::span<unsigned long long> sums) {
+        Findings found;
+        found.look_at({data.data(), data.size()}, position, check);
+        sums[0] += found.sum;
+        std::transform(found.histogram.begin(), found.histogram.end(), sums.begin() + 1, sums.begin() + 1,
+                       std::plus<>());
+      });
 }
 
 Findings DeviceSide::findings() {

@@ -1,7 +1,9 @@
 // Pinned host memory and device memory.
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "contract.hpp"
@@ -62,6 +64,25 @@ CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves it
   CHECK(data == &mark);
   const OnDevice small(backend, bytes, stream);  // and the next one that fits succeeds
   CHECK(small.data() != nullptr);
+}
+
+CONTRACT_CASE("the CPU can neither read nor write device memory") {
+  const TestStream stream(backend);
+  const OnDevice device(backend, bytes, stream);
+  stream.synchronize();
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  for (const std::size_t at : {std::size_t{0}, bytes / 2, bytes - 1}) {
+    CHECK(write(ends[1], device.data() + at, 1) == -1);  // the system reads it for us, and does not crash
+    CHECK(errno == EFAULT);
+    CHECK(write(ends[1], "x", 1) == 1);
+    CHECK(read(ends[0], device.data() + at, 1) == -1);
+    CHECK(errno == EFAULT);
+    char byte = 0;
+    CHECK(read(ends[0], &byte, 1) == 1);
+  }
+  close(ends[0]);
+  close(ends[1]);
 }
 
 CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting") {

@@ -1,7 +1,9 @@
 // What only the simulated device does: limits, calls that fail when asked to, illegal accesses, a device that is lost.
 
+#include <atomic>
 #include <functional>
 #include <thread>
+#include <vector>
 
 #include "backend/simulated/backend.hpp"
 #include "contract.hpp"
@@ -153,7 +155,7 @@ TEST_CASE("device memory is poisoned when it is freed") {
   CONTRACT_OK(backend, free_device(data, stream));
   backend.run_all();
   CONTRACT_OK(backend, allocate_device(bytes, stream, &again));
-  CHECK(*static_cast<unsigned char*>(again) == 0xdb);
+  CHECK(*static_cast<unsigned char*>(backend.view_of(again)) == 0xdb);
   CONTRACT_OK(backend, free_device(again, stream));
   backend.run_all();
 }
@@ -200,7 +202,7 @@ TEST_CASE("a copy that runs after its memory was unpinned, or before it was allo
   }
 }
 
-TEST_CASE("on a device that runs by itself unpinning waits for the copies that use the memory") {
+TEST_CASE("on a device that runs by itself unpinning waits for the work that is running") {
   SimulatedBackend backend({});
   const Pages pages(Pages::page);
   const TestStream stream(backend);
@@ -215,6 +217,54 @@ TEST_CASE("on a device that runs by itself unpinning waits for the copies that u
   other.join();
   CHECK(status.ok());
   CHECK(!lost(backend));
+}
+
+TEST_CASE("while memory is unpinned beside a held stream, calls wait on every thread; queries and waits go on") {
+  SimulatedBackend backend({});
+  const Pages pages(Pages::page);  // which no operation uses
+  CONTRACT_OK(backend, register_host(pages.data(), Pages::page));
+  const TestStream stuck(backend);
+  const TestStream other(backend);
+  const TestEvent event(backend);
+  const OnDevice device(backend, Pages::page, other);
+  const Pinned host(backend, Pages::page);
+  Count count;
+  CONTRACT_OK(backend, record_event(event, other));
+  other.synchronize();
+  backend.hold(stuck);
+  CONTRACT_OK(backend, launch_host_function(stuck, &Count::add, &count));
+  std::atomic<std::size_t> returned{0};
+  std::vector<std::thread> threads;
+  const auto begin = [&](auto call) {
+    threads.emplace_back([&returned, call] {
+      CHECK(call().ok());
+      ++returned;
+    });
+    while (backend.blocked_callers() != threads.size()) std::this_thread::yield();
+  };
+  begin([&] { return backend.unregister_host(pages.data()); });
+  EventHandle made_event = nullptr;
+  StreamHandle made_stream = nullptr;
+  void* allocated = nullptr;
+  const Pages more(Pages::page);
+  begin([&] { return backend.copy(device.data(), host.data(), Pages::page, CopyKind::host_to_device, other); });
+  begin([&] { return backend.record_event(event, other); });
+  begin([&] { return backend.create_event(&made_event); });
+  begin([&] { return backend.create_stream(&made_stream); });
+  begin([&] { return backend.register_host(more.data(), Pages::page); });
+  begin([&] { return backend.allocate_host(Pages::page, &allocated); });
+  CONTRACT_OK(backend, query_event(event));
+  CONTRACT_OK(backend, synchronize_event(event));
+  CONTRACT_OK(backend, synchronize_stream(other));
+  CHECK(!other.capture().graph);
+  CHECK(returned == 0);
+  backend.release(stuck);
+  for (std::thread& thread : threads) thread.join();
+  CHECK(returned == threads.size());
+  CONTRACT_OK(backend, destroy_event(made_event));
+  CONTRACT_OK(backend, destroy_stream(made_stream));
+  CONTRACT_OK(backend, unregister_host(more.data()));
+  CONTRACT_OK(backend, free_host(allocated));
 }
 
 TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go of what is destroyed") {

@@ -345,7 +345,6 @@ TEST_CASE("a child that is forked in the middle of any call drops what it has in
       auto graph = device.simulation().end_capture(stream);
       graph.instantiate().launch(stream);
     }
-    detail::finish_unpinning();
     device.simulation().before_call(static_cast<SimulatedCall>(kind), nullptr);
     CHECK(failed == 0);
     met += forked;

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "../support/rig.hpp"
-#include "memory/unpinner.hpp"
 
 using namespace support;
 
@@ -68,8 +67,7 @@ void nothing_is_left(Simulation sim, const PinnedHeap* collector = nullptr) {
   until([&] {
     sim.run_all();
     if (collector != nullptr) collector->collect();
-    detail::finish_unpinning();
-    return sim.pinned_bytes() == own && sim.device_bytes() == 0;
+    return sim.arena_bytes() == own && sim.device_bytes() == 0;
   });
 }
 
@@ -113,7 +111,7 @@ TEST_CASE("the last handle of a device may go while its copies are in flight") {
     device.reset();
     for (const std::size_t which : order) world.drop(which);
     CHECK(sim.pending() != 0);
-    CHECK(sim.pinned_bytes() == 256 * KiB);  // what a copy still needs is there
+    CHECK(sim.arena_bytes() == 256 * KiB);  // what a copy still needs is there
     nothing_is_left(sim);
   }
 }
@@ -212,10 +210,8 @@ TEST_CASE("an arena whose handles are gone keeps its memory for the borrow that 
   auto sim = device.simulation();
   auto borrow =
       PinnedHeap(PinnedArena(device, {.bytes = 64 * KiB})).make_buffer<std::byte>(64 * KiB, std::byte{9}).borrow();
-  detail::finish_unpinning();
-  CHECK(sim.pinned_bytes() == 64 * KiB);
+  CHECK(sim.arena_bytes() == 64 * KiB);
   CHECK(all_are(borrow.data(), borrow.size(), 9));
   { const auto gone = std::move(borrow); }
-  detail::finish_unpinning();
-  CHECK(sim.pinned_bytes() == 0);
+  CHECK(sim.arena_bytes() == 0);
 }

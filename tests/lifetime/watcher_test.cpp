@@ -13,7 +13,7 @@ constexpr std::size_t bytes = 64 * KiB;
 
 /// Until nothing of the device's is pinned, and nobody makes a call of thole's meanwhile.
 void until_unpinned(const Device& device) {
-  until([&] { return device.simulation().pinned_bytes() == 0; });
+  until([&] { return device.simulation().arena_bytes() == 0; });
 }
 
 }  // namespace
@@ -31,11 +31,11 @@ TEST_CASE("blocks in flight in a stream of another device come back after their 
       target.reset();
       stream.reset();
     }
-    CHECK(near.simulation().pinned_bytes() == MiB);
+    CHECK(near.simulation().arena_bytes() == MiB);
     far.simulation().run_all();
     until([&] {
       far.simulation().run_all();  // an event that is recorded only now
-      return near.simulation().pinned_bytes() == 0;
+      return near.simulation().arena_bytes() == 0;
     });
   }
 }
@@ -55,11 +55,11 @@ TEST_CASE("blocks in flight on two devices come back when both are done, after t
     const auto& early = near_first ? near : far;
     const auto& late = near_first ? far : near;
     for (int i = 0; i != 3; ++i) early.simulation().run_all();
-    CHECK(near.simulation().pinned_bytes() == MiB);
+    CHECK(near.simulation().arena_bytes() == MiB);
     until([&] {
       early.simulation().run_all();
       late.simulation().run_all();
-      return near.simulation().pinned_bytes() == 0;
+      return near.simulation().arena_bytes() == 0;
     });
   }
 }
@@ -81,9 +81,9 @@ TEST_CASE("a block that a graph lets go of comes back though nobody comes any mo
         graph = capturing.simulation().end_capture(stream);
       }
       if (in_flight) graph->instantiate().launch(stream);
-      CHECK(device.simulation().pinned_bytes() == MiB);
+      CHECK(device.simulation().arena_bytes() == MiB);
       graph.reset();
-      if (in_flight) CHECK(device.simulation().pinned_bytes() == MiB);
+      if (in_flight) CHECK(device.simulation().arena_bytes() == MiB);
       capturing.simulation().run_all();
       until_unpinned(device);
     }
@@ -138,7 +138,7 @@ TEST_CASE("a stream whose last event is refused twice gives back the blocks that
   }
   until([&] {
     sim.run_all();
-    return sim.pinned_bytes() == 0 && sim.device_bytes() == 0;
+    return sim.arena_bytes() == 0 && sim.device_bytes() == 0;
   });
 }
 

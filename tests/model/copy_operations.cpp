@@ -56,6 +56,7 @@ void Program::enqueued(Lane& lane, const Node& node, bool tracked_device) {
 MemoryPtr Program::device_memory(thole::DeviceBuffer<Word>& buffer, const Lane& lane) {
   auto memory = std::make_shared<Memory>();
   memory->data = buffer.span().native();
+  memory->view = device(lane).simulation().view_of(memory->data);
   memory->count = buffer.size();
   memory->content.resize(buffer.size());
   memory->known = buffer.size() == 0;
@@ -298,7 +299,7 @@ void Program::host_function() {
   if (looks) kernel.content = std::make_shared<const Content>(target->memory->content);
   const auto before = model::enqueued(lane->id);
   const auto failed = call(true, {}, [&] {
-    lane->ref->launch_host_function([self = &kernel, data = looks ? target->memory->data : nullptr] {
+    lane->ref->launch_host_function([self = &kernel, data = looks ? target->memory->seen() : nullptr] {
       self->ran = true;
       if (data == nullptr) return;
       const auto wrong = difference(data, self->content->data(), self->content->size());

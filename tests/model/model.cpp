@@ -47,7 +47,7 @@ void Ledger::look(const void* skip, std::size_t bytes) {
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
     if (copy.to_device && !still.device_memory_exists(data, size)) continue;  // freed since, in the same call
     if (!copy.to_device && watched_ && !held(*copy.destination)) continue;
-    const auto wrong = difference(data, copy.expected->data(), copy.expected->size());
+    const auto wrong = difference(copy.destination->seen() + copy.offset, copy.expected->data(), copy.expected->size());
     if (!wrong.empty())
       broken(fmt::format("the copy of operation {} in stream {} {} {} moved a wrong payload: {}", copy.operation,
                          copy.stream, copy.to_device ? "to the device," : "to the host,",

@@ -54,7 +54,9 @@ struct Memory {
   // Device memory alone.
   std::uint64_t made_on = 0;  // a stream; 0: in a capture
   std::size_t device = 0;
+  const Word* view = nullptr;  // where the CPU may look at it
 
+  const Word* seen() const { return view != nullptr ? view : data; }
   std::size_t bytes() const { return count * sizeof(Word); }
   bool overlaps(const void* from, std::size_t size) const;
 };

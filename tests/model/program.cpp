@@ -6,8 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "memory/unpinner.hpp"
-
 namespace model {
 
 Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), seed_(seed), operations_(operations) {
@@ -219,8 +217,7 @@ void Program::all_back() {
   arenas_.clear();
   heaps_.clear();
   if (!exact) return;  // a thread of the library's own may still hold some of it
-  thole::detail::finish_unpinning();
-  if (const auto bytes = devices_[0].simulation().pinned_bytes(); bytes != 0)
+  if (const auto bytes = devices_[0].simulation().arena_bytes(); bytes != 0)
     broken(fmt::format("{} bytes are still pinned when everything is gone", bytes));
 }
 

@@ -15,7 +15,6 @@
 #include <fmt/format.h>
 #include <thole/thole.hpp>
 
-#include "memory/unpinner.hpp"
 #include "model.hpp"
 
 namespace model {
@@ -151,8 +150,8 @@ class Worker {
     auto& there = stream();
     auto memory = parcel.buffer->async_to_device(there);
     if (below(3) == 0)
-      there.launch_host_function([&shared = shared_, data = memory.span().native(), count = memory.size(),
-                                  pattern = parcel.pattern, alive = &functions_] {
+      there.launch_host_function([&shared = shared_, data = shared_.device.simulation().view_of(memory.span().native()),
+                                  count = memory.size(), pattern = parcel.pattern, alive = &functions_] {
         if (!holds(data, count, pattern)) shared.fail("a host function behind a copy saw a wrong payload");
         alive->fetch_add(1, std::memory_order_relaxed);
       });

@@ -16,7 +16,6 @@
 #include <thole/thole.hpp>
 
 #include "api/handle_access.hpp"
-#include "memory/unpinner.hpp"
 
 namespace support {
 
@@ -66,15 +65,13 @@ struct Rig {
   PinnedHeap heap;
 };
 
-/// Nothing that is enqueued behind it happens before it is opened. One at a time where it is a GPU's, and nothing is
-/// being unpinned meanwhile: cudaHostUnregister would wait for the gate, and may keep this thread's calls waiting.
+/// Nothing that is enqueued behind it happens before it is opened. One at a time where it is a GPU's.
 class Gate {
  public:
   Gate(const Rig& rig, const StreamRef& stream) : rig_(rig), stream_(stream) {
     if (rig.simulated()) {
       rig.sim().hold(stream);
     } else {
-      detail::finish_unpinning();
       stream.launch_host_function([opened = opened_] { opened->wait(false, std::memory_order_acquire); });
     }
   }

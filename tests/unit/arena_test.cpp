@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "memory/unpinner.hpp"
 #include "support/rig.hpp"
 
 using namespace support;
@@ -37,8 +36,7 @@ TEST_CASE("an arena larger than the machine is an error with the number, and lea
   const bool right = made.error().errc() == Errc::limit || made.error().errc() == Errc::out_of_memory;
   CHECK(right);
   CHECK(has(made.error().what(), std::to_string(bytes)));
-  detail::finish_unpinning();
-  CHECK(device.simulation().pinned_bytes() == 0);
+  CHECK(device.simulation().arena_bytes() == 0);
   CHECK(PinnedArena(device, {.bytes = MiB}).capacity() == MiB);
 }
 

@@ -304,7 +304,9 @@ int cuda_device_count() noexcept {
   return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
 }
 
-Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal) {
+Result<void> set_cuda_connections(int ordinal, int connections) { return set_connections(ordinal, connections); }
+
+Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections) {
   const auto refused = [ordinal](Errc code, const std::string& why) {
     return tl::unexpected(Error(code, "Device::cuda(" + std::to_string(ordinal) + "): " + why));
   };
@@ -312,6 +314,8 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal) {
     return refused(Errc::no_device, "this process is a fork of one that has used CUDA, and cannot use it itself");
   if (const int count = cuda_device_count(); ordinal < 0 || ordinal >= count)
     return refused(Errc::no_device, "there is no GPU with this ordinal; CUDA finds " + std::to_string(count));
+  if (connections != 0)
+    if (auto set = set_connections(ordinal, connections); !set) return tl::unexpected(std::move(set.error()));
   auto context = retain_primary_context(ordinal);
   if (!context) return tl::unexpected(std::move(context.error()));
   const CurrentContext current(*context);

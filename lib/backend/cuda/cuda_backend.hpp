@@ -13,8 +13,12 @@ namespace thole::detail {
 /// How many GPUs answer; 0 where there is no driver, and in a forked child of a process that has used CUDA.
 int cuda_device_count() noexcept;
 
+/// Asks for so many connections (DeviceOptions) of a device that make_cuda_backend has made, or will make. Errors:
+/// invalid_argument where it is too late.
+Result<void> set_cuda_connections(int ordinal, int connections);
+
 /// Initialises the device's primary context, which may take a second, and no other device's. Errors: no_device,
 /// device_error, device_lost.
-Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal);
+Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections = 0);
 
 }  // namespace thole::detail

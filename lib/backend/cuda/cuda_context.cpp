@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 
 #include <cudaTypedefs.h>
@@ -17,6 +18,7 @@ namespace {
 struct Driver {
   PFN_cuDeviceGet_v2000 get_device = nullptr;
   PFN_cuDevicePrimaryCtxRetain_v7000 retain = nullptr;
+  PFN_cuDevicePrimaryCtxGetState_v7000 state = nullptr;
   PFN_cuCtxGetCurrent_v4000 current = nullptr;
   PFN_cuCtxPushCurrent_v4000 push = nullptr;
   PFN_cuCtxPopCurrent_v4000 pop = nullptr;
@@ -47,6 +49,7 @@ const Driver& driver() noexcept {
     Driver driver;
     find(driver, driver.get_device, "cuDeviceGet", 2000);
     find(driver, driver.retain, "cuDevicePrimaryCtxRetain", 7000);
+    find(driver, driver.state, "cuDevicePrimaryCtxGetState", 7000);
     find(driver, driver.current, "cuCtxGetCurrent", 4000);
     find(driver, driver.push, "cuCtxPushCurrent", 4000);
     find(driver, driver.pop, "cuCtxPopCurrent", 4000);
@@ -77,6 +80,30 @@ Result<CUcontext> retain_primary_context(int ordinal) {
   if (const CUresult error = driver().retain(&context, device); error != CUDA_SUCCESS)
     return failed("cuDevicePrimaryCtxRetain failed: error " + std::to_string(error));
   return context;
+}
+
+Result<void> set_connections(int ordinal, int connections) {
+  constexpr const char* variable = "CUDA_DEVICE_MAX_CONNECTIONS";
+  const auto failed = [ordinal](Errc code, const std::string& what) {
+    return tl::unexpected(Error(code, "Device::cuda(" + std::to_string(ordinal) + "): " + what));
+  };
+  const std::string wanted = std::to_string(connections);
+  if (const char* const now = std::getenv(variable); now != nullptr && wanted == now) return {};
+  if (driver().missing != nullptr)
+    return failed(Errc::device_error, std::string("the driver has no ") + driver().missing);
+  CUdevice device = 0;
+  unsigned flags = 0;
+  int active = 0;
+  CUresult error = driver().get_device(&device, ordinal);
+  if (error == CUDA_SUCCESS) error = driver().state(device, &flags, &active);
+  if (error != CUDA_SUCCESS)
+    return failed(Errc::device_error, "cuDevicePrimaryCtxGetState failed: error " + std::to_string(error));
+  if (active != 0)
+    return failed(Errc::invalid_argument, wanted + " connections come too late: the GPU's context exists, and takes " +
+                                              variable + " as it was when it was made");
+  if (setenv(variable, wanted.c_str(), 1) != 0)
+    return failed(Errc::out_of_memory, "no memory for " + wanted + " connections");
+  return {};
 }
 
 CUcontext context_of(CUstream stream) noexcept {

@@ -16,6 +16,10 @@ bool may_call_cuda() noexcept;
 /// Retains the GPU's primary context, which may take a second. It is never let go of.
 Result<CUcontext> retain_primary_context(int ordinal);
 
+/// Sets how many connections the GPU's context will have (CUDA_DEVICE_MAX_CONNECTIONS). Errors: invalid_argument where
+/// the context exists already with another number.
+Result<void> set_connections(int ordinal, int connections);
+
 /// The context that the stream, not a default one, belongs to; nullptr where the driver does not know the stream.
 CUcontext context_of(CUstream stream) noexcept;
 

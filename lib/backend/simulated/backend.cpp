@@ -24,6 +24,19 @@ StreamPtr make_stream(SimulatedDevice& device) {
   return stream;
 }
 
+/// What stream handles are: no address that any processor has, so that code which takes one for CUDA's ends at once.
+constexpr std::uintptr_t first_handle = 0xdead'0000'0000'0000;
+constexpr std::uintptr_t handle_step = 16;
+
+StreamHandle handle_of(std::size_t slot) { return reinterpret_cast<StreamHandle>(first_handle + slot * handle_step); }
+
+/// The slot of the handle, or nullptr.
+StreamSlot* find_slot(StreamHandle handle) {
+  const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(handle) - first_handle;
+  auto& slots = machine().slots;
+  return offset % handle_step == 0 && offset / handle_step < slots.size() ? &slots[offset / handle_step] : nullptr;
+}
+
 StreamPtr find_stream(SimulatedDevice& device, StreamHandle handle) {
   const auto made = [&](StreamPtr& stream) -> StreamPtr& {
     if (stream == nullptr) stream = make_stream(device);
@@ -35,9 +48,8 @@ StreamPtr find_stream(SimulatedDevice& device, StreamHandle handle) {
     stream->per_thread = true;
     return stream;
   }
-  if (!machine().slot_handles.contains(handle)) return nullptr;
-  const auto& stream = static_cast<StreamSlot*>(handle)->stream;
-  return stream != nullptr && stream->device != nullptr ? stream : nullptr;
+  const StreamSlot* const slot = find_slot(handle);
+  return slot != nullptr && slot->stream != nullptr && slot->stream->device != nullptr ? slot->stream : nullptr;
 }
 
 SimulatedEvent* find_event(EventHandle handle) {
@@ -74,15 +86,15 @@ Status SimulatedBackend::create_stream(StreamHandle* stream, int priority) noexc
   return call(*device_, SimulatedCall::create_stream, [&](Lock&) -> Status {
     Machine& all = machine();
     if (all.free_slots.empty()) {
-      StreamSlot* slot = &all.slots.emplace_back();
-      all.slot_handles.insert(slot);
-      all.free_slots.push_back(slot);
+      all.slots.emplace_back();
+      all.free_slots.push_back(handle_of(all.slots.size() - 1));
     }
-    StreamSlot* slot = all.free_slots.back();
-    slot->stream = make_stream(*device_);
-    slot->stream->priority = std::clamp(priority, first, 0);
+    const StreamHandle handle = all.free_slots.back();
+    const StreamPtr made = make_stream(*device_);
+    made->priority = std::clamp(priority, first, 0);
+    find_slot(handle)->stream = made;
     all.free_slots.pop_back();
-    *stream = slot;
+    *stream = handle;
     return {};
   });
 }
@@ -92,12 +104,11 @@ Status SimulatedBackend::destroy_stream(StreamHandle handle) noexcept {
   return call(
       *device_, SimulatedCall::destroy_stream,
       [&](Lock&) -> Status {
-        if (!machine().slot_handles.contains(handle)) return refuse(Refusal::invalid_handle);
-        auto* slot = static_cast<StreamSlot*>(handle);
-        if (slot->stream == nullptr) return refuse(Refusal::invalid_handle);
+        StreamSlot* const slot = find_slot(handle);
+        if (slot == nullptr || slot->stream == nullptr) return refuse(Refusal::invalid_handle);
         const auto stream = std::move(slot->stream);
         slot->stream = nullptr;
-        machine().free_slots.push_back(slot);
+        machine().free_slots.push_back(handle);
         if (stream->device == nullptr) return {};
         if (const auto capture = stream->capture) {
           if (capture->origin == stream) {

@@ -1,7 +1,7 @@
 #pragma once
 
 // The simulated device behind the seam. Nothing here touches a GPU; everything really happens, in host memory.
-// Defined in: backend.cpp, controls.cpp, graph_calls.cpp, memory_calls.cpp
+// Defined in: backend.cpp, controls.cpp, graph_calls.cpp, kernel.cpp, memory_calls.cpp
 
 #include <chrono>
 #include <cstddef>
@@ -19,7 +19,6 @@ namespace simulated {
 struct SimulatedDevice;
 }
 
-// Defined in: backend.cpp, memory_calls.cpp, graph_calls.cpp, controls.cpp.
 class SimulatedBackend final : public DeviceBackend {
  public:
   explicit SimulatedBackend(const SimulationOptions& options);
@@ -32,8 +31,9 @@ class SimulatedBackend final : public DeviceBackend {
   std::string describe(Status status) const override;
 
   Status register_host(void* data, std::size_t bytes) noexcept override;
-  /// On a device that runs by itself this waits for every operation on the memory, as CUDA does; on a stepped one only
-  /// for those that run at the moment: one that runs later loses the device with an illegal access.
+  /// On a device that runs by itself this waits for all running work, as CUDA does, and meanwhile other calls do; on a
+  /// stepped one only for the operations that touch the memory at the moment: one that runs later loses the device with
+  /// an illegal access.
   Status unregister_host(void* data) noexcept override;
   Status allocate_host(std::size_t bytes, void** data) noexcept override;
   Status free_host(void* data) noexcept override;
@@ -73,6 +73,17 @@ class SimulatedBackend final : public DeviceBackend {
   Status destroy_graph(GraphHandle graph) noexcept override;
   Status destroy_graph_exec(GraphExecHandle exec) noexcept override;
 
+  /// A piece of memory that a kernel uses; 0 bytes: none.
+  struct KernelUse {
+    void* data;
+    std::size_t bytes;
+    bool writes;
+  };
+  /// Enqueues `run(function, places)`, which gets one place for each use: pinned memory as it is, device memory at an
+  /// address that is good while it runs. Stands for a kernel of the program's: needs a CPU. `run` must not throw.
+  Status launch_kernel(StreamHandle stream, const KernelUse* uses, std::size_t count,
+                       void (*run)(void* function, void* const* places), std::shared_ptr<void> function) noexcept;
+
   // ---- Controls: what class Simulation (<thole/simulation.hpp>) says of them. A stream that does not exist is
   // ignored.
   void hold(StreamHandle stream);
@@ -88,6 +99,7 @@ class SimulatedBackend final : public DeviceBackend {
   void before_call(SimulatedCall call, std::function<void()> run);
   void after_call(SimulatedCall call, std::function<void()> run);
   void lose_device();
+  void* view_of(const void* device_memory) const;
   std::size_t pinned_bytes() const;
   std::size_t device_bytes() const;
   std::size_t live_events() const;

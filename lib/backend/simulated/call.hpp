@@ -39,6 +39,21 @@ inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
   return refuse(memory ? Refusal::out_of_memory : Refusal::requested);
 }
 
+/// Whether the call takes the lock that unpinning holds while it waits for running work.
+constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
+  switch (kind) {
+    case SimulatedCall::query_event:
+    case SimulatedCall::synchronize_event:
+    case SimulatedCall::synchronize_stream:
+    case SimulatedCall::capture_info:
+    case SimulatedCall::stream_id:
+    case SimulatedCall::check_stream:
+      return false;
+    default:
+      return true;
+  }
+}
+
 /// One call of the seam: runs `f(lock)` with the machine locked, and around it what a test asked for. The machine's own
 /// lack of memory becomes a Status.
 template <class F>
@@ -54,6 +69,7 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
       before();
       lock.lock();
     }
+    if (takes_driver_lock(kind)) wait_while_unpinning(lock, device);
     Status status = requested(device, kind);
     if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
     const bool was_lost = device.lost;
@@ -82,8 +98,8 @@ inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
   }
   const bool enqueues = kind == SimulatedCall::copy || kind == SimulatedCall::record_event ||
                         kind == SimulatedCall::wait_event || kind == SimulatedCall::host_function ||
-                        kind == SimulatedCall::launch_graph || kind == SimulatedCall::allocate_device ||
-                        kind == SimulatedCall::free_device;
+                        kind == SimulatedCall::kernel || kind == SimulatedCall::launch_graph ||
+                        kind == SimulatedCall::allocate_device || kind == SimulatedCall::free_device;
   if (stream->capture || (!enqueues && kind != SimulatedCall::synchronize_stream)) return {};
   if (enqueues && !wait_for_room(lock, stream)) return refuse(Refusal::lost);
   order_default_streams(stream);

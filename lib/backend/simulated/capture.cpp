@@ -1,6 +1,7 @@
 #include "backend/simulated/capture.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "backend/simulated/run.hpp"
 
@@ -31,27 +32,59 @@ bool joined(const Capture& capture) {
   });
 }
 
-/// The nodes in one of the orders that respect all dependencies: branches run beside each other, so that any of them
-/// may come first. The seed picks.
-std::vector<const Node*> pick_order(const Graph& graph, std::mt19937_64& random) {
-  std::map<std::uint64_t, std::deque<const Node*>> branches;
-  for (const Node& node : graph.nodes) branches[node.stream].push_back(&node);
+/// A node of a graph, or one of the parts that its bytes are moved in.
+struct Step {
+  const Node* node;
+  std::vector<std::size_t> parts{0};  // that are left to be moved: the last is the next
+  std::size_t of = 1;
+
+  Operation operation() const {
+    Operation made = node->operation;
+    if (of == 1) return made;
+    const std::size_t from = made.bytes * parts.back() / of;
+    made.destination = static_cast<std::byte*>(made.destination) + from;
+    made.source = static_cast<const std::byte*>(made.source) + from;
+    made.bytes = made.bytes * (parts.back() + 1) / of - from;
+    return made;
+  }
+};
+
+void split(Step& step, std::mt19937_64& random, std::size_t most_parts) {
+  step.of = std::clamp<std::size_t>(step.node->operation.bytes, 1, most_parts);
+  step.parts.resize(step.of);
+  std::iota(step.parts.begin(), step.parts.end(), std::size_t{0});
+  std::ranges::shuffle(step.parts, random);
+}
+
+/// The nodes in one of the orders that respect all dependencies. Branches run beside each other: the seed picks which
+/// one goes on, and where there are several a copy goes on `most_parts` times, so that a forgotten join shows whoever
+/// begins.
+std::vector<Step> pick_order(const Graph& graph, std::mt19937_64& random, std::size_t most_parts) {
+  std::map<std::uint64_t, std::deque<Step>> branches;
+  for (const Node& node : graph.nodes) branches[node.stream].push_back({&node});
+  if (branches.size() > 1)
+    for (auto& [stream, steps] : branches)
+      for (Step& step : steps)
+        if (step.node->operation.kind == Operation::Kind::copy) split(step, random, most_parts);
   std::map<std::uint64_t, std::size_t> done;
   const auto ready = [&](const Node& node) {
     return std::ranges::all_of(node.after, [&](const auto& before) { return done[before.first] >= before.second; });
   };
-  std::vector<const Node*> order;
-  while (order.size() < graph.nodes.size()) {
+  std::vector<Step> order;
+  for (;;) {
     std::vector<std::uint64_t> able;
     for (const auto& [stream, left] : branches) {
-      if (!left.empty() && ready(*left.front())) able.push_back(stream);
+      if (!left.empty() && ready(*left.front().node)) able.push_back(stream);
     }
+    if (able.empty()) return order;
     const std::uint64_t picked = able[able.size() == 1 ? 0 : random() % able.size()];
-    order.push_back(branches[picked].front());
+    Step& next = branches[picked].front();
+    order.push_back(next);
+    next.parts.pop_back();
+    if (!next.parts.empty()) continue;
     branches[picked].pop_front();
     ++done[picked];
   }
-  return order;
 }
 
 }  // namespace
@@ -163,8 +196,8 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   const auto& graph = exec.graph;
   if (stream->capture) {
     if (stream->capture->invalidated) return refuse(Refusal::capture_invalidated);
-    for (const Node* node : pick_order(*graph, stream->device->random)) {
-      if (const Status status = capture_node(*stream, node->operation); !status.ok()) return status;
+    for (const Step& step : pick_order(*graph, stream->device->random, 1)) {
+      if (const Status status = capture_node(*stream, step.operation()); !status.ok()) return status;
     }
     auto& retained = stream->capture->graph->retained;
     retained.insert(retained.end(), graph->retained.begin(), graph->retained.end());
@@ -178,11 +211,12 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     enqueue(stream, std::move(wait));
   }
   exec.last = std::make_shared<Point>();
-  const auto order = pick_order(*graph, stream->device->random);
-  for (const Node* node : order) {
-    Operation operation = node->operation;
+  constexpr std::size_t most_parts = 8;
+  auto order = pick_order(*graph, stream->device->random, most_parts);
+  for (const Step& step : order) {
+    Operation operation = step.operation();
     operation.graph = graph;
-    if (node == order.back()) operation.point = exec.last;
+    if (&step == &order.back()) operation.point = exec.last;
     enqueue(stream, std::move(operation));
   }
   return {};

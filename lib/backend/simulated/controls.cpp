@@ -134,11 +134,18 @@ void SimulatedBackend::lose_device() {
     // A copy in the middle of its bytes ends first: after this call nothing moves any more.
     machine().changed.wait(lock, [&] {
       for (const auto& [id, stream] : device_->streams) {
-        if (stream->current != nullptr && stream->current->kind == Operation::Kind::copy) return false;
+        if (stream->current != nullptr && stream->current->moves_memory()) return false;
       }
       return true;
     });
     run_inline(lock);
+  });
+}
+
+void* SimulatedBackend::view_of(const void* device_memory) const {
+  return control(*device_, [&](Lock&) -> void* {
+    const Range* range = machine().device_memory.find(device_memory, 1).range;
+    return range == nullptr ? nullptr : range->view + (static_cast<const std::byte*>(device_memory) - range->data);
   });
 }
 

@@ -9,9 +9,8 @@ namespace {
 thread_local bool running_host_function = false;
 
 void run_function(void (*function)(void*), void* argument) {
-  running_host_function = true;
+  const HostFunctionRuns runs;
   function(argument);
-  running_host_function = false;
 }
 
 void host_thread() {
@@ -32,6 +31,8 @@ void host_thread() {
 }  // namespace
 
 bool in_host_function() noexcept { return running_host_function; }
+HostFunctionRuns::HostFunctionRuns() noexcept { running_host_function = true; }
+HostFunctionRuns::~HostFunctionRuns() { running_host_function = false; }
 
 void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation) {
   Machine& all = machine();

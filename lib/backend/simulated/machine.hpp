@@ -4,6 +4,7 @@
 // mutex guards everything here and in the devices; copies and host functions run outside it. Only data here: run.hpp
 // runs it, capture.hpp captures it, call.hpp is the way in.
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -24,6 +25,7 @@
 #include <thole/simulation_options.hpp>
 
 #include "backend/backend.hpp"
+#include "backend/simulated/device_memory.hpp"
 #include "backend/simulated/memory.hpp"
 #include "backend/simulated/refusals.hpp"
 #include "base/fork.hpp"
@@ -52,8 +54,21 @@ struct Point {
   std::vector<StreamPtr> waiters;  ///< streams that run by themselves and stopped at it
 };
 
+/// A kernel: the program's function, and what it is given.
+struct Kernel {
+  struct Argument {
+    void* data;
+    std::size_t bytes;
+    std::uint64_t id;  ///< the Range's; 0: no memory
+    bool writes;
+  };
+  std::vector<Argument> arguments;
+  void (*run)(void* function, void* const* places) = nullptr;
+  std::shared_ptr<void> function;
+};
+
 struct Operation {
-  enum class Kind { copy, record, wait, host_function, allocate, free };
+  enum class Kind { copy, record, wait, host_function, kernel, allocate, free };
 
   Kind kind = Kind::copy;
   // copy; allocate and free use destination
@@ -69,13 +84,17 @@ struct Operation {
   // host_function
   void (*function)(void*) = nullptr;
   void* argument = nullptr;
+  std::shared_ptr<const Kernel> kernel;
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
   WallTime enqueued_at;  ///< set only where copies are paced
   WallTime due;          ///< set only in late mode: when it completes though nobody asks
 
   bool blocked() const noexcept { return kind == Kind::wait && !point->done && !point->lost; }
+  bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
   bool touches(const Range& range) const noexcept {
+    if (kind == Kind::kernel)
+      return std::ranges::any_of(kernel->arguments, [&](const auto& argument) { return argument.id == range.id; });
     return (kind == Kind::copy || kind == Kind::free) && (destination_id == range.id || source_id == range.id);
   }
 };
@@ -212,7 +231,7 @@ inline bool SimulatedStream::can_go_on() const noexcept {
   return device != nullptr && !device->lost && !running && !queue.empty() && !queue.front().blocked();
 }
 
-/// A value that a stream handle may have. Slots are never given back and are used again at once, so that a handle of a
+/// What a value of a stream handle means. Slots are never given back and are used again at once, so that a handle of a
 /// destroyed stream soon means another stream, as it does with CUDA.
 struct StreamSlot {
   StreamPtr stream;
@@ -232,12 +251,12 @@ struct Machine {
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
   RangeTable pinned;
   RangeTable device_memory;
+  bool unpinning = false;  ///< somebody unpins, and waits for running work with CUDA's lock held
   std::uint64_t last_range_id = 0;
   std::uint64_t last_stream_id = 1'000'000'000'000;  ///< far above any of CUDA's, which share the process
   std::uint64_t last_capture_id = 0;
   std::deque<StreamSlot> slots;
-  std::vector<StreamSlot*> free_slots;
-  std::unordered_set<const void*> slot_handles;
+  std::vector<StreamHandle> free_slots;
   std::unordered_set<const void*> events;
   std::vector<std::shared_ptr<Capture>> captures;
   std::map<const void*, std::shared_ptr<Graph>> graphs;

@@ -2,12 +2,9 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <string>
-
-#include "base/bytes.hpp"
 
 namespace thole::detail::simulated {
 
@@ -53,47 +50,6 @@ bool is_writable(const void* data, std::size_t bytes) {
     checked = behind;
   }
   return checked >= from + bytes;
-}
-
-DeviceMemory::~DeviceMemory() { drop_kept(); }
-
-std::byte* DeviceMemory::allocate(std::size_t bytes, std::size_t leaving) noexcept {
-  const std::size_t in_use = bytes_ - leaving;
-  if (bytes == 0 || in_use > capacity_ || bytes > capacity_ - in_use) return nullptr;
-  if (const auto same = kept_.find(bytes); same != kept_.end()) {
-    std::byte* data = same->second;
-    kept_.erase(same);
-    kept_bytes_ -= bytes;
-    bytes_ += bytes;
-    return data;
-  }
-  const std::size_t rounded = round_up(bytes, alignment);
-  if (rounded < bytes) return nullptr;
-  if (kept_bytes_ > 0 && kept_bytes_ + bytes > capacity_ - in_use) drop_kept();
-  auto* data = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
-  if (data != nullptr) bytes_ += bytes;
-  return data;
-}
-
-void DeviceMemory::free(std::byte* data, std::size_t bytes) noexcept {
-  std::memset(data, poison, bytes);
-  bytes_ -= bytes;
-  if (bytes > most_kept - kept_bytes_) {
-    std::free(data);
-    return;
-  }
-  try {
-    kept_.emplace(bytes, data);
-    kept_bytes_ += bytes;
-  } catch (...) {
-    std::free(data);
-  }
-}
-
-void DeviceMemory::drop_kept() noexcept {
-  for (const auto& [bytes, data] : kept_) std::free(data);
-  kept_.clear();
-  kept_bytes_ = 0;
 }
 
 }  // namespace thole::detail::simulated

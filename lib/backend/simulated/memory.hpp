@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 
 namespace thole::detail::simulated {
 
@@ -14,6 +13,7 @@ struct SimulatedDevice;
 
 struct Range {
   std::byte* data = nullptr;
+  std::byte* view = nullptr;  ///< where the device finds it: the same place, but for device memory
   std::size_t bytes = 0;
   std::uint64_t id = 0;  ///< never used again, so that a copy can tell memory from its successor at one address
   SimulatedDevice* device = nullptr;  ///< whose books it is on
@@ -45,33 +45,5 @@ class RangeTable {
 
 /// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
 bool is_writable(const void* data, std::size_t bytes);
-
-/// The memory of one device: host memory by another name. Freed pieces are filled with `poison`, so that a stale
-/// pointer shows, and up to `most_kept` bytes of them wait for allocations of the same size, so that no page is mapped
-/// twice.
-class DeviceMemory {
- public:
-  static constexpr unsigned char poison = 0xdb;
-  static constexpr std::size_t alignment = 256;
-  static constexpr std::size_t most_kept = std::size_t{256} << 20;
-
-  explicit DeviceMemory(std::size_t capacity) noexcept : capacity_(capacity) {}
-  ~DeviceMemory();
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-
-  /// nullptr when `bytes` more do not fit, not counting `leaving` bytes that will be free when it is first used.
-  std::byte* allocate(std::size_t bytes, std::size_t leaving) noexcept;
-  void free(std::byte* data, std::size_t bytes) noexcept;
-  std::size_t bytes() const noexcept { return bytes_; }
-
- private:
-  void drop_kept() noexcept;
-
-  std::size_t capacity_;
-  std::size_t bytes_ = 0;
-  std::size_t kept_bytes_ = 0;
-  std::multimap<std::size_t, std::byte*> kept_;
-};
 
 }  // namespace thole::detail::simulated

@@ -25,7 +25,7 @@ bool may_pin(const SimulatedDevice& device, std::size_t bytes) {
 
 void pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine) {
   Range range;
-  range.data = static_cast<std::byte*>(data);
+  range.data = range.view = static_cast<std::byte*>(data);
   range.bytes = bytes;
   range.id = ++machine().last_range_id;
   range.device = &device;
@@ -46,12 +46,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         }
         if (!device.lost && forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
         const Range range = *found;
-        if (!range.device->options.stepped) {
-          demand_all();
-          ++device.blocked_callers;
-          machine().changed.wait(lock, [&] { return !in_use(range); });
-          --device.blocked_callers;
-        }
+        if (!range.device->options.stepped) wait_for_running_work(lock, device);
         wait_while_touched(lock, range);
         const Range* still = machine().pinned.at(data);
         if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
@@ -124,22 +119,23 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle,
     SimulatedDevice& device = *stream->device;
     if (bytes == 0) return refuse(Refusal::invalid_value);
     // What this stream frees before is free again when this memory is first used.
-    std::byte* made = device.memory.allocate(bytes, stream->leaving_bytes);
-    if (made == nullptr) return refuse(Refusal::out_of_memory);
+    const DevicePiece made = device.memory.allocate(bytes, stream->leaving_bytes);
+    if (made.address == nullptr) return refuse(Refusal::out_of_memory);
     Operation operation;
     operation.kind = Operation::Kind::allocate;
-    operation.destination = made;
+    operation.destination = made.address;
     operation.bytes = bytes;
     operation.destination_id = ++machine().last_range_id;
     Range range;
-    range.data = made;
+    range.data = made.address;
+    range.view = made.view;
     range.bytes = bytes;
     range.id = operation.destination_id;
     range.device = &device;
     range.usable = false;
     machine().device_memory.insert(range);
     enqueue(stream, std::move(operation));
-    *data = made;
+    *data = made.address;
     return {};
   });
 }

@@ -6,6 +6,7 @@
 
 #include "backend/simulated/capture.hpp"
 #include "backend/simulated/host_thread.hpp"
+#include "backend/simulated/kernel.hpp"
 #include "backend/simulated/waits.hpp"
 
 namespace thole::detail::simulated {
@@ -50,23 +51,16 @@ bool staff(SimulatedDevice& device) {
   return !device.workers.empty();
 }
 
-bool still_there(RangeTable& table, const void* data, std::size_t bytes, std::uint64_t id) {
-  const Range* range = table.find(data, bytes).range;
-  return range != nullptr && range->id == id && range->usable;
-}
-
-/// What a GPU would meet as an illegal access; nullptr where all is well.
-const char* illegal_access(const Operation& copy) {
-  const auto check = [&](const void* data, std::uint64_t id) {
-    return id == 0 || still_there(machine().pinned, data, copy.bytes, id) ||
-           still_there(machine().device_memory, data, copy.bytes, id);
-  };
-  if (!check(copy.source, copy.source_id)) {
+const char* run_copy(Lock& lock, const Operation& copy) {
+  const std::byte* const source = copy.staged ? copy.staged.get() : reach(copy.source, copy.bytes, copy.source_id);
+  if (source == nullptr)
     return "illegal access: a copy read memory that is not pinned or not allocated any more, or not yet";
-  }
-  if (!check(copy.destination, copy.destination_id)) {
+  std::byte* const destination = reach(copy.destination, copy.bytes, copy.destination_id);
+  if (destination == nullptr)
     return "illegal access: a copy wrote memory that is not pinned or not allocated any more, or not yet";
-  }
+  lock.unlock();
+  std::memmove(destination, source, copy.bytes);
+  lock.lock();
   return nullptr;
 }
 
@@ -104,7 +98,7 @@ void forget_ranges(SimulatedDevice& device) {
       if (range.device != &device) continue;
       table->erase(range.data);
       if (table == &machine().device_memory) {
-        device.memory.free(range.data, range.bytes);
+        device.memory.free({range.data, range.view}, range.bytes);
       } else if (range.from_machine) {
         std::free(range.data);
       }
@@ -134,14 +128,10 @@ void linger(Lock& lock, const SimulatedStream& stream, const Operation& operatio
 /// Runs the operation; gives the reason where it breaks the device.
 const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   switch (operation.kind) {
-    case Operation::Kind::copy: {
-      if (const char* broken = illegal_access(operation)) return broken;
-      const void* source = operation.staged ? operation.staged.get() : operation.source;
-      lock.unlock();
-      std::memmove(operation.destination, source, operation.bytes);
-      lock.lock();
-      return nullptr;
-    }
+    case Operation::Kind::copy:
+      return run_copy(lock, operation);
+    case Operation::Kind::kernel:
+      return run_kernel(lock, *operation.kernel);
     case Operation::Kind::host_function:
       run_host_function(lock, *stream.device, operation);
       return nullptr;
@@ -159,7 +149,7 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
       const Range gone = *range;
       stream.leaving_bytes -= gone.bytes;
       machine().device_memory.erase(gone.data);
-      gone.device->memory.free(gone.data, gone.bytes);
+      gone.device->memory.free({gone.data, gone.view}, gone.bytes);
       return nullptr;
     }
     case Operation::Kind::record:
@@ -169,6 +159,16 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 }
 
 }  // namespace
+
+std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
+  if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
+  for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
+    const Range* range = table->find(data, bytes).range;
+    if (range != nullptr && range->id == id && range->usable)
+      return range->view + (static_cast<const std::byte*>(data) - range->data);
+  }
+  return nullptr;
+}
 
 void enqueue(const StreamPtr& stream, Operation operation) {
   SimulatedDevice& device = *stream->device;
@@ -246,7 +246,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   }
   if (stream->destroyed && stream->queue.empty()) device.streams.erase(stream->id);
   machine().changed.notify_all();
-  if (operation.graph != nullptr || operation.staged != nullptr || !garbage.empty()) {
+  if (operation.graph != nullptr || operation.staged != nullptr || operation.kernel != nullptr || !garbage.empty()) {
     lock.unlock();
     operation = {};
     garbage.clear();

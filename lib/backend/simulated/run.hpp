@@ -3,6 +3,7 @@
 // How operations run: one stream's in order, on worker threads or on the thread that steps. Each function wants the
 // machine's mutex locked, but for shut_down; those with a Lock may unlock it for a while.
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,9 @@
 
 namespace thole::detail::simulated {
 
+/// Where the device finds memory that an operation means; nullptr: a GPU would meet an illegal access. `id` is the
+/// Range's, 0: pageable memory.
+std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id);
 /// Appends to the stream and makes it run where it runs by itself.
 void enqueue(const StreamPtr& stream, Operation operation);
 /// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.

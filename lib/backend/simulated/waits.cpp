@@ -1,5 +1,7 @@
 #include "backend/simulated/waits.hpp"
 
+#include <algorithm>
+
 namespace thole::detail::simulated {
 
 void demand(SimulatedStream& stream, std::uint64_t completed) {
@@ -42,28 +44,40 @@ bool wait_for_room(Lock& lock, const StreamPtr& stream) {
   return !device.lost;
 }
 
+void wait_for_running_work(Lock& lock, SimulatedDevice& device) {
+  const auto idle = [] {
+    return std::ranges::all_of(machine().devices, [](const auto& each) {
+      return each->lost || each->options.stepped || std::ranges::all_of(each->streams, [](const auto& entry) {
+               return entry.second->completed == entry.second->enqueued;
+             });
+    });
+  };
+  demand_all();
+  machine().unpinning = true;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, idle);
+  --device.blocked_callers;
+  machine().unpinning = false;
+  machine().changed.notify_all();
+}
+
+void wait_while_unpinning(Lock& lock, SimulatedDevice& device) {
+  if (!machine().unpinning) return;
+  ++device.blocked_callers;
+  machine().changed.wait(lock, [] { return !machine().unpinning; });
+  --device.blocked_callers;
+}
+
 void wait_while_touched(Lock& lock, const Range& range) {
   machine().changed.wait(lock, [&] {
     for (const auto& device : machine().devices) {
       for (const auto& [id, stream] : device->streams) {
         const Operation* current = stream->current;
-        if (current != nullptr && current->kind == Operation::Kind::copy && current->touches(range)) return false;
+        if (current != nullptr && current->moves_memory() && current->touches(range)) return false;
       }
     }
     return true;
   });
-}
-
-bool in_use(const Range& range) {
-  for (const auto& device : machine().devices) {
-    for (const auto& [id, stream] : device->streams) {
-      if (stream->current != nullptr && stream->current->touches(range)) return true;
-      for (const Operation& operation : stream->queue) {
-        if (operation.touches(range)) return true;
-      }
-    }
-  }
-  return false;
 }
 
 }  // namespace thole::detail::simulated

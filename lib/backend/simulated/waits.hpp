@@ -19,9 +19,11 @@ void demand_all();
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
 /// Blocks the caller while the stream's queue is full. False when its device was lost.
 bool wait_for_room(Lock& lock, const StreamPtr& stream);
+/// What CUDA does when memory is unpinned: waits until no device that runs by itself has anything to do. Meanwhile
+/// callers of most calls are held up in wait_while_unpinning, on every thread.
+void wait_for_running_work(Lock& lock, SimulatedDevice& device);
+void wait_while_unpinning(Lock& lock, SimulatedDevice& device);
 /// Waits until no thread is in the middle of a copy that touches the range.
 void wait_while_touched(Lock& lock, const Range& range);
-/// Whether an operation that has not completed touches the range.
-bool in_use(const Range& range);
 
 }  // namespace thole::detail::simulated
