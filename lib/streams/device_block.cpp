@@ -17,7 +17,8 @@ using Pool = RecyclingPool<DeviceBlock, &DeviceBlock::next>;
 
 /// It cannot be freed now: its stream captures or is gone, or this thread may not call the device.
 void wait_to_be_freed(DeviceBlock* block) noexcept {
-  const std::shared_ptr<DeviceCore> core = block->core;  // the block may be freed at once
+  const std::shared_ptr<DeviceCore> core = block->core;                       // the block may be freed at once
+  core->streams->device_blocks_left.fetch_add(1, std::memory_order_relaxed);  // released by push()
   core->streams->device_blocks.push(block);
   watch(core);
 }
@@ -128,10 +129,12 @@ void free_waiting_device_blocks(DeviceCore& device) noexcept {
     DeviceBlock* const following = block->next;
     const bool gone = nothing_to_free(block) || free_in_order(block);
     if (!gone) keep_place(block);
-    if (gone || free_when_done(block))
+    if (gone || free_when_done(block)) {
       recycle(block);
-    else
+      device.streams->device_blocks_left.fetch_sub(1, std::memory_order_release);
+    } else {
       device.streams->device_blocks.push(block);
+    }
     block = following;
   }
 }
