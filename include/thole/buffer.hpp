@@ -80,7 +80,7 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// In a graph capture, a copy becomes a node and the memory lives until the graph and all its executables are gone.
 /// Launches are not seen: synchronise with them before you borrow.
 template <class T>
-class PinnedBuffer {
+class [[nodiscard]] PinnedBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");
   static_assert(!std::is_const_v<T> && !std::is_volatile_v<T>);
 

@@ -213,6 +213,7 @@ TEST_CASE("every other call of a child on what its parent made says that another
       {"Stream::wait", [&] { stream->wait(*later); }},
       {"Stream::launch_host_function", [&] { stream->launch_host_function([] {}); }},
       {"Stream::capturing", [&] { (void)stream->capturing(); }},
+      {"Stream::native", [&] { (void)stream->native(); }},
       {"Event::ready", [&] { (void)later->ready(); }},
       {"Event::ready, done", [&] { (void)objects.event->ready(); }},
       {"Event::synchronize", [&] { later->synchronize(); }},
