@@ -51,8 +51,11 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
   return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
 }
 
-/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
+/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now. Of a block that another process made
+/// nothing else is said.
 Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   if (writes ? block.holders.borrows() != 0 : block.holders.has_writer())
     return tl::unexpected(borrowed_error(block, call, writes));
   return {};
@@ -95,8 +98,6 @@ Result<void> start_borrow(Block& block, const char* call) noexcept {
 
 /// The work that a call submits, with what it needs of the pinned block checked, ordered and kept.
 Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream, const char* call) noexcept {
-  if (!block.of_this_process()) [[unlikely]]
-    return tl::unexpected(of_another_process_error(call));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
   const auto& device = work->timeline().device();
@@ -248,6 +249,8 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   (*timeline)->expose();  // before it is asked whether it captures
   if (!begin(block, writes)) return tl::unexpected(borrowed_error(block, call, writes));
   // The function may drop the buffer, or look at it: until its work is noted the use is a borrow of its kind.
