@@ -57,11 +57,14 @@ bool free_in_order(DeviceBlock* block) noexcept {
 /// one may be gone then: it is not touched any more, and only the uses that thole saw count.
 void keep_place(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
-  if (timeline == nullptr || !timeline->is_open()) return;
+  if (timeline == nullptr) return;
+  const Timeline::Call call(*timeline);
+  if (!call) return;
   bool was_open = false;
   if (reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->issue();
-    const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
+    // A driver may refuse once.
+    const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
   }
   block->made_on.reset();

@@ -150,10 +150,15 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   if (!capturing()) (void)timeline_->capture_info(&after);
   keep_in_graph_after(after);
   note_all(position);
-  if (precision == Precision::at_once || timeline_->foreign())
-    (void)timeline_->cover(position);
-  else
+  // Where the stream is ending, its last event may have been recorded already, and nobody can record another one but this
+  // call. If it ends only from now on, it sees the position: both have taken one, and so are in one order.
+  if (!timeline_->is_usable()) {
+    if (!timeline_->cover_in_call(position).ok()) (void)timeline_->cover_in_call(position);  // a driver may refuse once
+  } else if (precision == Precision::at_once || timeline_->foreign()) {
+    (void)timeline_->cover_in_call(position);
+  } else {
     timeline_->record_if_due(bytes);
+  }
 }
 
 }  // namespace thole::detail

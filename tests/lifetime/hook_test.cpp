@@ -248,6 +248,31 @@ TEST_CASE("drain, borrow_mut and synchronize go on behind an event that a captur
   }
 }
 
+TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {
+  for (const bool device_writes : {false, true})
+    for (const bool drop : {false, true}) {
+      const Rig rig;
+      auto stream = std::make_optional<Stream>(rig.device);
+      const StreamRef view(*stream);
+      const Stream other(rig.device);
+      DeviceBuffer<std::byte> target(other, bytes);
+      rig.settle(other);
+      auto buffer = std::make_optional(rig.heap.make_buffer<std::byte>(bytes, std::byte{7}));
+      rig.sim().before_call(SimulatedCall::copy, [&] { stream.reset(); });
+      if (device_writes)
+        buffer->async_from_device(view, target.span());
+      else
+        buffer->async_to_device(view, target.span());
+      REQUIRE(!stream.has_value());
+      if (drop) buffer.reset();
+      CHECK(!rig.all_free());
+      rig.sim().run_all();
+      if (!drop) CHECK(buffer->try_borrow_mut().has_value());
+      buffer.reset();
+      CHECK(rig.all_free());
+    }
+}
+
 TEST_CASE("a stream that must wait behind an event that a capture made void waits for the next one") {
   Scene scene(Whose::own);
   const Rig& rig = scene.rig;
