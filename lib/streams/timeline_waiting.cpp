@@ -116,7 +116,7 @@ Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexc
 /// Asks for the position, or waits for it.
 Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexcept {
   Status status;
-  for (int tries = 0; tries != most_tries; ++tries) {
+  for (int tries = 0; tries < most_tries;) {
     if (done(position)) return {};
     if (device_->lost()) return {StatusCode::device_lost};
     if (status = cover_for_others(position); !status.ok()) return status;
@@ -125,8 +125,11 @@ Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexc
     Ticket* const ticket = covering(position);
     if (ticket == nullptr) {
       status = not_covered();
+      ++tries;
       continue;
     }
+    // However many there are that were broken before, each is gone for good now.
+    if (ticket == pending_.newest()) ++tries;
     status = ask(ticket, lock, deadline);
     if (status.code != StatusCode::capture) return status;
   }
@@ -177,7 +180,7 @@ Status Timeline::synchronize() noexcept {
 
 Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept {
   Status status;
-  for (int tries = 0; tries != most_tries; ++tries) {
+  for (int tries = 0; tries < most_tries;) {
     if (done(position)) return {};
     if (device_->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
     if (status = cover_for_others(position); !status.ok()) return status;
@@ -186,8 +189,10 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
     Ticket* const ticket = covering(position);
     if (ticket == nullptr) {
       status = not_covered();
+      ++tries;
       continue;
     }
+    if (ticket == pending_.newest()) ++tries;  // as in resolve()
     const Pin pin(*this, ticket, lock);
     // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the
     // ticket may serve again once the call has returned.

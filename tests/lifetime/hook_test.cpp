@@ -248,6 +248,29 @@ TEST_CASE("drain, borrow_mut and synchronize go on behind an event that a captur
   }
 }
 
+TEST_CASE("however many events captures have made void, a wait and another stream go on behind them") {
+  for (const bool other_stream : {false, true}) {
+    Scene scene(Whose::own);
+    const Rig& rig = scene.rig;
+    const Stream other(rig.device);
+    DeviceBuffer<std::byte> source(other, bytes);
+    rig.settle(other);
+    auto kept = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+    kept.async_to_device(scene.view, scene.target->span());
+    for (int i = 0; i != 20; ++i) {
+      scene.capture_in_next_record();
+      (void)scene.view.record();
+    }
+    rig.sim().release(scene.view);  // from here on everything runs at once
+    if (other_stream)
+      kept.async_from_device(other, source.span());
+    else
+      rig.heap.drain();
+    rig.settle(other);
+    (void)kept.borrow_mut();
+  }
+}
+
 TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {
   for (const bool device_writes : {false, true})
     for (const bool drop : {false, true}) {
