@@ -3,6 +3,7 @@
 #include <string>
 
 #include "api/handle_access.hpp"
+#include "base/bytes.hpp"
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
 #include "heap/heap_core.hpp"
@@ -18,9 +19,10 @@ namespace {
 /// Every head is that of a Block.
 Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
 
-std::string bytes_of(const Block& block) {
-  return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
+BytesText bytes_text_of(const Block& block) noexcept {
+  return BytesText(block.asked_bytes.load(std::memory_order_relaxed));
 }
+std::string bytes_of(const Block& block) { return std::string(bytes_text_of(block)); }
 
 Error borrowed_error(const Block& block, const char* call, bool writes) {
   const auto borrows = block.holders.borrows();
@@ -48,7 +50,7 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
              "be asked when the capture has ended";
     });
   if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
-  return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
+  return device_of(block).error(status, call, "waiting for the device", bytes_text_of(block));
 }
 
 /// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now. Of a block that another process made
@@ -133,8 +135,7 @@ Result<void> enqueue(Submission& work, const Copy& copy, void* device_data) noex
   const Status status =
       writes ? work.backend().copy(host_data, device_data, copy.bytes, copy.kind, work.timeline().native())
              : work.backend().copy(device_data, host_data, copy.bytes, copy.kind, work.timeline().native());
-  if (!status.ok())
-    return tl::unexpected(work.error(status, "enqueueing a copy", std::to_string(copy.bytes) + " bytes"));
+  if (!status.ok()) return tl::unexpected(work.error(status, "enqueueing a copy", BytesText(copy.bytes)));
   work.enqueued(copy.block.capacity, writes ? Submission::Precision::at_once : Submission::Precision::coalesced);
   return {};
 }
@@ -249,6 +250,7 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
   if (!block.of_this_process()) [[unlikely]]
     return tl::unexpected(of_another_process_error(call));
   (*timeline)->expose();  // before it is asked whether it captures

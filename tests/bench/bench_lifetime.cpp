@@ -184,6 +184,7 @@ int main(int argc, char** argv) try {
   figures.measure("drop in flight", [&] { drop_in_flight(figures, device, heap); });
   figures.measure("make, copy, drop", [&] { make_copy_drop(figures, device, heap); });
   figures.measure("stalled stream", [&] { stalled_stream(figures, device, heap); });
+  figures.measure("growth", [&] { growth(figures); });
   return figures.finish();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_lifetime: %s\n", error.what());

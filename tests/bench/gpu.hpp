@@ -39,4 +39,7 @@ inline void end_stall(const thole::StreamRef& stream) {
 class Figures;
 void stalled_stream(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 
+/// Figures of what must not grow with what is unfinished or has ended.
+void growth(Figures& figures);
+
 }  // namespace bench
