@@ -271,6 +271,24 @@ TEST_CASE("however many events captures have made void, a wait and another strea
   }
 }
 
+TEST_CASE(
+    "behind an event that a capture made void, in a stream that captures again, another stream's use says why not") {
+  Scene scene(Whose::own);
+  const Rig& rig = scene.rig;
+  const Stream other(rig.device);
+  DeviceBuffer<std::byte> source(other, bytes);
+  rig.settle(other);
+  auto kept = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+  kept.async_to_device(scene.view, scene.target->span());
+  scene.capture_in_next_record();
+  (void)scene.view.record();
+  scene.begin();
+  CHECK(has(errc_text([&] { kept.async_from_device(other, source.span()); }, Errc::capturing),
+            "used in a stream that captures a graph now"));
+  scene.end_and_drop();
+  kept.async_from_device(other, source.span());
+}
+
 TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {
   for (const bool device_writes : {false, true})
     for (const bool drop : {false, true}) {

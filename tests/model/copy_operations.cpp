@@ -190,6 +190,7 @@ void Program::make_device_memory() {
 
 bool Program::may_drop(const DeviceMemory& target) {
   const Memory& memory = *target.memory;
+  if (ledger_.in_graph(memory)) return !busy_for_host(memory, true);  // it goes when nobody knows what its stream does
   Lane* const made_on = lane(memory.made_on);
   if (made_on != nullptr && !made_on->capture) return order(*made_on, memory, true);
   return !busy_for_host(memory, true);
@@ -201,7 +202,8 @@ void Program::drop_device_memory() {
   if (!may_drop(device_memory_.back())) return;
   DeviceMemory& gone = device_memory_.back();
   say(fmt::format("drop device memory of {} words", gone.memory->count));
-  if (gone.memory->count != 0 && !ledger_.in_graph(*gone.memory)) dangling_.push_back(gone.buffer.span());
+  // A graph may hold it still, where a fault keeps a capture from ending with its stream.
+  if (gone.memory->count != 0 && gone.memory->graphs.empty()) dangling_.push_back(gone.buffer.span());
   if (dangling_.size() > 8) dangling_.pop_front();
   device_memory_.pop_back();
   ledger_.look();

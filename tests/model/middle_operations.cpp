@@ -44,7 +44,9 @@ void Program::begin_in_a_copy(Lane& lane) {
     if (!backend(device(lane)).begin_capture(native, thole::detail::CaptureMode::relaxed).ok())
       broken("a capture could not be begun");
   });
-  (void)call(true, {}, [&] { from->buffer.async_to_device(*lane.ref, to->buffer.span(), 0, count); });
+  const auto failed = call(true, {}, [&] { from->buffer.async_to_device(*lane.ref, to->buffer.span(), 0, count); });
+  simulation.before_call(SimulatedCall::copy, nullptr);
+  if (failed) return;
   lane.capture.emplace();
   captured(lane, {from->memory, to->memory, 0, 0, count, true});
   end_capture(lane);
@@ -94,8 +96,11 @@ void Program::capture_in_a_record(Lane& lane) {
     if (!backend(device(lane)).end_capture(native, &graph).ok() || !backend(device(lane)).destroy_graph(graph).ok())
       broken("a capture could not be ended");
   });
+  void_seen_ = true;
   std::optional<thole::Event> event;
   (void)call(true, {}, [&] { event = lane.ref->record(); });
+  simulation.before_call(SimulatedCall::record_event, nullptr);
+  simulation.after_call(SimulatedCall::record_event, nullptr);
   if (event && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
   ledger_.look();
 }

@@ -275,6 +275,7 @@ class Program {
   };
   std::optional<Fault> fault_;
   bool uses_lost_ = false;   // a stream went whose last event failed: what it used never comes back
+  bool void_seen_ = false;   // an event says nothing: what it was to cover cannot be known while its stream captures
   bool fault_seen_ = false;  // from then on a stream may have uses without an event
   std::deque<std::string> trace_;
 };
