@@ -130,7 +130,9 @@ void free_waiting_device_blocks(DeviceCore& device) noexcept {
   if (device.streams->device_blocks.empty()) return;
   for (DeviceBlock* block = device.streams->device_blocks.take_all(); block != nullptr;) {
     DeviceBlock* const following = block->next;
-    const bool gone = nothing_to_free(block) || free_in_order(block);
+    // Not in the order of its stream: this thread need not be the program's, which may begin a capture there meanwhile
+    // that a free, or a wait, would invalidate. An event does not.
+    const bool gone = nothing_to_free(block);
     if (!gone) keep_place(block);
     if (gone || free_when_done(block)) {
       recycle(block);

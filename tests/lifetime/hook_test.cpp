@@ -289,6 +289,39 @@ TEST_CASE(
   kept.async_from_device(other, source.span());
 }
 
+TEST_CASE("device memory that must wait to be freed invalidates no capture that begins in its stream meanwhile") {
+  Scene scene(Whose::own);
+  const Rig& rig = scene.rig;
+  const Stream reads(rig.device), drops(rig.device);
+  auto back = rig.heap.make_buffer<std::byte>(bytes);
+  back.async_from_device(reads, scene.target->span());
+  rig.sim().hold(reads);
+  auto owned = std::make_shared<std::optional<DeviceBuffer<std::byte>>>(std::move(*scene.target));
+  scene.target.reset();
+  // Whoever tries first to free it, after it has asked for captures.
+  std::atomic<bool> begun{false};
+  drops.launch_host_function([&] {
+    rig.sim().after_call(SimulatedCall::capture_info, [&] {
+      scene.begin();
+      begun = true;
+    });
+    owned->reset();
+  });
+  rig.sim().run_all();
+  until([&] {
+    (void)rig.heap.collect();
+    return begun.load();
+  });
+  for (int i = 0; i != 3; ++i) (void)rig.heap.collect();
+  (void)rig.sim().end_capture(scene.view);
+  rig.sim().release(reads);
+  until([&] {
+    (void)rig.heap.collect();
+    rig.sim().run_all();
+    return rig.sim().device_bytes() == 0;
+  });
+}
+
 TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {
   for (const bool device_writes : {false, true})
     for (const bool drop : {false, true}) {
