@@ -84,10 +84,15 @@ void StreamRegistry::end_waiting() noexcept {
   }
 }
 
-bool StreamRegistry::has_work() const noexcept {
+bool StreamRegistry::has_loose_ends() const noexcept {
   if (device_blocks_left.load(std::memory_order_acquire) != 0) return true;
   const std::scoped_lock lock(mutex_);
-  if (!ending_.empty() || being_ended_ != 0) return true;
+  return !ending_.empty() || being_ended_ != 0;
+}
+
+bool StreamRegistry::has_work() const noexcept {
+  if (has_loose_ends()) return true;
+  const std::scoped_lock lock(mutex_);
   return std::ranges::any_of(all_, [](const auto& weak) {
     const auto timeline = weak.lock();
     return timeline != nullptr && timeline->has_work();

@@ -37,6 +37,9 @@ class StreamRegistry {
   /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet; those count, too,
   /// that another thread is just looking at.
   bool has_work() const noexcept;
+  /// The same of device memory and of streams that cannot end yet alone: these hold the device, and go with one that is
+  /// lost, too.
+  bool has_loose_ends() const noexcept;
 
   /// Device memory that cannot be freed yet (device_block.cpp), and how much of it there is, in somebody's hands or
   /// not: counted before it is put there. Release and acquire make a pair.

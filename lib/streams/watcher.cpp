@@ -42,11 +42,12 @@ class Watcher {
 
   /// Under the mutex. Says that the device is not watched before it looks for the last time: see is_watched().
   static bool still_needed(DeviceCore& device) noexcept {
-    if (device.lost()) return false;
-    if (device.streams->has_work()) return true;
+    // The blocks that were in flight on a lost device never come back.
+    const auto has_work = [&] { return device.lost() ? device.streams->has_loose_ends() : device.streams->has_work(); };
+    if (has_work()) return true;
     device.watched.store(false, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (!device.streams->has_work()) return false;
+    if (!has_work()) return false;
     device.watched.store(true, std::memory_order_relaxed);
     return true;
   }
@@ -104,8 +105,6 @@ class Watcher {
 
 }  // namespace
 
-void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
-  if (!device->lost()) immortal<Watcher>().add(device, keenly);
-}
+void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept { immortal<Watcher>().add(device, keenly); }
 
 }  // namespace thole::detail
