@@ -117,7 +117,8 @@ std::size_t Program::pending() const {
 
 bool Program::run_dry() {
   // A thread of the library's may be in the middle of a stream, or enqueue behind this one's back: that is not an end.
-  for (int in_vain = 0; in_vain != 3;) {
+  constexpr int most_in_vain = 30;
+  for (int in_vain = 0; in_vain != most_in_vain;) {
     const std::size_t before = pending();
     if (before == 0) return true;
     step(before);
@@ -127,6 +128,7 @@ bool Program::run_dry() {
     ledger_.look();
     look_at_kernels();
     in_vain = done == 0 && pending() == before ? in_vain + 1 : 0;
+    if (in_vain > 2) std::this_thread::yield();
   }
   return false;
 }
