@@ -203,7 +203,8 @@ void Program::drop_device_memory() {
   DeviceMemory& gone = device_memory_.back();
   say(fmt::format("drop device memory of {} words", gone.memory->count));
   // A fault may leave memory in a graph that has no node of it, or a capture that does not end with its stream.
-  if (!traits_.faults && gone.memory->count != 0 && gone.memory->graphs.empty()) dangling_.push_back(gone.buffer.span());
+  if (!traits_.faults && gone.memory->count != 0 && gone.memory->graphs.empty())
+    dangling_.push_back(gone.buffer.span());
   if (dangling_.size() > 8) dangling_.pop_front();
   device_memory_.pop_back();
   ledger_.look();

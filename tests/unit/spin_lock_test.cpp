@@ -24,7 +24,7 @@ bool set_real_time(int priority) {
 /// The calling thread has one processor, and runs before all threads that are
 /// not real-time.
 class OneProcessor {
-public:
+ public:
   OneProcessor() {
     (void)sched_getaffinity(0, sizeof(before_), &before_);
     cpu_set_t one;
@@ -37,16 +37,16 @@ public:
     (void)pthread_setschedparam(pthread_self(), SCHED_OTHER, &ordinary);
     (void)sched_setaffinity(0, sizeof(before_), &before_);
   }
-  OneProcessor(const OneProcessor &) = delete;
-  OneProcessor &operator=(const OneProcessor &) = delete;
+  OneProcessor(const OneProcessor&) = delete;
+  OneProcessor& operator=(const OneProcessor&) = delete;
   bool allowed() const { return allowed_; }
 
-private:
+ private:
   cpu_set_t before_{};
   bool allowed_ = false;
 };
 
-} // namespace
+}  // namespace
 
 TEST_CASE("a spin lock keeps threads apart") {
   SpinLock lock;
@@ -59,13 +59,13 @@ TEST_CASE("a spin lock keeps threads apart") {
         ++count;
       }
     });
-  for (auto &thread : threads)
-    thread.join();
+  for (auto& thread : threads) thread.join();
   CHECK(count == 80'000);
 }
 
-TEST_CASE("a real-time thread that waits for a spin lock lets a holder of "
-          "lower priority have their processor") {
+TEST_CASE(
+    "a real-time thread that waits for a spin lock lets a holder of "
+    "lower priority have their processor") {
   const OneProcessor one;
   if (!one.allowed()) {
     MESSAGE("this process may not ask for real-time scheduling");
@@ -74,7 +74,7 @@ TEST_CASE("a real-time thread that waits for a spin lock lets a holder of "
   SpinLock lock;
   lock.lock();
   std::atomic<bool> has_it{false};
-  std::thread waits([&] { // inherits both
+  std::thread waits([&] {  // inherits both
     (void)set_real_time(2);
     const SpinGuard guard(lock);
     has_it = true;
