@@ -90,7 +90,7 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// Launches through <thole/graph.hpp> are uses; those that the program makes itself are not seen: name what they use
 /// (`thole::launch`), or synchronise with them before you borrow.
 template <class T>
-class PinnedBuffer {
+class [[nodiscard]] PinnedBuffer {
   static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");
   static_assert(!std::is_const_v<T> && !std::is_volatile_v<T>);
 

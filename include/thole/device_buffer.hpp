@@ -31,8 +31,8 @@ THOLE_EXPORT const void* device_block_device(const DeviceBlock* block) noexcept;
 THOLE_EXPORT void drop_device_block(DeviceBlock* block) noexcept;
 /// Which life of its record the block has, for spans that may outlive it.
 THOLE_EXPORT std::uint32_t device_block_generation(const DeviceBlock* block) noexcept;
-/// The identity of a device, for DeviceSpan.
-THOLE_EXPORT const void* device_key(const Device& device) noexcept;
+/// The identity of a device, for DeviceSpan::from_native. Throws `moved_from`.
+THOLE_EXPORT const void* device_key(const Device& device);
 
 /// The device's side of a copy.
 struct DeviceSide {
@@ -50,11 +50,12 @@ struct DeviceSide {
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
-class DeviceSpan {
+class [[nodiscard]] DeviceSpan {
  public:
   DeviceSpan() = default;
-  /// A view of memory that other code allocated on that device, such as PyTorch or cudaMalloc.
-  static DeviceSpan from_native(const Device& device, T* data, std::size_t size) noexcept {
+  /// A view of memory that other code allocated on that device, such as PyTorch or cudaMalloc. Throws `Error`:
+  /// `moved_from`.
+  static DeviceSpan from_native(const Device& device, T* data, std::size_t size) {
     return DeviceSpan(data, size, detail::device_key(device));
   }
   /// From T to const T.
@@ -118,7 +119,7 @@ class DeviceSpan {
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
-class DeviceBuffer {
+class [[nodiscard]] DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T>);
 
  public:

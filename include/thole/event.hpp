@@ -18,7 +18,7 @@ class Timeline;
 /// it is destroyed, at once and without a call.
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
-class THOLE_EXPORT Event {
+class [[nodiscard]] THOLE_EXPORT Event {
  public:
   Event(Event&& other) noexcept;
   Event& operator=(Event&& other) noexcept;

@@ -43,7 +43,7 @@ using NativeStream = ::CUstream_st*;
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. A
 /// view of `cudaStreamPerThread` belongs to the thread that made it, and says `invalid_argument` to others.
-class THOLE_EXPORT StreamRef {
+class [[nodiscard]] THOLE_EXPORT StreamRef {
  public:
   StreamRef(const StreamRef&) = default;
   StreamRef& operator=(const StreamRef&) = default;
@@ -101,7 +101,7 @@ struct StreamOptions {
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access. If
 /// one thread destroys the stream while another is inside a call through a view, that call still finishes correctly.
-class THOLE_EXPORT Stream : public StreamRef {
+class [[nodiscard]] THOLE_EXPORT Stream : public StreamRef {
  public:
   /// Throws `Error`: `device_lost`, `device_error`.
   explicit Stream(const Device& device, const StreamOptions& options = {});

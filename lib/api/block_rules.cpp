@@ -30,6 +30,8 @@ Error borrowed_error(const Block& block, const char* call, bool writes) {
 }
 
 Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept {
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   if (writes ? block.holders.borrows() != 0 : block.holders.has_writer())
     return tl::unexpected(borrowed_error(block, call, writes));
   return {};

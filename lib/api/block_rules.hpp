@@ -23,7 +23,8 @@ std::string bytes_of(const Block& block);
 
 /// The Error of a call that the CPU's borrows forbid. `writes`: the call does.
 Error borrowed_error(const Block& block, const char* call, bool writes);
-/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now.
+/// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now. Of a block that another process made
+/// nothing else is said.
 Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept;
 /// The same, taken: false where it forbids the borrow.
 inline bool begin(Block& block, bool writes) noexcept {

@@ -4,6 +4,7 @@
 
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
+#include "base/bytes.hpp"
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
 #include "streams/device_allocation.hpp"
@@ -13,6 +14,10 @@
 
 namespace thole::detail {
 namespace {
+
+BytesText bytes_text_of(const Block& block) noexcept {
+  return BytesText(block.asked_bytes.load(std::memory_order_relaxed));
+}
 
 /// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
 Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {
@@ -26,7 +31,7 @@ Error unfinished_error(const Block& block, Status status, const char* call, bool
              "whether it is done can be asked when the capture has ended and the stream has been used once more";
     });
   if (const auto lost = lost_device(block.uses); lost != nullptr) return lost->lost_error(call);
-  return device_of(block).error(status, call, "waiting for the device", bytes_of(block));
+  return device_of(block).error(status, call, "waiting for the device", bytes_text_of(block));
 }
 
 Error timed_out_error(const Block& block, const char* call) {
@@ -76,8 +81,6 @@ Result<void> start_borrow(Block& block, const char* call, std::chrono::nanosecon
 
 /// The work that a call submits, with what it needs of the pinned block checked, ordered and kept.
 Result<Submission> start_work(Block& block, bool writes, const StreamRef& stream, const char* call) noexcept {
-  if (!block.of_this_process()) [[unlikely]]
-    return tl::unexpected(of_another_process_error(call));
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return work;
   if (auto fits = check_device(block, work->timeline().device(), call); !fits)
@@ -104,8 +107,7 @@ Result<void> enqueue(Submission& work, const Copy& copy, void* device_data) noex
   const Status status =
       writes ? work.backend().copy(host_data, device_data, copy.bytes, copy.kind, work.timeline().native())
              : work.backend().copy(device_data, host_data, copy.bytes, copy.kind, work.timeline().native());
-  if (!status.ok())
-    return tl::unexpected(work.error(status, "enqueueing a copy", std::to_string(copy.bytes) + " bytes"));
+  if (!status.ok()) return tl::unexpected(work.error(status, "enqueueing a copy", BytesText(copy.bytes)));
   work.enqueued(copy.block.capacity, writes ? Submission::Precision::at_once : Submission::Precision::coalesced);
   return {};
 }
@@ -223,6 +225,9 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
+  if (!block.of_this_process()) [[unlikely]]
+    return tl::unexpected(of_another_process_error(call));
   (*timeline)->expose();  // before it is asked whether it captures
   if (!begin(block, writes)) return tl::unexpected(borrowed_error(block, call, writes));
   // The function may drop the buffer, or look at it: until its work is noted the use is a borrow of its kind.

@@ -25,7 +25,11 @@ Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t coun
 void* device_block_data(const DeviceBlock* block) noexcept { return block->data; }
 const void* device_block_device(const DeviceBlock* block) noexcept { return block->core.get(); }
 std::uint32_t device_block_generation(const DeviceBlock* block) noexcept { return block->generation(); }
-const void* device_key(const Device& device) noexcept { return HandleAccess::core(device).get(); }
+const void* device_key(const Device& device) {
+  const auto& core = HandleAccess::core(device);
+  if (core == nullptr) throw moved_from("DeviceSpan::from_native", "the device");
+  return core.get();
+}
 
 void drop_device_block(DeviceBlock* block) noexcept {
   if (block->let_go()) free_device_block(block);

@@ -31,15 +31,14 @@ struct HandleAccess {
           Error::make(Errc::moved_from, [&] { return std::string(call) + ": the stream has been moved from"; }));
     if (found->is_usable() && !found->of_another_thread()) [[likely]]
       return found;
-    const std::string id = "stream " + std::to_string(found->id());
+    const auto named = [&] { return std::string(call) + ": stream " + std::to_string(found->id()); };
     if (found->of_another_thread())
       return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
-        return std::string(call) + ": " + id +
-               " is the per-thread default stream of another thread, which alone may use it";
+        return named() + " is the per-thread default stream of another thread, which alone may use it";
       }));
     // A foreign one's handle value has been seen on another stream since. CUDA gives no handle to two living streams.
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
-      return std::string(call) + ": " + id +
+      return named() +
              (found->foreign() ? " is gone: another stream has its native handle now" : " has been destroyed");
     }));
   }

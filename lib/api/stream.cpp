@@ -34,6 +34,7 @@ const StreamHandle per_thread_stream = reinterpret_cast<StreamHandle>(2);
 Result<StreamRef> stream_from_native(const Device& device, void* native) noexcept try {
   constexpr const char* call = "from_native";
   const auto& core = HandleAccess::core(device);
+  if (core == nullptr) return tl::unexpected(moved_from(call, "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error(call));
   std::uint64_t id = 0;
   if (const Status status = core->note(core->backend->stream_id(native, &id)); !status.ok())
@@ -205,6 +206,7 @@ bool StreamRef::capturing() const {
 NativeStream StreamRef::native() const {
   // Whoever asks may enqueue work of its own that is long: what was copied before does not wait for it.
   detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
+  if (timeline.device()->of_another_process()) throw timeline.device()->lost_error("Stream::native");
   if (!timeline.device()->lost()) (void)timeline.cover_all();
   timeline.expose();
   return static_cast<NativeStream>(timeline.native());
@@ -215,6 +217,7 @@ Stream::Stream(const Device& device, const StreamOptions& options)
 
 Result<Stream> Stream::try_make(const Device& device, const StreamOptions& options) noexcept try {
   const auto& core = HandleAccess::core(device);
+  if (core == nullptr) return tl::unexpected(detail::moved_from("Stream", "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error("Stream"));
   detail::DeviceBackend& backend = *core->backend;
   void* native = nullptr;

@@ -98,7 +98,8 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
                       void (*run)(void*, NativeStream), void* context) {
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
-  (*timeline)->expose();  // before it is asked whether it captures
+  const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
+  (*timeline)->expose();                              // before it is asked whether it captures
   HeldUses held;
   if (auto all = hold_all(held, listed, count, (*timeline)->device(), call); !all) return all;
   auto work = HandleAccess::begin_work(stream, call);

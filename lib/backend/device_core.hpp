@@ -67,7 +67,7 @@ struct DeviceCore {
   /// True once a stream of this device has used memory of another device's arena. Who collects for that arena must then
   /// ask the streams of this device, too.
   std::atomic<bool> used_across_devices{false};
-  /// Whether the library's own thread looks at the device already (streams/watcher.hpp): relaxed, a hint.
+  /// Whether the library's own thread looks at the device already (is_watched() in streams/watcher.hpp).
   std::atomic<bool> watched{false};
 
  private:

@@ -1,8 +1,16 @@
 #include "base/bytes.hpp"
 
+#include <algorithm>
+#include <charconv>
 #include <sstream>
 
 namespace thole::detail {
+
+BytesText::BytesText(std::size_t bytes) noexcept {
+  constexpr std::string_view unit = " bytes";
+  char* const end = std::to_chars(text_.data(), text_.data() + text_.size(), bytes).ptr;
+  size_ = static_cast<std::size_t>(std::copy(unit.begin(), unit.end(), end) - text_.data());
+}
 
 std::string bytes_text(std::size_t bytes) {
   std::ostringstream text;

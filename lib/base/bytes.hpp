@@ -2,10 +2,12 @@
 
 // Sizes: the units that memory comes in, rounding, and bytes in words.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 
 namespace thole::detail {
 
@@ -33,6 +35,17 @@ inline std::byte* align_up(std::byte* data, std::size_t alignment) noexcept {
 inline std::byte* align_down(std::byte* data, std::size_t alignment) noexcept {
   return data - (reinterpret_cast<std::uintptr_t>(data) & (alignment - 1));
 }
+
+/// "4096 bytes", for errors: it allocates nothing, since there may be no memory.
+class BytesText {
+ public:
+  explicit BytesText(std::size_t bytes) noexcept;
+  operator std::string_view() const noexcept { return {text_.data(), size_}; }
+
+ private:
+  std::array<char, 32> text_;
+  std::size_t size_;
+};
 
 /// "1073741824 bytes (1 GiB)".
 std::string bytes_text(std::size_t bytes);

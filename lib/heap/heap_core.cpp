@@ -288,13 +288,13 @@ void HeapCore::retire(Block* block, const OpenUse& use, F&& count) noexcept {
   in_cache([&](ThreadCache& cache) {
     count(cache);
     closed = closed_.load(std::memory_order_relaxed);
-    keenly = background_reclaim_ && !device->watched.load(std::memory_order_relaxed);
+    keenly = background_reclaim_;
     block->wait_position = use.position;
     // Under the lock, as are the counts: close() finds the block on the stream and has that watched, or `closed` is
     // true here. It is the last that happens to the block here: whoever finds it may have it back before this returns.
     use.timeline->retire(block);
   });
-  if (closed || keenly) watch(device, keenly);
+  if (closed || (keenly && !is_watched(*device))) watch(device, keenly);
 }
 
 void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {

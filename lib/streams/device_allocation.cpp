@@ -1,6 +1,6 @@
 #include "streams/device_allocation.hpp"
 
-#include <string>
+#include "base/bytes.hpp"
 
 namespace thole::detail {
 
@@ -31,8 +31,7 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
     if (used && status.ok()) block->made_on = work.timeline().shared_from_this();
   }
   if (used && status.ok()) return block;
-  auto error = !used ? std::move(used.error())
-                     : work.error(status, "allocating device memory", std::to_string(bytes) + " bytes");
+  auto error = !used ? std::move(used.error()) : work.error(status, "allocating device memory", BytesText(bytes));
   work.cancel();  // before the record is used again
   if (block->let_go()) free_device_block(block);
   return tl::unexpected(std::move(error));

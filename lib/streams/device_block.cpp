@@ -19,9 +19,17 @@ using Pool = RecyclingPool<DeviceBlock, &DeviceBlock::next>;
 /// It cannot be freed now: its stream captures or is gone, another stream uses it, or this thread may not call the
 /// device.
 void wait_to_be_freed(DeviceBlock* block) noexcept {
-  const std::shared_ptr<DeviceCore> core = block->core;  // the block may be freed at once
+  const std::shared_ptr<DeviceCore> core = block->core;                       // the block may be freed at once
+  core->streams->device_blocks_left.fetch_add(1, std::memory_order_relaxed);  // released by push()
   core->streams->device_blocks.push(block);
   watch(core);
+}
+
+/// One that has waited is gone.
+void recycle_waiting(DeviceBlock* block) noexcept {
+  const std::shared_ptr<DeviceCore> core = block->core;
+  recycle(block);
+  core->streams->device_blocks_left.fetch_sub(1, std::memory_order_release);
 }
 
 /// Whether other streams than the one that it was made on use it.
@@ -58,11 +66,14 @@ bool free_in_order(DeviceBlock* block) noexcept {
 /// one may be gone then: it is not touched any more, and only the uses that thole saw count.
 void keep_place(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
-  if (timeline == nullptr || !timeline->is_open()) return;
+  if (timeline == nullptr) return;
+  const Timeline::Call call(*timeline);
+  if (!call) return;
   bool was_open = false;
   if (reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->issue();
-    const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
+    // A driver may refuse once.
+    const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
   }
   block->made_on.reset();
@@ -134,13 +145,15 @@ void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcep
   for (auto left = std::min(at_most, waiting.size()); left != 0; --left) {
     DeviceBlock* const block = waiting.pop();
     if (block == nullptr) return;
-    bool gone = nothing_to_free(block) || free_in_order(block);
+    // Not in the order of its stream: this thread need not be the program's, which may begin a capture there meanwhile
+    // that a free, or a wait, would invalidate. An event does not.
+    bool gone = nothing_to_free(block);
     if (!gone) {
       keep_place(block);
       gone = free_when_done(block);
     }
     if (gone)
-      recycle(block);
+      recycle_waiting(block);
     else
       waiting.push(block);
   }
@@ -157,7 +170,7 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
     waiting.push(block);
     return false;
   }
-  recycle(block);
+  recycle_waiting(block);
   return true;
 }
 

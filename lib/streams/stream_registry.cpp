@@ -69,10 +69,13 @@ void StreamRegistry::end_waiting() noexcept {
   {
     const std::scoped_lock lock(mutex_);
     ending.swap(ending_);
+    being_ended_ += ending.size();
   }
-  std::erase_if(ending, [](const auto& timeline) { return timeline->end(); });
   if (ending.empty()) return;
+  const std::size_t taken = ending.size();
+  std::erase_if(ending, [](const auto& timeline) { return timeline->end(); });
   const std::scoped_lock lock(mutex_);
+  being_ended_ -= taken;
   if (ending_.empty()) return ending_.swap(ending);
   try {
     ending_.insert(ending_.end(), ending.begin(), ending.end());
@@ -81,10 +84,15 @@ void StreamRegistry::end_waiting() noexcept {
   }
 }
 
-bool StreamRegistry::has_work() const noexcept {
-  if (device_blocks.size() != 0 || graphs.has_work()) return true;
+bool StreamRegistry::has_loose_ends() const noexcept {
+  if (device_blocks_left.load(std::memory_order_acquire) != 0) return true;
   const std::scoped_lock lock(mutex_);
-  if (!ending_.empty()) return true;
+  return !ending_.empty() || being_ended_ != 0;
+}
+
+bool StreamRegistry::has_work() const noexcept {
+  if (has_loose_ends() || graphs.has_work()) return true;
+  const std::scoped_lock lock(mutex_);
   return std::ranges::any_of(all_, [](const auto& weak) {
     const auto timeline = weak.lock();
     return timeline != nullptr && timeline->has_work();

@@ -4,6 +4,7 @@
 // views of a stream share, and as a list, to look for blocks that wait. The registry keeps none of them alive: handles,
 // memory in use and events do.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,11 +34,17 @@ class StreamRegistry {
   void end(std::shared_ptr<Timeline> timeline) noexcept;
   void end_waiting() noexcept;
 
-  /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet.
+  /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet; those count, too,
+  /// that another thread is just looking at.
   bool has_work() const noexcept;
+  /// The same of device memory and of streams that cannot end yet alone: these hold the device, and go with one that is
+  /// lost, too.
+  bool has_loose_ends() const noexcept;
 
-  /// Device memory that cannot be freed yet, and where it is freed then (device_block.cpp).
+  /// Device memory that cannot be freed yet, and where it is freed then (device_block.cpp); and how much of it there
+  /// is, in somebody's hands or not: counted before it is put there. Release and acquire make a pair.
   DeviceBlockQueue device_blocks;
+  std::atomic<std::size_t> device_blocks_left{0};
   FreeingStream freeing;
   GraphTable graphs;
 
@@ -49,6 +56,7 @@ class StreamRegistry {
   std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> foreign_;  // by native handle; not of_thread
   List all_;
   std::vector<std::shared_ptr<Timeline>> ending_;
+  std::size_t being_ended_ = 0;   // taken from there by end_waiting() calls that go on
   std::size_t turn_ = 0;          // of next_with_work()
   std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
 };

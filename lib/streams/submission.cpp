@@ -66,6 +66,12 @@ Result<void> Submission::not_ordered(Status status, const Uses& uses) noexcept {
              ": the memory is in flight, and a graph that is being captured "
              "cannot wait for work outside of it; wait() before the capture";
     }));
+  if (status.code == StatusCode::capture && status.native == 0)
+    return tl::unexpected(Error::make(Errc::capturing, [&] {
+      return std::string(call_) +
+             ": the memory was used in a stream that captures a graph now, and no event says when "
+             "that use is done; it can be waited for when the capture has ended";
+    }));
   // A use may be another device's, whose loss is not this one's.
   if (const auto lost = lost_device(uses); lost != nullptr) return tl::unexpected(lost->lost_error(call_));
   return tl::unexpected(error(
@@ -202,10 +208,15 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   if (!capturing()) (void)timeline_->capture_info(&after);
   keep_in_graph_after(after);
   note_all(position);
-  if (precision == Precision::at_once || timeline_->foreign())
-    (void)timeline_->cover(position);
-  else
+  // Where the stream is ending, its last event may have been recorded already, and nobody can record another one but
+  // this call. If it ends only from now on, it sees the position: both have taken one, and so are in one order.
+  if (!timeline_->is_usable()) {
+    if (!timeline_->cover_in_call(position).ok()) (void)timeline_->cover_in_call(position);  // a driver may refuse once
+  } else if (precision == Precision::at_once || timeline_->foreign()) {
+    (void)timeline_->cover_in_call(position);
+  } else {
     timeline_->record_if_due(bytes);
+  }
 }
 
 }  // namespace thole::detail

@@ -229,17 +229,24 @@ Status Timeline::record_reserved(Ticket* ticket, CaptureInfo* after) noexcept {
   return status;
 }
 
+bool Timeline::is_covered(std::uint64_t position) const noexcept {
+  return recorded_.load(std::memory_order_acquire) >= position || done(position);
+}
+
 Status Timeline::cover(std::uint64_t position) noexcept {
-  const auto is_covered = [&] { return recorded_.load(std::memory_order_acquire) >= position || done(position); };
-  if (is_covered()) return {};
+  if (is_covered(position)) return {};
   const Call call(*this);
-  if (!call) return {StatusCode::invalid};
+  return call ? cover_in_call(position) : Status{StatusCode::invalid};
+}
+
+Status Timeline::cover_in_call(std::uint64_t position) noexcept {
+  if (is_covered(position)) return {};
   Ticket* ticket = nullptr;
   if (const Status status = take_ticket(&ticket); !status.ok()) return status;
   Status status;
   {
     const std::scoped_lock recording(recording_);
-    if (!is_covered()) {  // another thread may have covered it
+    if (!is_covered(position)) {  // another thread may have covered it
       CaptureInfo after;
       status = check_no_capture();
       if (status.ok()) status = record_locked(ticket, &after);

@@ -110,6 +110,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   /// Makes sure that an event covers the position.
   Status cover(std::uint64_t position) noexcept;
+  /// The same, by who keeps a Call: also where the stream has been closed meanwhile, when nobody else can any more.
+  Status cover_in_call(std::uint64_t position) noexcept;
   /// Covers everything that was issued, if anything is not covered.
   Status cover_all() noexcept { return cover(issued()); }
   /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
@@ -169,6 +171,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   void leave() noexcept;
   void destroy_native() noexcept;
 
+  bool is_covered(std::uint64_t position) const noexcept;
   Status take_ticket(Ticket** ticket, bool timed = false) noexcept;
   void recycle(Ticket* ticket) noexcept;
   Status check_no_capture() noexcept;

@@ -25,6 +25,10 @@ Status ask_until(std::chrono::steady_clock::time_point deadline, Ask ask) noexce
   }
 }
 
+// A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program that
+// captures again and again.
+constexpr int most_tries = 4;
+
 }  // namespace
 
 // ---- Waiting
@@ -111,11 +115,8 @@ Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexc
 
 /// Asks for the position, or waits for it.
 Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexcept {
-  // A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program
-  // that captures again and again.
-  constexpr int most_tries = 4;
   Status status;
-  for (int tries = 0; tries != most_tries; ++tries) {
+  for (int tries = 0; tries < most_tries;) {
     if (done(position)) return {};
     if (device_->lost()) return {StatusCode::device_lost};
     if (status = cover_for_others(position); !status.ok()) return status;
@@ -124,8 +125,11 @@ Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexc
     Ticket* const ticket = covering(position);
     if (ticket == nullptr) {
       status = not_covered();
+      ++tries;
       continue;
     }
+    // However many there are that were broken before, each is gone for good now.
+    if (ticket == pending_.newest()) ++tries;
     status = ask(ticket, lock, deadline);
     if (status.code != StatusCode::capture) return status;
   }
@@ -182,17 +186,30 @@ Status Timeline::synchronize() noexcept {
 }
 
 Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept {
-  if (done(position)) return {};
-  if (device_->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
-  if (const Status status = cover_for_others(position); !status.ok()) return status;
-  Lock lock(mutex_);
-  if (done(position)) return {};
-  Ticket* const ticket = covering(position);
-  if (ticket == nullptr) return not_covered();
-  const Pin pin(*this, ticket, lock);
-  // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the ticket
-  // may serve again once the call has returned.
-  return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+  Status status;
+  for (int tries = 0; tries < most_tries;) {
+    if (done(position)) return {};
+    if (device_->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
+    if (status = cover_for_others(position); !status.ok()) return status;
+    Lock lock(mutex_);
+    if (done(position)) return {};
+    Ticket* const ticket = covering(position);
+    if (ticket == nullptr) {
+      status = not_covered();
+      ++tries;
+      continue;
+    }
+    if (ticket == pending_.newest()) ++tries;  // as in resolve()
+    const Pin pin(*this, ticket, lock);
+    // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the
+    // ticket may serve again once the call has returned.
+    status = waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+    if (status.code != StatusCode::capture && status.code != StatusCode::invalid) return status;
+    // The waiter captures since a moment ago, or a capture took the event: the event itself says.
+    lock.lock();
+    if (ask(ticket, lock, nullptr).code != StatusCode::capture) return status;
+  }
+  return status;
 }
 
 Status Timeline::order_before(Timeline& waiter, Ticket* ticket) noexcept {

@@ -1,6 +1,7 @@
 #include "streams/watcher.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <iterator>
@@ -39,6 +40,18 @@ class Watcher {
   static constexpr auto shortest_pause = std::chrono::milliseconds(1);
   static constexpr auto longest_pause = std::chrono::milliseconds(64);
 
+  /// Under the mutex. Says that the device is not watched before it looks for the last time: see is_watched().
+  static bool still_needed(DeviceCore& device) noexcept {
+    // The blocks that were in flight on a lost device never come back.
+    const auto has_work = [&] { return device.lost() ? device.streams->has_loose_ends() : device.streams->has_work(); };
+    if (has_work()) return true;
+    device.watched.store(false, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (!has_work()) return false;
+    device.watched.store(true, std::memory_order_relaxed);
+    return true;
+  }
+
   void wake() {
     if (!started_) {
       background_thread([this] { run(); }).detach();
@@ -73,10 +86,7 @@ class Watcher {
       lock.lock();
       for (auto at = watched_.begin(); at != watched_.end();) {
         const auto next = std::next(at);
-        if (at->device->lost() || !at->device->streams->has_work()) {
-          at->device->watched.store(false, std::memory_order_relaxed);
-          gone.splice(gone.end(), watched_, at);
-        }
+        if (!still_needed(*at->device)) gone.splice(gone.end(), watched_, at);
         at = next;
       }
       lock.unlock();

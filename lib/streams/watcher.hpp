@@ -3,6 +3,7 @@
 // The library's own thread: it collects from devices for which nobody else may come, until nothing waits on them, and
 // makes events ahead. It starts when it is first wanted, sleeps while there is nothing to do, and is never joined.
 
+#include <atomic>
 #include <memory>
 
 #include "backend/device_core.hpp"
@@ -13,5 +14,12 @@ namespace thole::detail {
 /// where no thread can be had, the next call that collects does it. `keenly`: looks every millisecond, for
 /// HeapOptions::background_reclaim; else ever less often, while nothing is found.
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly = false) noexcept;
+
+/// Whether the thread looks at the device already, and will see what the caller has just left there; else watch().
+inline bool is_watched(const DeviceCore& device) noexcept {
+  // A store there, a load here: in one order with the watcher's opposite ones, so that one of the two sees the other's.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return device.watched.load(std::memory_order_relaxed);
+}
 
 }  // namespace thole::detail

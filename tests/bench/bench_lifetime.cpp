@@ -186,6 +186,7 @@ int main(int argc, char** argv) try {
   figures.measure("stalled stream", [&] { stalled_stream(figures, device, heap); });
   figures.measure("coming arenas", [&] { coming_arenas(figures, device, heap); });
   figures.measure("full queue", [&] { full_queue(figures, device, heap); });
+  figures.measure("growth", [&] { growth(figures); });
   return figures.finish();
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_lifetime: %s\n", error.what());

@@ -43,4 +43,7 @@ void coming_arenas(Figures& figures, const thole::Device& device, const thole::P
 /// What one whose queue is full costs the others.
 void full_queue(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 
+/// Figures of what must not grow with what is unfinished or has ended.
+void growth(Figures& figures);
+
 }  // namespace bench

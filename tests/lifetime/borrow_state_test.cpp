@@ -169,6 +169,31 @@ TEST_CASE("a borrow that ends on another thread lets the next begin here, with w
   }
 }
 
+TEST_CASE("a copy that is taken as soon as a borrow has ended on another thread comes after what that one did") {
+  const Rig rig(Device::simulated());
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{0});
+  DeviceBuffer<std::byte> there(stream, 4 * KiB);
+  for (int round = 1; round != 50; ++round) {
+    // Nothing but the refusals says when the other thread is done: TSan sees what that is worth.
+    std::thread writes([borrow = buffer.borrow_mut(), round]() mutable {
+      std::memset(borrow.data(), round, borrow.size());
+      const auto ends = std::move(borrow);
+    });
+    until([&] { return buffer.try_async_to_device(stream, there.span()).has_value(); });
+    writes.join();
+    std::byte seen{};
+    std::thread reads([borrow = buffer.borrow(), &seen]() mutable {
+      seen = borrow[0];
+      const auto ends = std::move(borrow);
+    });
+    until([&] { return buffer.try_async_from_device(stream, there.span()).has_value(); });
+    reads.join();
+    CHECK(seen == std::byte(round));
+    CHECK(all_are(buffer, round));
+  }
+}
+
 TEST_CASE("a buffer may be handed to another thread and borrowed there") {
   const Rig rig(under_test());
   Scene scene(rig);

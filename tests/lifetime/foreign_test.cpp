@@ -180,7 +180,7 @@ TEST_CASE("a view of another thread's per-thread default stream says so in every
       refused([&] { (void)buffer.async_to_device(theirs); });
       refused([&] { buffer.use_on(theirs, Access::device_writes, [](std::byte*, NativeStream) { FAIL_CHECK(""); }); });
       refused([&] { (void)target.async_to_host(theirs, rig.heap); });
-      refused([&] { DeviceBuffer<std::byte>(theirs, 1); });
+      refused([&] { (void)DeviceBuffer<std::byte>(theirs, 1); });
       refused([&] { theirs.launch_host_function([] { FAIL_CHECK(""); }); });
       refused([&] { theirs.synchronize(); });
       refused([&] { (void)theirs.record(); });

@@ -213,6 +213,7 @@ TEST_CASE("every other call of a child on what its parent made says that another
       {"Stream::wait", [&] { stream->wait(*later); }},
       {"Stream::launch_host_function", [&] { stream->launch_host_function([] {}); }},
       {"Stream::capturing", [&] { (void)stream->capturing(); }},
+      {"Stream::native", [&] { (void)stream->native(); }},
       {"Event::ready", [&] { (void)later->ready(); }},
       {"Event::ready, done", [&] { (void)objects.event->ready(); }},
       {"Event::synchronize", [&] { later->synchronize(); }},
@@ -220,6 +221,8 @@ TEST_CASE("every other call of a child on what its parent made says that another
       {"async_to_device", [&] { idle->async_to_device(*stream, target->span()); }},
       {"async_from_device", [&] { idle->async_from_device(*stream, target->span()); }},
       {"async_to_host", [&] { (void)target->async_to_host(*stream, *heap); }},
+      {"async_to_device of what is borrowed", [&] { (void)objects.written->async_to_device(*stream); }},
+      {"async_from_device of what is borrowed", [&] { objects.read->async_from_device(*stream, target->span()); }},
       {"use_on", [&] { idle->use_on(*stream, Access::device_reads, [](const std::byte*, NativeStream) {}); }},
       {"wait", [&] { in_flight->wait(); }},
       {"borrow_mut, in flight", [&] { (void)in_flight->borrow_mut(); }},
@@ -239,6 +242,16 @@ TEST_CASE("every other call of a child on what its parent made says that another
             const Stream own(Device::simulated());
             accepted +=
                 is_refused("async_to_device on a stream of its own", [&] { (void)idle->async_to_device(own); }) ? 0 : 1;
+            accepted += is_refused("async_to_device on a stream of its own, borrowed",
+                                   [&] { (void)objects.written->async_to_device(own); })
+                            ? 0
+                            : 1;
+            accepted +=
+                is_refused(
+                    "use_on a stream of its own, borrowed",
+                    [&] { objects.written->use_on(own, Access::device_writes, [](std::byte*, NativeStream) {}); })
+                    ? 0
+                    : 1;
             accepted += is_refused("wait on a stream of its own", [&] { own.wait(*later); }) ? 0 : 1;
             if (!in_flight->busy()) ++accepted;
             if (!device.lost()) ++accepted;

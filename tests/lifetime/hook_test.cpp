@@ -248,6 +248,126 @@ TEST_CASE("drain, borrow_mut and synchronize go on behind an event that a captur
   }
 }
 
+TEST_CASE("however many events captures have made void, a wait and another stream go on behind them") {
+  for (const bool other_stream : {false, true}) {
+    Scene scene(Whose::own);
+    const Rig& rig = scene.rig;
+    const Stream other(rig.device);
+    DeviceBuffer<std::byte> source(other, bytes);
+    rig.settle(other);
+    auto kept = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+    kept.async_to_device(scene.view, scene.target->span());
+    for (int i = 0; i != 20; ++i) {
+      scene.capture_in_next_record();
+      (void)scene.view.record();
+    }
+    rig.sim().release(scene.view);  // from here on everything runs at once
+    if (other_stream)
+      kept.async_from_device(other, source.span());
+    else
+      rig.heap.drain();
+    rig.settle(other);
+    (void)kept.borrow_mut();
+  }
+}
+
+TEST_CASE(
+    "behind an event that a capture made void, in a stream that captures again, another stream's use says why not") {
+  Scene scene(Whose::own);
+  const Rig& rig = scene.rig;
+  const Stream other(rig.device);
+  DeviceBuffer<std::byte> source(other, bytes);
+  rig.settle(other);
+  auto kept = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+  kept.async_to_device(scene.view, scene.target->span());
+  scene.capture_in_next_record();
+  (void)scene.view.record();
+  scene.begin();
+  CHECK(has(errc_text([&] { kept.async_from_device(other, source.span()); }, Errc::capturing),
+            "used in a stream that captures a graph now"));
+  scene.end_and_drop();
+  kept.async_from_device(other, source.span());
+}
+
+TEST_CASE("device memory that must wait to be freed invalidates no capture that begins in its stream meanwhile") {
+  Scene scene(Whose::own);
+  const Rig& rig = scene.rig;
+  const Stream reads(rig.device), drops(rig.device);
+  auto back = rig.heap.make_buffer<std::byte>(bytes);
+  back.async_from_device(reads, scene.target->span());
+  rig.sim().hold(reads);
+  auto owned = std::make_shared<std::optional<DeviceBuffer<std::byte>>>(std::move(*scene.target));
+  scene.target.reset();
+  // Whoever tries first to free it, after it has asked for captures.
+  std::atomic<bool> begun{false};
+  drops.launch_host_function([&] {
+    rig.sim().after_call(SimulatedCall::capture_info, [&] {
+      scene.begin();
+      begun = true;
+    });
+    owned->reset();
+  });
+  rig.sim().run_all();
+  until([&] {
+    (void)rig.heap.collect();
+    return begun.load();
+  });
+  for (int i = 0; i != 3; ++i) (void)rig.heap.collect();
+  (void)rig.sim().end_capture(scene.view);
+  rig.sim().release(reads);
+  until([&] {
+    (void)rig.heap.collect();
+    rig.sim().run_all();
+    return rig.sim().device_bytes() == 0;
+  });
+}
+
+TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {
+  for (const bool device_writes : {false, true})
+    for (const bool drop : {false, true}) {
+      const Rig rig;
+      auto stream = std::make_optional<Stream>(rig.device);
+      const StreamRef view(*stream);
+      const Stream other(rig.device);
+      DeviceBuffer<std::byte> target(other, bytes);
+      rig.settle(other);
+      auto buffer = std::make_optional(rig.heap.make_buffer<std::byte>(bytes, std::byte{7}));
+      rig.sim().before_call(SimulatedCall::copy, [&] { stream.reset(); });
+      if (device_writes)
+        buffer->async_from_device(view, target.span());
+      else
+        buffer->async_to_device(view, target.span());
+      REQUIRE(!stream.has_value());
+      if (drop) buffer.reset();
+      CHECK(!rig.all_free());
+      rig.sim().run_all();
+      if (!drop) CHECK(buffer->try_borrow_mut().has_value());
+      buffer.reset();
+      CHECK(rig.all_free());
+    }
+}
+
+TEST_CASE("a stream that must wait behind an event that a capture made void waits for the next one") {
+  Scene scene(Whose::own);
+  const Rig& rig = scene.rig;
+  const Stream other(rig.device);
+  DeviceBuffer<std::byte> source(other, bytes);
+  rig.heap.make_buffer<std::byte>(bytes, std::byte{2}).async_to_device(other, source.span());
+  rig.settle(other);
+  auto kept = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+  kept.async_to_device(scene.view, scene.target->span());
+  scene.capture_in_next_record();
+  (void)scene.view.record();  // takes the copy for covered
+  Gate gate(rig, scene.view);
+  kept.async_from_device(other, source.span());  // after the copy that reads
+  rig.sim().run_all();
+  CHECK(!kept.try_borrow().has_value());
+  gate.open();
+  rig.sim().run_all();
+  CHECK(scene.holds(7));
+  CHECK(all_are(kept, 2));
+}
+
 TEST_CASE("an event that a capture made void behind a foreign stream's use: the next call on the stream covers it") {
   Scene scene(Whose::foreign);
   const Rig& rig = scene.rig;

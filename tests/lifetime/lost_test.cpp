@@ -253,6 +253,23 @@ TEST_CASE("a lost device goes when the last of what a graph of it kept goes") {
   until([&] { return core.expired(); });
 }
 
+TEST_CASE("device memory that waits to be freed when the device is lost does not keep its records for ever") {
+  std::weak_ptr<detail::DeviceCore> core;
+  {
+    const auto device = stepped();
+    auto sim = device.simulation();
+    core = detail::HandleAccess::core(device);
+    const Stream stream(device);
+    auto memory = std::make_optional<DeviceBuffer<std::byte>>(stream, 4 * KiB);
+    sim.begin_capture(stream, SimulatedCaptureMode::relaxed);
+    memory.reset();  // thole's own thread is to free it
+    // While that thread looks, at the worst moment.
+    sim.before_call(SimulatedCall::capture_info, [&] { sim.lose_device(); });
+    until([&] { return device.lost(); });
+  }
+  until([&] { return core.expired(); });
+}
+
 TEST_CASE("other devices work on beside one that is lost, and new ones can be made") {
   auto lost = std::make_optional<Rig>();
   const Stream gone(lost->device);

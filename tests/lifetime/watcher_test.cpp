@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "../support/rig.hpp"
+#include "streams/stream_registry.hpp"
 
 using namespace support;
 
@@ -14,6 +15,11 @@ constexpr std::size_t bytes = 64 * KiB;
 /// Until nothing of the device's is pinned, and nobody makes a call of thole's meanwhile.
 void until_unpinned(const Device& device) {
   until([&] { return device.simulation().arena_bytes() == 0; });
+}
+
+std::size_t device_collect(const Device& device) {
+  const auto& core = detail::HandleAccess::core(device);
+  return core->collect(*core);
 }
 
 }  // namespace
@@ -99,6 +105,51 @@ TEST_CASE("a block that nobody's graph holds any more comes back to a heap that 
   rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
   (void)rig.sim().end_capture(stream);
   until([&] { return rig.heap.stats().in_flight == 0 && rig.heap.stats().in_use == 0; });
+}
+
+TEST_CASE("device memory that a thread is just trying to free counts as work, so that thole's own goes on looking") {
+  const auto device = stepped();
+  auto sim = device.simulation();
+  const auto& streams = *detail::HandleAccess::core(device)->streams;
+  const Stream stream(device);
+  auto memory = std::make_optional<DeviceBuffer<std::byte>>(stream, bytes);
+  sim.begin_capture(stream, SimulatedCaptureMode::relaxed);
+  memory.reset();  // to be freed when the capture has ended
+  std::atomic<int> counted{-1};
+  // On whichever thread tries next, with the memory in its hands.
+  sim.before_call(SimulatedCall::capture_info, [&] { counted = streams.has_work() ? 1 : 0; });
+  (void)device_collect(device);
+  until([&] { return counted != -1; });
+  CHECK(counted == 1);
+  (void)sim.end_capture(stream);
+  until([&] {
+    sim.run_all();
+    return sim.device_bytes() == 0;
+  });
+}
+
+TEST_CASE("a stream that a thread is just trying to end counts as work, so that thole's own goes on looking") {
+  const auto device = stepped();
+  auto sim = device.simulation();
+  const auto& streams = *detail::HandleAccess::core(device)->streams;
+  auto stream = std::make_optional<Stream>(device);
+  std::atomic<int> counted{-1};
+  sim.fail_call(SimulatedCall::record_event, 1);
+  sim.after_call(SimulatedCall::record_event, [&] {
+    sim.fail_call(SimulatedCall::record_event, 1);
+    // Set before the second refusal, so that the first call behind both is the one of the next who tries.
+    sim.after_call(SimulatedCall::record_event, [&] {
+      sim.before_call(SimulatedCall::record_event, [&] { counted = streams.has_work() ? 1 : 0; });
+    });
+  });
+  stream.reset();
+  (void)device_collect(device);
+  until([&] { return counted != -1; });
+  CHECK(counted == 1);
+  until([&] {
+    sim.run_all();
+    return sim.calls(SimulatedCall::destroy_stream) == 1;
+  });
 }
 
 TEST_CASE("a stream whose last event is refused twice still frees device memory in the end") {

@@ -119,13 +119,10 @@ void Ledger::move_content(const Memory& from, std::size_t from_offset, Memory& t
 }
 
 void Ledger::copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
-                    std::size_t to_offset, std::size_t count, bool to_device, bool tracked_device) {
+                    std::size_t to_offset, std::size_t count, bool to_device) {
   const auto position = position_of_copy(stream, to->data + to_offset, from->data + from_offset);
   launched(stream, position, from, from_offset, to, to_offset, count, to_device);
-  for (Memory* const memory : {from.get(), to.get()}) {
-    const bool device_side = (memory == to.get()) == to_device;
-    memory->uses.back().tracked = !device_side || tracked_device;
-  }
+  from->uses.back().tracked = to->uses.back().tracked = true;
 }
 
 void Ledger::launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,

@@ -3,6 +3,7 @@
 // The plain model: which memory is in flight, what it holds in program order, and so which copies must move what, and
 // what may not be handed out again yet. It knows nothing of events, tickets or queues of blocks.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -28,7 +29,7 @@ struct Use {
   std::uint64_t stream = 0;
   std::uint64_t position = 0;
   bool writes = false;
-  bool tracked = true;  // thole knows of it; false: a graph's launch, or device memory given as a span
+  bool tracked = true;  // thole knows of it; false: a graph's launch, or a look at device memory's raw address
 };
 
 /// A graph and its executables, as far as memory is concerned.
@@ -47,7 +48,7 @@ struct Memory {
   std::vector<Use> uses;
   std::vector<std::shared_ptr<GraphLife>> graphs;
   // Pinned memory alone.
-  bool handle = true;
+  std::atomic<bool> handle{true};  // a function of the device's may drop it, on another thread
   std::size_t readers = 0;
   bool writer = false;
   std::uint64_t arena = 0;
@@ -112,7 +113,7 @@ class Ledger {
   std::uint64_t operations() const { return operations_; }
   /// A copy was just enqueued on the stream; finds it there.
   void copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
-              std::size_t to_offset, std::size_t count, bool to_device, bool tracked_device);
+              std::size_t to_offset, std::size_t count, bool to_device);
   /// The same as part of a graph's launch.
   void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
                 const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);

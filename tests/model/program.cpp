@@ -33,6 +33,7 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
 Program::~Program() = default;
 
 void Program::operation() {
+  if (chance(16)) return rare_operation();
   const std::size_t which = below(100);
   if (which < 20) return make();
   if (which < 28) return to_device_new();
@@ -57,6 +58,30 @@ void Program::operation() {
   if (which < 98) return make_lane();
   if (which < 99) return stats();
   fault();
+}
+
+void Program::rare_operation() {
+  switch (below(12)) {
+    case 0:
+    case 1:
+      return dangling_span();
+    case 2:
+    case 3:
+      return owning_host_function();
+    case 4:
+    case 5:
+    case 6:
+      return capture_in_a_call();
+    case 7:
+    case 8:
+      return share();
+    case 9:
+      return heap_ends_beside();
+    case 10:
+      return chance(16) ? fork_child() : use_on();
+    default:
+      return use_on();
+  }
 }
 
 std::uint64_t Program::run() {
@@ -104,7 +129,11 @@ void Program::lose_device() {
       if (memory.count != 0 && !borrowed)
         (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });
   }
-  // Dropping, in any order.
+  drop_everything();
+  (void)devices_[0].take_error();
+}
+
+void Program::drop_everything() {
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
          !arenas_.empty() || !graphs_.empty() || !events_.empty()) {
     const auto drop_one = [&](auto& from) {
@@ -138,7 +167,6 @@ void Program::lose_device() {
         drop_one(events_);
     }
   }
-  (void)devices_[0].take_error();
 }
 
 void Program::finish() {

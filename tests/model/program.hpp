@@ -182,19 +182,39 @@ class Program {
 
   // ---- copy_operations.cpp
   void to_device_new();
+  void to_device_new(const HostBuffer& from, Lane& lane);
   void to_device_span();
   void to_host_new();
   void to_host_span();
   void make_device_memory();
   void drop_device_memory();
+  void dangling_span();
   void wrong_calls();
   void use_on();
+  void use_on(HostBuffer* target, Lane* lane);
   void host_function();
   bool may_drop(const DeviceMemory& target);
   MemoryPtr device_memory(thole::DeviceBuffer<Word>& buffer, const Lane& lane);
   void captured(Lane& lane, const Node& node);
   bool in_capture(const Lane& lane, const Memory& memory, bool writes) const;
-  void enqueued(Lane& lane, const Node& node, bool tracked_device);
+  void enqueued(Lane& lane, const Node& node);
+
+  // ---- callback_operations.cpp: functions that touch the buffers that they are about
+  void touch_inside(HostBuffer& target, bool writes);
+  void owning_host_function();
+
+  // ---- middle_operations.cpp: captures that begin or end in the middle of a call
+  void capture_in_a_call();
+  void begin_in_a_copy(Lane& lane);
+  void end_in_a_copy(Lane& lane);
+  void capture_in_a_record(Lane& lane);
+
+  // ---- thread_operations.cpp: what other threads and processes do beside this one
+  void share();
+  void heap_ends_beside();
+  void fork_child();
+  int in_child();
+  void drop_everything();
 
   // ---- graph_operations.cpp
   void capture();
@@ -223,6 +243,7 @@ class Program {
 
   // ---- program.cpp
   void operation();
+  void rare_operation();
   void lose_device();
   void finish();
   void all_back();
@@ -238,10 +259,12 @@ class Program {
   std::vector<Lane> lanes_;
   std::vector<HostBuffer> buffers_;
   std::vector<DeviceMemory> device_memory_;
+  std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
   std::vector<Kept> kept_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
+  int inside_ = 0;       // functions of use_on that are running
   Kernel graph_kernel_;  // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
@@ -253,6 +276,7 @@ class Program {
   };
   std::optional<Fault> fault_;
   bool uses_lost_ = false;   // a stream went whose last event failed: what it used never comes back
+  bool void_seen_ = false;   // an event says nothing: what it was to cover cannot be known while its stream captures
   bool fault_seen_ = false;  // from then on a stream may have uses without an event
   std::deque<std::string> trace_;
 };

@@ -1,6 +1,7 @@
 #include "threads.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -15,6 +16,9 @@
 #include <fmt/format.h>
 #include <thole/thole.hpp>
 
+#include "../support/child.hpp"
+#include "../support/sanitized.hpp"
+#include "api/handle_access.hpp"
 #include "model.hpp"
 
 namespace model {
@@ -42,6 +46,12 @@ struct Parcel {
   std::uint64_t pattern = 0;
 };
 
+/// A buffer that several threads borrow and copy at the same time.
+struct Common {
+  std::shared_ptr<const Buffer> buffer;
+  std::uint64_t pattern = 0;
+};
+
 struct Shared {
   Shared(Device on, const ArenaOptions& options)
       : device(std::move(on)), arena(device, options), heap(arena), other_heap(arena, {.background_reclaim = true}) {}
@@ -52,6 +62,7 @@ struct Shared {
   PinnedHeap other_heap;
   std::mutex mutex;
   std::vector<Parcel> parcels;
+  std::array<Common, 4> common;
   std::vector<std::string> wrong;
   std::atomic<bool> stop{false};
 
@@ -182,6 +193,93 @@ class Worker {
     }
   }
 
+  /// Const calls on a buffer that others use, too; whoever lets go of it last drops it.
+  void share() {
+    Common common;
+    {
+      const std::scoped_lock lock(shared_.mutex);
+      common = shared_.common[below(shared_.common.size())];
+    }
+    if (common.buffer == nullptr || below(16) == 0) {
+      Parcel parcel = make();
+      common = {std::move(parcel.buffer), parcel.pattern};
+      const std::scoped_lock lock(shared_.mutex);
+      std::swap(shared_.common[below(shared_.common.size())], common);
+      return;
+    }
+    const Buffer& buffer = *common.buffer;
+    auto borrow = buffer.try_borrow();
+    if (!borrow || !holds(borrow->data(), borrow->size(), common.pattern)) broken("a shared buffer is not as it was");
+    const auto there = buffer.async_to_device(stream());
+    if (below(4) == 0) return shared_.send({{}, std::make_unique<Borrow<Word>>(std::move(*borrow)), common.pattern});
+    keep({own(there.async_to_host(stream(), heap())), {}, common.pattern});
+  }
+
+  /// Work behind thole's back, which looks at what it uses long after its function has dropped the buffer.
+  void use() {
+    Parcel parcel = make();
+    struct Look {
+      Shared& shared;
+      const Word* data;
+      std::size_t count;
+      std::uint64_t pattern;
+    };
+    auto look = std::make_unique<Look>(
+        Look{shared_, parcel.buffer->unsynchronized_data(), parcel.buffer->size(), parcel.pattern});
+    auto& backend = *thole::detail::HandleAccess::core(shared_.device)->backend;
+    parcel.buffer->use_on(stream(), Access::device_reads, [&](const Word*, NativeStream native) {
+      if (const auto inside = parcel.buffer->try_borrow(); !inside) broken("a function that reads cannot borrow");
+      if (parcel.buffer->try_borrow_mut()) broken("a function that reads can write");
+      if (below(2) == 0) (void)parcel.buffer->async_to_device(stream());
+      const bool early = below(2) == 0;
+      if (early) parcel.buffer.reset();
+      const auto looks = [](void* argument) {
+        const std::unique_ptr<Look> self(static_cast<Look*>(argument));
+        if (!holds(self->data, self->count, self->pattern)) self->shared.fail("a use saw a wrong payload");
+      };
+      if (backend.launch_host_function(native, looks, look.get()).ok()) look.release();
+    });
+    if (parcel.buffer) keep(std::move(parcel));
+  }
+
+  /// Device memory that other streams fill and read than it was made on, and that goes at once.
+  void through_a_span() {
+    Parcel parcel = make();
+    const std::size_t count = parcel.buffer->size();
+    Parcel back{own(heap().make_buffer<Word>(count)), {}, parcel.pattern};
+    DeviceSpan<Word> dangling;
+    {
+      DeviceBuffer<Word> memory(stream(), count);
+      dangling = memory.span();
+      parcel.buffer->async_to_device(stream(), memory.span());
+      back.buffer->async_from_device(stream(), memory.span());
+    }
+    if (parcel.buffer->try_async_to_device(stream(), dangling)) broken("a span of nothing was taken");
+    keep(std::move(back));
+  }
+
+  /// The heap's last buffer goes on another thread, which may be in the middle of opening one.
+  void heap_ends() {
+    const PinnedHeap own_heap(shared_.arena);
+    Parcel parcel{own(own_heap.make_buffer<Word>(1 + below(256))), {}, ++patterns_};
+    {
+      const auto borrow = parcel.buffer->borrow_mut();
+      write(borrow.data(), borrow.size(), parcel.pattern);
+    }
+    (void)parcel.buffer->async_to_device(stream());
+    shared_.send(std::move(parcel));
+  }
+
+  void fork_child() {
+    if (THOLE_TEST_SANITIZED) return;
+    const int ended = support::in_child([&] {
+      kept_.clear();
+      streams_.clear();
+      return shared_.heap.try_make_buffer<Word>(1) ? 1 : 0;
+    });
+    if (ended != 0) broken("a forked child did not end well");
+  }
+
   void graph() {
     Parcel parcel = make();
     DeviceBuffer<Word> memory(stream(), parcel.buffer->size());
@@ -206,6 +304,18 @@ class Worker {
   }
 
   void operation() {
+    if (below(6) == 0) {
+      switch (below(4)) {
+        case 0:
+          return share();
+        case 1:
+          return use();
+        case 2:
+          return through_a_span();
+        default:
+          return below(64) == 0 ? fork_child() : heap_ends();
+      }
+    }
     const std::size_t which = below(40);
     if (which < 18) return round_trip();
     if (which < 26) return receive();
@@ -270,6 +380,7 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
           [&shared, seed, i, operations, threads] { Worker(shared, seed, i + 1).run(operations / threads); });
   }
   shared.parcels.clear();
+  shared.common = {};
   if (!shared.wrong.empty()) broken(shared.wrong.front());
   shared.heap.drain();
   shared.other_heap.drain();

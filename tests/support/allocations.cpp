@@ -2,6 +2,7 @@
 
 #include "allocations.hpp"
 
+#include <atomic>
 #include <cstdlib>
 #include <new>
 
@@ -10,17 +11,27 @@
 namespace {
 constinit thread_local std::size_t count = 0;
 constinit thread_local bool no_memory = false;
+constinit std::atomic<std::size_t> live{0};  // relaxed: a count
+
+[[maybe_unused]] void discounted(void* data) noexcept {
+  if (data != nullptr) live.fetch_sub(1, std::memory_order_relaxed);
+  std::free(data);
+}
 
 [[maybe_unused]] void* counted(std::size_t bytes) {
   ++count;
   if (!no_memory)
-    if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) return made;
+    if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) {
+      live.fetch_add(1, std::memory_order_relaxed);
+      return made;
+    }
   throw std::bad_alloc();
 }
 }  // namespace
 
 namespace support {
 std::size_t allocations() noexcept { return count; }
+std::size_t live_allocations() noexcept { return live.load(std::memory_order_relaxed); }
 NoMemory::NoMemory() noexcept { no_memory = true; }
 NoMemory::~NoMemory() { no_memory = false; }
 }  // namespace support
@@ -29,8 +40,8 @@ NoMemory::~NoMemory() { no_memory = false; }
 #if !THOLE_TEST_SANITIZED
 void* operator new(std::size_t bytes) { return counted(bytes); }
 void* operator new[](std::size_t bytes) { return counted(bytes); }
-void operator delete(void* data) noexcept { std::free(data); }
-void operator delete[](void* data) noexcept { std::free(data); }
-void operator delete(void* data, std::size_t) noexcept { std::free(data); }
-void operator delete[](void* data, std::size_t) noexcept { std::free(data); }
+void operator delete(void* data) noexcept { discounted(data); }
+void operator delete[](void* data) noexcept { discounted(data); }
+void operator delete(void* data, std::size_t) noexcept { discounted(data); }
+void operator delete[](void* data, std::size_t) noexcept { discounted(data); }
 #endif

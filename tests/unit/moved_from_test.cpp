@@ -37,8 +37,12 @@ TEST_CASE("every call of a device that was moved from, or with one, says moved_f
                       {"Device::simulation", [&] { (void)gone.simulation(); }},
                       {"Device::lost", [&] { (void)gone.lost(); }},
                       {"Device::take_error", [&] { (void)device.take_error(); }},
-                      {"PinnedArena", [&] { (void)PinnedArena(gone); }}});
+                      {"PinnedArena", [&] { (void)PinnedArena(gone); }},
+                      {"Stream", [&] { (void)Stream(gone); }},
+                      {"from_native", [&] { (void)detail::unwrap(detail::stream_from_native(gone, nullptr)); }},
+                      {"DeviceSpan::from_native", [&] { (void)DeviceSpan<int>::from_native(gone, nullptr, 1); }}});
   errc_text_of(PinnedArena::try_make(gone), Errc::moved_from);
+  errc_text_of(Stream::try_make(gone), Errc::moved_from);
   CHECK_FALSE(gone == kept);
   device = kept;
   CHECK(device.name() == "simulated");

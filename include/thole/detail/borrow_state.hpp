@@ -46,13 +46,14 @@ class BorrowState {
   bool end_read() noexcept { return take_away(reader); }
   bool end_write() noexcept { return take_away(writer); }
 
-  /// Number of live borrows, including those that `use_on` takes while its function runs.
+  /// Number of live borrows, including those that `use_on` takes while its function runs. Acquire, as in add(): what a
+  /// borrow that has ended on another thread read and wrote comes before what the caller enqueues when there is none.
   std::uint64_t borrows() const noexcept {
-    const auto word = word_.load(std::memory_order_relaxed);
+    const auto word = word_.load(std::memory_order_acquire);
     return (word & writer) != 0 ? 1 : (word & readers) / reader;
   }
-  /// Whether a BorrowMut lives.
-  bool has_writer() const noexcept { return (word_.load(std::memory_order_relaxed) & writer) != 0; }
+  /// Whether a BorrowMut lives. Acquire, as borrows().
+  bool has_writer() const noexcept { return (word_.load(std::memory_order_acquire) & writer) != 0; }
   /// Whether nobody holds the block; for reports and pictures.
   bool unreferenced() const noexcept { return word_.load(std::memory_order_relaxed) == 0; }
   /// Whether the program has let go of the handle; for reports.
