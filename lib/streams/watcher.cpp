@@ -26,6 +26,7 @@ class Watcher {
       watched_.push_back({device, keenly});
     else
       known->keenly = known->keenly || keenly;
+    if (known != watched_.end()) known->asked = true;
     device->watched.store(true, std::memory_order_relaxed);
     wake();
   } catch (...) {
@@ -36,6 +37,7 @@ class Watcher {
   struct Watched {
     std::shared_ptr<DeviceCore> device;
     bool keenly;
+    bool asked = true;  // since the round began that goes on: what there is may have been looked at before it was there
   };
   static constexpr auto shortest_pause = std::chrono::milliseconds(1);
   static constexpr auto longest_pause = std::chrono::milliseconds(64);
@@ -70,6 +72,7 @@ class Watcher {
       else
         changed_.wait_for(lock, pause, [this] { return news_; });
       const bool news = std::exchange(news_, false);
+      for (Watched& watched : watched_) watched.asked = false;
       auto round = watched_;
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
@@ -86,7 +89,7 @@ class Watcher {
       lock.lock();
       for (auto at = watched_.begin(); at != watched_.end();) {
         const auto next = std::next(at);
-        if (!still_needed(*at->device)) gone.splice(gone.end(), watched_, at);
+        if (!at->asked && !still_needed(*at->device)) gone.splice(gone.end(), watched_, at);
         at = next;
       }
       lock.unlock();

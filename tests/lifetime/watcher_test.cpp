@@ -96,6 +96,28 @@ TEST_CASE("a block that a graph lets go of comes back though nobody comes any mo
   }
 }
 
+TEST_CASE("a block that a graph lets go of while the library's own thread is looking comes back") {
+  const auto device = stepped();
+  auto sim = device.simulation();
+  const Stream stream(device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  (void)stream.native();
+  sim.run_all();
+  std::optional<SimulatedGraph> graph;
+  {
+    const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+    sim.begin_capture(stream);
+    heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+    graph = sim.end_capture(stream);
+    heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+    (void)stream.native();
+    sim.run_all();
+    // That thread has taken what graphs let go of, and asks for the other block, which is done.
+    sim.before_call(SimulatedCall::query_event, [&graph] { graph.reset(); });
+  }
+  until_unpinned(device);
+}
+
 TEST_CASE("a block that nobody's graph holds any more comes back to a heap that lives, with background_reclaim") {
   const Rig rig(stepped(), {.bytes = MiB}, {.background_reclaim = true});
   const Stream stream(rig.device);
