@@ -24,7 +24,7 @@ CONTRACT_CASE("memory can be pinned, let go and pinned again") {
   }
 }
 
-CONTRACT_CASE("memory that is pinned already is refused, whole or in part") {
+CONTRACT_CASE("memory that is pinned already is refused, whole or in part [13]") {
   const Pages pages(4 * Pages::page);
   CONTRACT_OK(backend, register_host(pages.data(), 2 * Pages::page));
   CONTRACT_CODE(backend, register_host(pages.data(), 2 * Pages::page), invalid);
@@ -34,12 +34,12 @@ CONTRACT_CASE("memory that is pinned already is refused, whole or in part") {
   CONTRACT_OK(backend, unregister_host(pages.data() + 2 * Pages::page));
 }
 
-CONTRACT_CASE("unpinning what is not pinned is refused") {
+CONTRACT_CASE("unpinning what is not pinned is refused [15]") {
   const Pages pages(Pages::page);
   CONTRACT_CODE(backend, unregister_host(pages.data()), invalid);
 }
 
-CONTRACT_CASE("pinned memory from the driver can be written, copied and freed") {
+CONTRACT_CASE("pinned memory from the driver can be written, copied and freed [17]") {
   void* data = nullptr;
   CONTRACT_OK(backend, allocate_host(bytes, &data));
   REQUIRE(data != nullptr);
@@ -56,7 +56,7 @@ CONTRACT_CASE("pinned memory from the driver can be written, copied and freed") 
   CONTRACT_OK(backend, free_host(data));
 }
 
-CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves its result alone") {
+CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves its result alone [1]") {
   const TestStream stream(backend);
   int mark = 0;
   void* data = &mark;
@@ -66,7 +66,7 @@ CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves it
   CHECK(small.data() != nullptr);
 }
 
-CONTRACT_CASE("the CPU can neither read nor write device memory") {
+CONTRACT_CASE("the CPU can neither read nor write device memory [20]") {
   const TestStream stream(backend);
   const OnDevice device(backend, bytes, stream);
   stream.synchronize();
@@ -85,7 +85,7 @@ CONTRACT_CASE("the CPU can neither read nor write device memory") {
   close(ends[1]);
 }
 
-CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting") {
+CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting [19]") {
   const TestStream stream(backend);
   const Pinned back(backend, bytes);
   for (unsigned char round = 1; round <= 20; ++round) {
@@ -101,7 +101,7 @@ CONTRACT_CASE("device memory freed in a stream can be allocated again in it with
   }
 }
 
-CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must be there and be writable") {
+CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must be there and be writable [12]") {
   const Pages pages(2 * Pages::page);
   CONTRACT_OK(backend, register_host(pages.data() + 100, 17));
   CONTRACT_OK(backend, unregister_host(pages.data() + 100));

@@ -249,6 +249,7 @@ struct Machine {
   /// Shared with their backends, so that a forked child, which has no part in the parent's devices, never destroys one.
   std::vector<std::shared_ptr<SimulatedDevice>> devices;
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
+  std::string lost_because;         ///< not empty: a loss that was final
   RangeTable pinned;
   RangeTable device_memory;
   bool unpinning = false;  ///< somebody unpins, and waits for running work with CUDA's lock held
