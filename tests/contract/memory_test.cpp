@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "backend/simulated/backend.hpp"
 #include "contract.hpp"
 
 using namespace contract;
@@ -119,4 +120,36 @@ CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must b
   CONTRACT_OK(backend, register_host(first, Pages::page));
   CONTRACT_OK(backend, unregister_host(first));
   REQUIRE(munmap(first, 3 * Pages::page) == 0);
+}
+
+TEST_CASE("a simulated device that watches registrations notices pages that are replaced under one") {
+  thole::SimulationOptions options;
+  options.stepped = true;
+  options.watch_registrations = true;
+  for (const bool replaced : {false, true}) {
+    CAPTURE(replaced);
+    thole::detail::SimulatedBackend backend(options);
+    void* const mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(mapped != MAP_FAILED);
+    CONTRACT_OK(backend, register_host(mapped, bytes));
+    StreamHandle stream = nullptr;
+    void* device = nullptr;
+    CONTRACT_OK(backend, create_stream(&stream));
+    CONTRACT_OK(backend, allocate_device(bytes, stream, &device));
+    if (replaced) {
+      void* const middle = static_cast<unsigned char*>(mapped) + bytes / 2;
+      REQUIRE(mmap(middle, Pages::page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+              middle);
+      *static_cast<unsigned char*>(middle) = 1;
+    }
+    CONTRACT_OK(backend, copy(device, mapped, bytes, CopyKind::host_to_device, stream));
+    backend.run_all();
+    const Status status = backend.free_device(device, stream);
+    CHECK(status.code == (replaced ? StatusCode::device_lost : StatusCode::ok));
+    if (replaced) CHECK(backend.describe(status).find("other pages than were pinned") != std::string::npos);
+    backend.run_all();
+    (void)backend.destroy_stream(stream);
+    (void)backend.unregister_host(mapped);
+    REQUIRE(munmap(mapped, bytes) == 0);
+  }
 }

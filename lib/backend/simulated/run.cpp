@@ -52,6 +52,8 @@ bool staff(SimulatedDevice& device) {
 }
 
 const char* run_copy(Lock& lock, const Operation& copy) {
+  if (!same_pages(copy.source, copy.bytes) || !same_pages(copy.destination, copy.bytes))
+    return "a copy met other pages than were pinned there: CUDA would have gone on with the old ones, and said nothing";
   const std::byte* const source = copy.staged ? copy.staged.get() : reach(copy.source, copy.bytes, copy.source_id);
   if (source == nullptr)
     return "illegal access: a copy read memory that is not pinned or not allocated any more, or not yet";
@@ -159,6 +161,12 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 }
 
 }  // namespace
+
+bool same_pages(const void* data, std::size_t bytes) {
+  const Range* range = machine().pinned.find(data, bytes).range;
+  return range == nullptr || range->from_machine || !range->device->options.watch_registrations ||
+         are_marked(data, bytes);
+}
 
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
   if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
