@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <thread>
 #include <vector>
 
+#include "backend/simulated/backend.hpp"
 #include "contract.hpp"
 
 using namespace contract;
@@ -217,4 +219,21 @@ CONTRACT_CASE("the time between two events is known once both are done, of event
   CONTRACT_CODE(backend, elapsed(from, untimed, &time), invalid);
   CONTRACT_OK(backend, destroy_event(from));
   CONTRACT_OK(backend, destroy_event(to));
+}
+
+TEST_CASE("who unpins does not wait any longer for a simulated device that has ended") {
+  auto gone = std::make_unique<thole::detail::SimulatedBackend>(thole::SimulationOptions{});
+  thole::detail::SimulatedBackend backend({});
+  const Pages pages(Pages::page);
+  CONTRACT_OK(backend, register_host(pages.data(), Pages::page));
+  StreamHandle stuck = nullptr;
+  CONTRACT_OK(*gone, create_stream(&stuck));
+  gone->hold(stuck);
+  Count count;
+  CONTRACT_OK(*gone, launch_host_function(stuck, &Count::add, &count));
+  std::thread other([&] { CHECK(backend.unregister_host(pages.data()).ok()); });
+  while (backend.blocked_callers() != 1) std::this_thread::yield();
+  gone.reset();
+  other.join();
+  CHECK(count.value() == 0);
 }

@@ -36,6 +36,9 @@ TEST_CASE("every call of a device that was moved from, or with one, says moved_f
                       {"Device::ordinal", [&] { (void)gone.ordinal(); }},
                       {"Device::simulation", [&] { (void)gone.simulation(); }},
                       {"Device::lost", [&] { (void)gone.lost(); }},
+                      {"Device::trim_pinned", [&] { (void)device.trim_pinned(); }},
+                      {"Device::kept_pinned", [&] { (void)gone.kept_pinned(); }},
+                      {"Device::keep_pinned", [&] { device.keep_pinned(0); }},
                       {"Device::take_error", [&] { (void)device.take_error(); }},
                       {"PinnedArena", [&] { (void)PinnedArena(gone); }}});
   errc_text_of(PinnedArena::try_make(gone), Errc::moved_from);

@@ -94,7 +94,7 @@ struct Operation {
   bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
   bool touches(const Range& range) const noexcept {
     if (kind == Kind::kernel)
-      return std::ranges::any_of(kernel->arguments, [&](const auto& argument) { return argument.id == range.id; });
+      return std::ranges::any_of(kernel->arguments, [&](const auto& given) { return given.id == range.id; });
     return (kind == Kind::copy || kind == Kind::free) && (destination_id == range.id || source_id == range.id);
   }
 };

@@ -336,6 +336,7 @@ void shut_down(SimulatedDevice& device) {
   device.streams.clear();
   std::erase_if(all.devices, [&](const auto& other) { return other.get() == &device; });
   forget_ranges(device);
+  all.changed.notify_all();  // who unpins on another device may wait for what this one had left
   lock.unlock();
 }
 
