@@ -65,10 +65,10 @@ struct LaunchCall<std::tuple<Arguments...>, std::index_sequence<I...>> {
     const auto on_cpu = runs_on_cpu(stream, call);
     if (!on_cpu) return tl::unexpected(on_cpu.error());
     if (*on_cpu) {
-      const auto kernel = std::make_shared<OnCpu>(
-          OnCpu{std::forward<std::tuple_element_t<sizeof...(I) + 1, std::tuple<Arguments...>>>(
-                    std::get<sizeof...(I) + 1>(arguments)),
-                {std::get<I>(arguments).use.bytes / sizeof(Element<I>)...}});
+      const auto kernel =
+          std::make_shared<OnCpu>(OnCpu{std::forward<std::tuple_element_t<sizeof...(I) + 1, std::tuple<Arguments...>>>(
+                                            std::get<sizeof...(I) + 1>(arguments)),
+                                        {std::get<I>(arguments).use.bytes / sizeof(Element<I>)...}});
       return launch_on_cpu(stream, uses, sizeof...(I), {kernel, &OnCpu::run}, call);
     }
     auto gpu = [&](NativeStream native) {
@@ -86,14 +86,14 @@ using LaunchCallOf = LaunchCall<std::tuple<Arguments&&...>, std::make_index_sequ
 
 /// `launch(stream, reads(a), writes(b), ..., gpu_f, cpu_f)` is `use_on` with two functions. On a GPU it runs
 /// `gpu_f(const A*, B*, ..., NativeStream)` at once, which enqueues a kernel. On a simulated device it enqueues
-/// `cpu_f(gsl::span<const A>, gsl::span<B>, ...)`, which stands for the kernel: it runs in the order of the stream, beside
-/// other streams, on a thread of the device's (on a stepped device, on the one that steps). It is given only what is
-/// listed: device memory at an address that is good while it runs, so that what reaches for other device memory, past
-/// the pages of what is listed, or writes what is only read, ends the process, as it would break a GPU. `cpu_f` must not
-/// throw, and calls of thole's in it are refused; what it captures must live until it has run.
+/// `cpu_f(gsl::span<const A>, gsl::span<B>, ...)`, which stands for the kernel: it runs in the order of the stream,
+/// beside other streams, on a thread of the device's (on a stepped device, on the one that steps). It is given only
+/// what is listed: device memory at an address that is good while it runs, so that what reaches for other device
+/// memory, past the pages of what is listed, or writes what is only read, ends the process, as it would break a GPU.
+/// `cpu_f` must not throw, and calls of thole's in it are refused; what it captures must live until it has run.
 ///
-/// The rules, the errors and what is held are those of `use_on`; and `invalid_argument` or `device_error` where a span of
-/// memory that thole does not know is no memory of the simulated device's.
+/// The rules, the errors and what is held are those of `use_on`; and `invalid_argument` or `device_error` where a span
+/// of memory that thole does not know is no memory of the simulated device's.
 ///
 /// Thread safety: as that of const members of what is read, and of other members of what is written.
 template <class... Arguments>

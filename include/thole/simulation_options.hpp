@@ -24,6 +24,13 @@ struct SimulationOptions {
   /// of at most this, which the seed picks. Mistakes that a fast device hides then show. Only where the device runs by
   /// itself.
   std::chrono::nanoseconds late{0};
+  /// Whether losing this device loses every simulated device of the process, those that are made later, too: after a
+  /// sticky error nothing in a process works with CUDA again.
+  bool loss_is_final = false;
+  /// Whether a copy or a kernel looks whether the program has mapped other pages where it had pinned some: CUDA goes on
+  /// with the old pages and says nothing; here the device is lost, and says so. Reads /proc/self/smaps each time, so it
+  /// costs about a millisecond. Pages that are given back by madvise(MADV_DONTNEED) it does not see.
+  bool watch_registrations = false;
   /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
   /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
   std::optional<std::size_t> queue_limit = std::nullopt;

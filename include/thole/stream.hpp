@@ -33,7 +33,7 @@ struct EventOptions {
   bool timing = false;
 };
 
-/// A stream's raw handle: a `cudaStream_t` on a GPU; opaque on a simulated device.
+/// A stream's raw handle: a `cudaStream_t` on a GPU; no address at all on a simulated device.
 using NativeStream = ::CUstream_st*;
 
 /// A view of a stream: a queue of work that a device runs in order. Copyable; does not own the stream. Views of one

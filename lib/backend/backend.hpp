@@ -3,20 +3,22 @@
 // THE SEAM. Everything that thole asks of a device goes through this one class; cuda_backend and the simulated
 // device implement it, tests/contract holds both to the same rules, and nothing above it knows which one it has.
 //
+// Each promise has a number in brackets. The cases of tests/contract carry the numbers of what they ask in their names;
+// tests/tree/check_promises.py fails for a promise that no case asks.
+//
 // Shared rules, stated once:
-//  - No call throws. Each returns a Status; results go through the last parameter, untouched on failure.
+//  - No call throws. Each returns a Status; results go through the last parameter, untouched on failure [1].
 //  - A call may be made from any thread at any time unless it says otherwise. Calls on one stream from several
-//    threads are ordered as they arrive.
+//    threads are ordered as they arrive [2].
 //  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
-//    process, and a capture in thread-local mode begun by the calling thread, unless the calling thread's own
-//    capture mode (exchange_capture_mode) is relaxed. The layers above use CaptureGuard around them.
+//    process [3], and a capture in thread-local mode begun by the calling thread [4], unless the calling thread's own
+//    capture mode (exchange_capture_mode) is relaxed [5]. The layers above use CaptureGuard around them.
 //  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
-//  free_host
-//    and unregister_host let go all the same where they can.
-//  - A call that adds to a stream may block while the stream's queue is full (about 1,000 operations on a GPU).
-//  - The default streams wait for each other. While a thread's captures, any call on the legacy one is `capture`, and
-//    each but capture_info invalidates the capture.
-//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once.
+//    free_host and unregister_host let go all the same where they can [6].
+//  - A call that adds to a stream may block while the stream's queue is full (about 1,000 operations on a GPU) [7].
+//  - The default streams wait for each other [8]. While a thread's captures, any call on the legacy one is `capture`,
+//    and each but capture_info invalidates the capture [9].
+//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10].
 //  - Sizes are bytes.
 
 #include <chrono>
@@ -87,86 +89,91 @@ class DeviceBackend {
   virtual bool simulated() const noexcept = 0;
   virtual int ordinal() const noexcept = 0;
   virtual std::string_view name() const noexcept = 0;
-  /// The backend's own name and text for a Status, such as "cudaErrorInvalidValue: invalid argument".
+  /// The backend's own name and text for a Status, such as "cudaErrorInvalidValue: invalid argument" [11].
   virtual std::string describe(Status status) const = 0;
 
   // ---- Pinned host memory
-  /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable. Unsafe in capture.
-  /// Does not wait for running work.
+  /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable [12], or some of it
+  /// is pinned already [13]. Unsafe in capture. Does not wait for running work [14].
   virtual Status register_host(void* data, std::size_t bytes) noexcept = 0;
-  /// Undoes register_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
+  /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture. WAITS until all running work,
+  /// of any stream and on whatever memory, is done [16]; meanwhile calls that make, enqueue, pin or capture anything
+  /// wait on every thread, and queries and synchronising go on.
   virtual Status unregister_host(void* data) noexcept = 0;
-  /// Pinned memory from the driver. Unsafe in capture.
+  /// Pinned memory from the driver [17]. Unsafe in capture.
   virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
-  /// Undoes allocate_host. Unsafe in capture. MAY BLOCK until all running kernels have finished.
+  /// Undoes allocate_host. Unsafe in capture. Waits as unregister_host [18].
   virtual Status free_host(void* data) noexcept = 0;
 
-  // ---- Device memory, in stream order. Both unsafe in capture, whatever the stream.
+  // ---- Device memory, in stream order [19]. Both unsafe in capture, whatever the stream. The CPU can neither read nor
+  // write it [20]. No stream is made to wait for another one to get memory [21].
   virtual Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept = 0;
   virtual Status free_device(void* data, StreamHandle stream) noexcept = 0;
 
   // ---- Streams
-  /// A stream that does not synchronise with the legacy default stream. Not unsafe in capture.
-  /// Lower priorities come first, as with cudaStreamCreateWithPriority; beyond the device's range is at its end.
+  /// A stream that does not synchronise with the legacy default stream [22]. Not unsafe in capture.
+  /// Lower priorities come first, as with cudaStreamCreateWithPriority; beyond the device's range is at its end [23].
   virtual Status create_stream(StreamHandle* stream, int priority = 0) noexcept = 0;
   virtual Status stream_priority(StreamHandle stream, int* priority) noexcept = 0;
-  /// Returns at once; work in the stream still completes. Events recorded in it stay valid.
+  /// Returns at once; work in the stream still completes. Events recorded in it stay valid [24].
   virtual Status destroy_stream(StreamHandle stream) noexcept = 0;
-  /// Blocks until all work in the stream is done. Not allowed while it captures; unsafe in capture, whatever the
-  /// stream.
+  /// Blocks until all work in the stream is done [25]. Not allowed while it captures [26]; unsafe in capture, whatever
+  /// the stream.
   virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
-  /// A number that no other stream of the process, past or future, has (cudaStreamGetId).
+  /// A number that no other stream of the process, past or future, has (cudaStreamGetId) [27].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
-  /// streams are always this device's.
+  /// streams are always this device's [28].
   virtual Status check_stream(StreamHandle stream) noexcept = 0;
   /// Whether the stream captures; `capture` for the legacy stream while a thread's default one captures. Never blocks,
-  /// never invalidates, costs about 0.1 us.
+  /// never invalidates [29], costs about 0.1 us.
   virtual Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept = 0;
 
   // ---- Events
   virtual Status create_event(EventHandle* event, EventFlags flags = {}) noexcept = 0;
   virtual Status destroy_event(EventHandle event) noexcept = 0;
-  /// Recording again replaces the point. On a capturing stream it becomes part of the graph instead.
+  /// Recording again replaces the point [30]. On a capturing stream it becomes part of the graph instead [31].
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
-  /// ok when all work before the recorded point is done, or when nothing was ever recorded; else not_ready.
+  /// ok when all work before the recorded point is done, or when nothing was ever recorded [32]; else not_ready [33].
   /// Unsafe in capture. Where the event was last recorded in a capture: capture while that goes on, which invalidates
-  /// it, and invalid afterwards.
+  /// it [34], and invalid afterwards [35].
   virtual Status query_event(EventHandle event) noexcept = 0;
-  /// Blocks until query_event would say ok. Unsafe in capture.
+  /// Blocks until query_event would say ok [36]. Unsafe in capture.
   virtual Status synchronize_event(EventHandle event) noexcept = 0;
-  /// The device's time from one point to the other; both are done (else not_ready) and made for timing (else invalid).
-  /// Unsafe in capture.
+  /// The device's time from one point to the other; both are done (else not_ready) and made for timing (else invalid)
+  /// [37]. Unsafe in capture.
   virtual Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept = 0;
-  /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now.
+  /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now [38].
   virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
 
   // ---- Work in stream order
-  /// Returns before the copy is done where the host side is pinned; from host to host it may not. Pageable host memory
-  /// is staged: from it, the source may be reused on return; to it, the call blocks. One side must lie inside one
-  /// registration as a whole.
+  /// Returns before the copy is done where the host side is pinned, which is read when the copy runs [39]; from host to
+  /// host it may not. Pageable host memory is staged: from it, the source may be reused on return [40]; to it, the call
+  /// blocks [41]. One side must lie inside one registration as a whole [42].
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
-  /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other.
-  /// In it, events may be asked and waited for and the capture mode be exchanged; all else is not_permitted.
+  /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other
+  /// [43]. In it, events may be asked and waited for and the capture mode be exchanged; all else is not_permitted [44].
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture
-  /// Sets the calling thread's mode and returns the one before (cudaThreadExchangeStreamCaptureMode).
+  /// Sets the calling thread's mode and returns the one before (cudaThreadExchangeStreamCaptureMode) [45].
   virtual CaptureMode exchange_capture_mode(CaptureMode mode) noexcept = 0;
   /// The graph takes over one reference to `object`; when the graph and every executable made from it are gone and
-  /// their launched work is done, `release(object)` is called once, on any thread; it must not call the backend.
+  /// their launched work is done, `release(object)` is called once [46], on any thread; it must not call the backend.
   virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;
 
   // ---- Making graphs: not used by the library itself, but by its tests and by users of the simulated device
-  /// Refused, and nothing is harmed, where the stream captures already.
+  /// Refused, and nothing is harmed, where the stream captures already [47].
   virtual Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept = 0;
-  /// On an invalidated capture: capture, and no graph. A thread that may not end the capture ends it all the same,
-  /// without a graph. A stream that does not capture: capture.
+  /// On an invalidated capture: capture, and no graph [48]. A thread that may not end the capture ends it all the same,
+  /// without a graph [49]. A stream that does not capture: capture [50].
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
-  /// Unsafe in capture.
+  /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
+  /// In the order of the stream [52]; branches run beside each other [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
+  /// What was made from the graph, and launched, goes on [54].
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;
   virtual Status destroy_graph_exec(GraphExecHandle exec) noexcept = 0;
 };

@@ -53,7 +53,7 @@ Status elsewhere(F f) {
 
 }  // namespace
 
-CONTRACT_CASE("capture_info tells whether a stream captures and never disturbs it") {
+CONTRACT_CASE("capture_info tells whether a stream captures and never disturbs it [29]") {
   const TestStream stream(backend);
   CHECK(stream.capture().state == CaptureInfo::State::none);
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::global));
@@ -69,7 +69,7 @@ CONTRACT_CASE("capture_info tells whether a stream captures and never disturbs i
   CONTRACT_OK(backend, destroy_graph(end_capture(backend, stream)));
 }
 
-CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread's own capture") {
+CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread's own capture [4]") {
   const Pages pages(Pages::page);
   const Pages pinned(Pages::page);
   const TestEvent event(backend);
@@ -102,7 +102,7 @@ CONTRACT_CASE("a call that is unsafe in capture fails and invalidates the thread
   CONTRACT_OK(backend, free_host(from_driver));
 }
 
-CONTRACT_CASE("an unsafe call breaks another thread's capture in global mode only") {
+CONTRACT_CASE("an unsafe call breaks another thread's capture in global mode only [3]") {
   const TestEvent event(backend);
   const auto query = [&] { return backend.query_event(event); };
   {
@@ -126,7 +126,7 @@ CONTRACT_CASE("a capture in relaxed mode forbids nothing, to its thread or anoth
   CHECK(capturing.end());
 }
 
-CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no capture breaks") {
+CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no capture breaks [5]") {
   const Pages pages(Pages::page);
   const TestEvent event(backend);
   const TestStream beside(backend);
@@ -153,7 +153,7 @@ CONTRACT_CASE("a thread in relaxed mode may make every unsafe call, and no captu
   }
 }
 
-CONTRACT_CASE("exchanging the capture mode gives the one before, thread by thread") {
+CONTRACT_CASE("exchanging the capture mode gives the one before, thread by thread [45]") {
   CHECK(backend.exchange_capture_mode(CaptureMode::relaxed) == CaptureMode::global);
   CHECK(backend.exchange_capture_mode(CaptureMode::thread_local_) == CaptureMode::relaxed);
   CaptureMode other = CaptureMode::relaxed;
@@ -183,7 +183,7 @@ CONTRACT_CASE("ordinary work on other streams goes on beside a capture and does 
   CHECK(capturing.end());
 }
 
-CONTRACT_CASE("synchronising a capturing stream fails and invalidates its capture, in every mode") {
+CONTRACT_CASE("synchronising a capturing stream fails and invalidates its capture, in every mode [26]") {
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed}) {
     Capturing capturing(backend, mode);
     CONTRACT_CODE(backend, synchronize_stream(capturing.stream), capture);
@@ -191,14 +191,14 @@ CONTRACT_CASE("synchronising a capturing stream fails and invalidates its captur
   }
 }
 
-CONTRACT_CASE("an event recorded in a capturing stream cannot be asked") {
+CONTRACT_CASE("an event recorded in a capturing stream cannot be asked [34]") {
   const TestEvent event(backend);
   Capturing capturing(backend, CaptureMode::relaxed);
   CONTRACT_OK(backend, record_event(event, capturing.stream));
   CONTRACT_CODE(backend, query_event(event), capture);
 }
 
-CONTRACT_CASE("on an invalidated capture work is refused, and the stream works again once it has ended") {
+CONTRACT_CASE("on an invalidated capture work is refused, and the stream works again once it has ended [48]") {
   const TestEvent event(backend);
   const TestStream stream(backend);
   Count count;
@@ -213,7 +213,7 @@ CONTRACT_CASE("on an invalidated capture work is refused, and the stream works a
   CHECK(count.value() == 1);
 }
 
-CONTRACT_CASE("a stream that waits for a captured event joins the capture") {
+CONTRACT_CASE("a stream that waits for a captured event joins the capture [31]") {
   const TestStream first(backend);
   const TestStream second(backend);
   const TestEvent fork(backend);
@@ -274,7 +274,7 @@ CONTRACT_CASE("two captures cannot be merged") {
   CHECK(!second.end());
 }
 
-CONTRACT_CASE("a capture in global or thread-local mode that another thread tries to end is gone") {
+CONTRACT_CASE("a capture in global or thread-local mode that another thread tries to end is gone [49]") {
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_}) {
     const Capturing capturing(backend, mode);
     GraphHandle graph = nullptr;
@@ -284,7 +284,7 @@ CONTRACT_CASE("a capture in global or thread-local mode that another thread trie
   }
 }
 
-CONTRACT_CASE("a stream that captures is not made to capture again, and its capture goes on unharmed") {
+CONTRACT_CASE("a stream that captures is not made to capture again, and its capture goes on unharmed [47]") {
   Capturing capturing(backend, CaptureMode::relaxed);
   const auto id = capturing.stream.capture().id;
   CHECK(!backend.begin_capture(capturing.stream, CaptureMode::relaxed).ok());
@@ -292,14 +292,14 @@ CONTRACT_CASE("a stream that captures is not made to capture again, and its capt
   CHECK(capturing.end());
 }
 
-CONTRACT_CASE("ending a capture that was never begun is refused") {
+CONTRACT_CASE("ending a capture that was never begun is refused [50]") {
   const TestStream stream(backend);
   GraphHandle graph = nullptr;
   CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
   CHECK(graph == nullptr);
 }
 
-CONTRACT_CASE("an event recorded in a capture is no event once that has ended, until it is recorded again") {
+CONTRACT_CASE("an event recorded in a capture is no event once that has ended, until it is recorded again [35]") {
   const TestEvent event(backend);
   const TestStream stream(backend);
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
@@ -311,7 +311,7 @@ CONTRACT_CASE("an event recorded in a capture is no event once that has ended, u
   CONTRACT_OK(backend, synchronize_event(event));
 }
 
-CONTRACT_CASE("instantiating a graph is unsafe in capture") {
+CONTRACT_CASE("instantiating a graph is unsafe in capture [51]") {
   const TestStream stream(backend);
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
   const GraphHandle graph = end_capture(backend, stream);

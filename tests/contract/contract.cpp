@@ -89,7 +89,7 @@ void Count::wait_for(int count) const {
 
 }  // namespace contract
 
-TEST_CASE("the simulated device always answers, and a GPU where THOLE_DEVICE asks for one") {
+TEST_CASE("the simulated device always answers, and a GPU where THOLE_DEVICE asks for one [11]") {
   REQUIRE(!contract::subjects().empty());
   for (const auto& subject : contract::subjects()) {
     MESSAGE(subject.name);

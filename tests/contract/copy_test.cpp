@@ -51,7 +51,7 @@ CONTRACT_CASE("a copy of no bytes succeeds") {
   stream.synchronize();
 }
 
-CONTRACT_CASE("a copy from pinned memory returns before it is done and reads the source when its turn comes") {
+CONTRACT_CASE("a copy from pinned memory returns before it is done and reads the source when its turn comes [39]") {
   const Pinned source(backend, bytes);
   const Pinned back(backend, bytes);
   const TestStream stream(backend);
@@ -71,7 +71,7 @@ CONTRACT_CASE("a copy from pinned memory returns before it is done and reads the
   CHECK(back.holds(2));
 }
 
-CONTRACT_CASE("a pageable source may be reused as soon as the copy has returned") {
+CONTRACT_CASE("a pageable source may be reused as soon as the copy has returned [40]") {
   for (const std::size_t size : {std::size_t{64}, bytes}) {
     const Pages source((size + Pages::page - 1) / Pages::page * Pages::page);
     const Pinned back(backend, bytes);
@@ -87,7 +87,7 @@ CONTRACT_CASE("a pageable source may be reused as soon as the copy has returned"
   }
 }
 
-CONTRACT_CASE("a copy to pageable memory is done when it returns") {
+CONTRACT_CASE("a copy to pageable memory is done when it returns [41]") {
   const Pinned source(backend, bytes);
   const Pages back(bytes);
   const TestStream stream(backend);
@@ -98,7 +98,7 @@ CONTRACT_CASE("a copy to pageable memory is done when it returns") {
   CHECK(back.holds(3));
 }
 
-CONTRACT_CASE("a copy across the border of two registrations is refused, though they touch") {
+CONTRACT_CASE("a copy across the border of two registrations is refused, though they touch [42]") {
   const Pages pages(bytes);
   const std::size_t half = bytes / 2;
   CONTRACT_OK(backend, register_host(pages.data(), half));

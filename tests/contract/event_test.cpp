@@ -10,7 +10,7 @@ constexpr std::size_t bytes = std::size_t{1} << 20;
 
 }  // namespace
 
-CONTRACT_CASE("an event that was never recorded counts as done") {
+CONTRACT_CASE("an event that was never recorded counts as done [32]") {
   const TestEvent event(backend);
   const TestStream stream(backend);
   CONTRACT_CODE(backend, query_event(event), ok);
@@ -19,7 +19,7 @@ CONTRACT_CASE("an event that was never recorded counts as done") {
   stream.synchronize();
 }
 
-CONTRACT_CASE("an event is ready when all work before it is done, and not before") {
+CONTRACT_CASE("an event is ready when all work before it is done, and not before [33]") {
   const TestEvent event(backend);
   const TestStream stream(backend);
   Gate gate(backend, stream);
@@ -39,7 +39,7 @@ CONTRACT_CASE("an event does not wait for work enqueued after it") {
   CONTRACT_CODE(backend, query_event(event), ok);
 }
 
-CONTRACT_CASE("recording again replaces the point") {
+CONTRACT_CASE("recording again replaces the point [30]") {
   const TestEvent event(backend);
   const TestStream stuck(backend);
   const TestStream free(backend);
@@ -76,7 +76,8 @@ CONTRACT_CASE("a stream that waits for an event sees what was done before it") {
   CHECK(back.holds(2));
 }
 
-CONTRACT_CASE("a wait is for the point as recorded at the call, also when the event is recorded again or destroyed") {
+CONTRACT_CASE(
+    "a wait is for the point as recorded at the call, also when the event is recorded again or destroyed [38]") {
   for (const bool destroyed : {false, true}) {
     const TestStream stuck(backend);
     const TestStream waiting(backend);

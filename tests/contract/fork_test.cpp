@@ -38,7 +38,7 @@ class Busy {
 
 }  // namespace
 
-CONTRACT_CASE("in a forked child every call on the parent's device says device_lost, also beside busy threads") {
+CONTRACT_CASE("in a forked child every call on the parent's device says device_lost, also beside busy threads [10]") {
   const Pinned host(backend, Pages::page);
   const TestStream stream(backend);
   const OnDevice device(backend, Pages::page, stream);

@@ -43,7 +43,7 @@ CONTRACT_CASE("captured work runs when the graph is launched, each time with wha
   }
 }
 
-CONTRACT_CASE("a launch is in stream order and may go to any stream") {
+CONTRACT_CASE("a launch is in stream order and may go to any stream [52]") {
   const Pinned source(backend, bytes);
   const Pinned back(backend, bytes);
   const TestStream stream(backend);
@@ -72,7 +72,7 @@ CONTRACT_CASE("an executable works after its graph is gone") {
   CHECK(ran.value() == 10);
 }
 
-CONTRACT_CASE("launched work completes after graph and executable are gone") {
+CONTRACT_CASE("launched work completes after graph and executable are gone [54]") {
   const Pinned source(backend, bytes);
   const Pinned back(backend, bytes);
   const TestStream stream(backend);
@@ -91,7 +91,7 @@ CONTRACT_CASE("launched work completes after graph and executable are gone") {
   CHECK(back.holds(8));
 }
 
-CONTRACT_CASE("what a graph retains is released once, when graph and executable are gone, in either order") {
+CONTRACT_CASE("what a graph retains is released once, when graph and executable are gone, in either order [46]") {
   for (const bool exec_first : {false, true}) {
     const TestStream stream(backend);
     Count ran;
@@ -152,7 +152,7 @@ CONTRACT_CASE("an invalidated capture releases what it had retained") {
   CHECK(released.value() == 1);
 }
 
-CONTRACT_CASE("branches of a graph come between fork and join, in an order of their own") {
+CONTRACT_CASE("branches of a graph come between fork and join, in an order of their own [53]") {
   struct Note {
     std::string* log;
     char letter;

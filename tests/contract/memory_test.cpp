@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "backend/simulated/backend.hpp"
 #include "contract.hpp"
 
 using namespace contract;
@@ -24,7 +25,7 @@ CONTRACT_CASE("memory can be pinned, let go and pinned again") {
   }
 }
 
-CONTRACT_CASE("memory that is pinned already is refused, whole or in part") {
+CONTRACT_CASE("memory that is pinned already is refused, whole or in part [13]") {
   const Pages pages(4 * Pages::page);
   CONTRACT_OK(backend, register_host(pages.data(), 2 * Pages::page));
   CONTRACT_CODE(backend, register_host(pages.data(), 2 * Pages::page), invalid);
@@ -34,12 +35,12 @@ CONTRACT_CASE("memory that is pinned already is refused, whole or in part") {
   CONTRACT_OK(backend, unregister_host(pages.data() + 2 * Pages::page));
 }
 
-CONTRACT_CASE("unpinning what is not pinned is refused") {
+CONTRACT_CASE("unpinning what is not pinned is refused [15]") {
   const Pages pages(Pages::page);
   CONTRACT_CODE(backend, unregister_host(pages.data()), invalid);
 }
 
-CONTRACT_CASE("pinned memory from the driver can be written, copied and freed") {
+CONTRACT_CASE("pinned memory from the driver can be written, copied and freed [17]") {
   void* data = nullptr;
   CONTRACT_OK(backend, allocate_host(bytes, &data));
   REQUIRE(data != nullptr);
@@ -56,7 +57,7 @@ CONTRACT_CASE("pinned memory from the driver can be written, copied and freed") 
   CONTRACT_OK(backend, free_host(data));
 }
 
-CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves its result alone") {
+CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves its result alone [1]") {
   const TestStream stream(backend);
   int mark = 0;
   void* data = &mark;
@@ -66,7 +67,7 @@ CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves it
   CHECK(small.data() != nullptr);
 }
 
-CONTRACT_CASE("the CPU can neither read nor write device memory") {
+CONTRACT_CASE("the CPU can neither read nor write device memory [20]") {
   const TestStream stream(backend);
   const OnDevice device(backend, bytes, stream);
   stream.synchronize();
@@ -85,7 +86,7 @@ CONTRACT_CASE("the CPU can neither read nor write device memory") {
   close(ends[1]);
 }
 
-CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting") {
+CONTRACT_CASE("device memory freed in a stream can be allocated again in it without waiting [19]") {
   const TestStream stream(backend);
   const Pinned back(backend, bytes);
   for (unsigned char round = 1; round <= 20; ++round) {
@@ -101,7 +102,7 @@ CONTRACT_CASE("device memory freed in a stream can be allocated again in it with
   }
 }
 
-CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must be there and be writable") {
+CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must be there and be writable [12]") {
   const Pages pages(2 * Pages::page);
   CONTRACT_OK(backend, register_host(pages.data() + 100, 17));
   CONTRACT_OK(backend, unregister_host(pages.data() + 100));
@@ -119,4 +120,36 @@ CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must b
   CONTRACT_OK(backend, register_host(first, Pages::page));
   CONTRACT_OK(backend, unregister_host(first));
   REQUIRE(munmap(first, 3 * Pages::page) == 0);
+}
+
+TEST_CASE("a simulated device that watches registrations notices pages that are replaced under one") {
+  thole::SimulationOptions options;
+  options.stepped = true;
+  options.watch_registrations = true;
+  for (const bool replaced : {false, true}) {
+    CAPTURE(replaced);
+    thole::detail::SimulatedBackend backend(options);
+    void* const mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(mapped != MAP_FAILED);
+    CONTRACT_OK(backend, register_host(mapped, bytes));
+    StreamHandle stream = nullptr;
+    void* device = nullptr;
+    CONTRACT_OK(backend, create_stream(&stream));
+    CONTRACT_OK(backend, allocate_device(bytes, stream, &device));
+    if (replaced) {
+      void* const middle = static_cast<unsigned char*>(mapped) + bytes / 2;
+      REQUIRE(mmap(middle, Pages::page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+              middle);
+      *static_cast<unsigned char*>(middle) = 1;
+    }
+    CONTRACT_OK(backend, copy(device, mapped, bytes, CopyKind::host_to_device, stream));
+    backend.run_all();
+    const Status status = backend.free_device(device, stream);
+    CHECK(status.code == (replaced ? StatusCode::device_lost : StatusCode::ok));
+    if (replaced) CHECK(backend.describe(status).find("other pages than were pinned") != std::string::npos);
+    backend.run_all();
+    (void)backend.destroy_stream(stream);
+    (void)backend.unregister_host(mapped);
+    REQUIRE(munmap(mapped, bytes) == 0);
+  }
 }

@@ -1,5 +1,8 @@
 // What only the simulated device does: limits, calls that fail when asked to, illegal accesses, a device that is lost.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <functional>
 #include <thread>
@@ -267,7 +270,7 @@ TEST_CASE("while memory is unpinned beside a held stream, calls wait on every th
   CONTRACT_OK(backend, free_host(allocated));
 }
 
-TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go of what is destroyed") {
+TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go of what is destroyed [6]") {
   SimulatedBackend backend(stepped());
   const Pages pages(Pages::page);
   CONTRACT_OK(backend, register_host(pages.data(), Pages::page));
@@ -305,6 +308,23 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go
   SimulatedBackend next(stepped());  // the memory can be pinned again, for a device that works
   CONTRACT_OK(next, register_host(pages.data(), Pages::page));
   CONTRACT_OK(next, unregister_host(pages.data()));
+}
+
+TEST_CASE("a loss that is final is every device's of the process, also of those that are made later") {
+  const pid_t child = fork();  // this process goes on
+  if (child == 0) {
+    SimulatedBackend other(stepped());
+    SimulationOptions options = stepped();
+    options.loss_is_final = true;
+    SimulatedBackend backend(options);
+    const bool worked = !lost(other) && !lost(backend);
+    backend.lose_device();
+    SimulatedBackend later(stepped());
+    _exit(worked && lost(backend) && lost(other) && lost(later) ? 0 : 1);
+  }
+  int state = 0;
+  REQUIRE(waitpid(child, &state, 0) == child);
+  CHECK(state == 0);
 }
 
 TEST_CASE("losing a device ends its captures and lets go of what launched graphs retained") {

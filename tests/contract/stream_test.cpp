@@ -19,7 +19,7 @@ std::uint64_t id_of(DeviceBackend& backend, StreamHandle stream) {
 
 }  // namespace
 
-CONTRACT_CASE("a stream's id is never used again, though its handle may be") {
+CONTRACT_CASE("a stream's id is never used again, though its handle may be [27]") {
   std::set<std::uint64_t> ids;
   constexpr std::size_t rounds = 50;
   for (std::size_t round = 0; round < rounds; ++round) {
@@ -32,7 +32,7 @@ CONTRACT_CASE("a stream's id is never used again, though its handle may be") {
   CHECK(ids.size() == 2 * rounds);
 }
 
-CONTRACT_CASE("a device knows its streams, and the default ones are its own") {
+CONTRACT_CASE("a device knows its streams, and the default ones are its own [28]") {
   const TestStream stream(backend);
   CONTRACT_OK(backend, check_stream(stream));
   for (const std::uintptr_t handle : {0U, 1U, 2U})
@@ -64,7 +64,7 @@ CONTRACT_CASE("the default streams do work") {
   }
 }
 
-CONTRACT_CASE("synchronising a stream waits for all work that it had") {
+CONTRACT_CASE("synchronising a stream waits for all work that it had [25]") {
   const TestStream stream(backend);
   Count done;
   Gate gate(backend, stream);
@@ -83,7 +83,7 @@ CONTRACT_CASE("synchronising a stream waits for all work that it had") {
   CHECK(seen == 100);
 }
 
-CONTRACT_CASE("a destroyed stream's work still completes, and its events stay valid") {
+CONTRACT_CASE("a destroyed stream's work still completes, and its events stay valid [24]") {
   const Pinned source(backend, bytes);
   const Pinned back(backend, bytes);
   const TestStream other(backend);
@@ -148,7 +148,7 @@ CONTRACT_CASE("streams do not wait for each other") {
   stuck.synchronize();
 }
 
-CONTRACT_CASE("one thread runs the host functions of all streams, and those of graphs") {
+CONTRACT_CASE("one thread runs the host functions of all streams, and those of graphs [43]") {
   const auto look = [](void* seen) { *static_cast<std::thread::id*>(seen) = std::this_thread::get_id(); };
   const TestStream first(backend);
   const TestStream second(backend);
@@ -166,7 +166,7 @@ CONTRACT_CASE("one thread runs the host functions of all streams, and those of g
   CHECK(seen[2] == seen[0]);
 }
 
-CONTRACT_CASE("in a host function the device may be asked for events, and nothing else") {
+CONTRACT_CASE("in a host function the device may be asked for events, and nothing else [44]") {
   struct Scene {
     DeviceBackend& backend;
     StreamHandle stream;
@@ -204,7 +204,7 @@ CONTRACT_CASE("in a host function the device may be asked for events, and nothin
   CHECK(scene.answered == std::vector<StatusCode>(2, StatusCode::ok));
 }
 
-CONTRACT_CASE("the default streams wait for each other") {
+CONTRACT_CASE("the default streams wait for each other [8]") {
   void* const legacy = nullptr;
   void* const per_thread = reinterpret_cast<void*>(2);
   const std::pair<void*, void*> ways[] = {{legacy, per_thread}, {per_thread, legacy}};
@@ -222,7 +222,8 @@ CONTRACT_CASE("the default streams wait for each other") {
   }
 }
 
-CONTRACT_CASE("the legacy stream is not to be used while a default stream captures, and using it ends the capture") {
+CONTRACT_CASE(
+    "the legacy stream is not to be used while a default stream captures, and using it ends the capture [9]") {
   void* const per_thread = reinterpret_cast<void*>(2);
   const TestEvent event(backend);
   CaptureInfo info;

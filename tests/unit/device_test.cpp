@@ -129,3 +129,11 @@ TEST_CASE("THOLE_SIMULATION is understood, or refused with the words that it may
     CHECK(!Device::simulated({.stepped = true}).lost());
   }
 }
+
+TEST_CASE("a number of connections that no GPU has is an error with the number, before a GPU is looked for") {
+  for (const int connections : {-1, 33}) {
+    const auto made = Device::try_cuda(0, {.connections = connections});
+    CHECK(has(errc_text_of(made, Errc::invalid_argument), std::to_string(connections) + " connections"));
+  }
+  CHECK_FALSE(Device::try_cuda(999, {.connections = 32}));
+}

@@ -66,6 +66,8 @@ SimulatedBackend::SimulatedBackend(const SimulationOptions& options)
     : device_(std::make_shared<SimulatedDevice>(options)) {
   const std::scoped_lock lock(machine().mutex);
   machine().devices.push_back(device_);
+  device_->lost_because = machine().lost_because;
+  device_->lost = !device_->lost_because.empty();
 }
 
 SimulatedBackend::~SimulatedBackend() {

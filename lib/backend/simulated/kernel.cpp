@@ -23,6 +23,9 @@ const char* run_kernel(Lock& lock, const Kernel& kernel) {
       pointers.push_back(nullptr);
       continue;
     }
+    if (!same_pages(argument.data, argument.bytes))
+      return "a kernel met other pages than were pinned there: CUDA would have gone on with the old ones, and said "
+             "nothing";
     std::byte* place = reach(argument.data, argument.bytes, argument.id);
     if (place == nullptr)
       return "illegal access: a kernel used memory that is not pinned or not allocated any more, or not yet";

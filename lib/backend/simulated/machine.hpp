@@ -94,7 +94,7 @@ struct Operation {
   bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
   bool touches(const Range& range) const noexcept {
     if (kind == Kind::kernel)
-      return std::ranges::any_of(kernel->arguments, [&](const auto& argument) { return argument.id == range.id; });
+      return std::ranges::any_of(kernel->arguments, [&](const auto& given) { return given.id == range.id; });
     return (kind == Kind::copy || kind == Kind::free) && (destination_id == range.id || source_id == range.id);
   }
 };
@@ -249,6 +249,7 @@ struct Machine {
   /// Shared with their backends, so that a forked child, which has no part in the parent's devices, never destroys one.
   std::vector<std::shared_ptr<SimulatedDevice>> devices;
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
+  std::string lost_because;         ///< not empty: a loss that was final
   RangeTable pinned;
   RangeTable device_memory;
   bool unpinning = false;  ///< somebody unpins, and waits for running work with CUDA's lock held

@@ -1,10 +1,14 @@
 #include "backend/simulated/memory.hpp"
 
+#include <sys/mman.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <string>
+
+#include "base/bytes.hpp"
 
 namespace thole::detail::simulated {
 
@@ -50,6 +54,31 @@ bool is_writable(const void* data, std::size_t bytes) {
     checked = behind;
   }
   return checked >= from + bytes;
+}
+
+void mark_pages(void* data, std::size_t bytes, bool marked) noexcept {
+  std::byte* const first = align_down(static_cast<std::byte*>(data), page);
+  const std::size_t pages = whole_pages(static_cast<std::size_t>(static_cast<std::byte*>(data) - first) + bytes);
+  (void)posix_madvise(first, pages, marked ? POSIX_MADV_SEQUENTIAL : POSIX_MADV_NORMAL);
+}
+
+bool are_marked(const void* data, std::size_t bytes) {
+  const std::uintptr_t from = address(data);
+  std::ifstream maps("/proc/self/smaps");  // "from-to perms ...", then lines "Key: value", the last "VmFlags: rd wr sr"
+  std::uintptr_t begin = 0, behind = 0;
+  bool any = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.starts_with("VmFlags:")) {
+      any = true;
+      if (begin < from + bytes && behind > from && line.find(" sr") == std::string::npos) return false;
+    } else if (line.find(':') > line.find('-')) {
+      char* end = nullptr;
+      begin = std::strtoull(line.c_str(), &end, 16);
+      behind = std::strtoull(end + 1, nullptr, 16);
+      if (any && begin >= from + bytes) return true;
+    }
+  }
+  return true;
 }
 
 }  // namespace thole::detail::simulated

@@ -46,4 +46,10 @@ class RangeTable {
 /// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
 bool is_writable(const void* data, std::size_t bytes);
 
+/// Marks the pages of [data, data + bytes) in the system's records, where nobody minds; a mapping that takes their
+/// place has no mark.
+void mark_pages(void* data, std::size_t bytes, bool marked) noexcept;
+/// Whether all the pages have their mark. True where the system does not say.
+bool are_marked(const void* data, std::size_t bytes);
+
 }  // namespace thole::detail::simulated

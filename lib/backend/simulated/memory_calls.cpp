@@ -32,6 +32,7 @@ void pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machi
   range.from_machine = from_machine;
   machine().pinned.insert(range);
   device.pinned_bytes += bytes;
+  if (device.options.watch_registrations && !from_machine) mark_pages(data, bytes, true);
 }
 
 /// Undoes `pin`. On a lost device too, or the address could never be pinned again, though the call reports the loss.
@@ -52,6 +53,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
         range.device->pinned_bytes -= range.bytes;
         machine().pinned.erase(data);
+        if (range.device->options.watch_registrations && !from_machine) mark_pages(data, range.bytes, false);
         if (from_machine) std::free(data);
         return {};
       },

@@ -52,6 +52,8 @@ bool staff(SimulatedDevice& device) {
 }
 
 const char* run_copy(Lock& lock, const Operation& copy) {
+  if (!same_pages(copy.source, copy.bytes) || !same_pages(copy.destination, copy.bytes))
+    return "a copy met other pages than were pinned there: CUDA would have gone on with the old ones, and said nothing";
   const std::byte* const source = copy.staged ? copy.staged.get() : reach(copy.source, copy.bytes, copy.source_id);
   if (source == nullptr)
     return "illegal access: a copy read memory that is not pinned or not allocated any more, or not yet";
@@ -160,6 +162,12 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 
 }  // namespace
 
+bool same_pages(const void* data, std::size_t bytes) {
+  const Range* range = machine().pinned.find(data, bytes).range;
+  return range == nullptr || range->from_machine || !range->device->options.watch_registrations ||
+         are_marked(data, bytes);
+}
+
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
   if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
   for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
@@ -260,6 +268,10 @@ void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage)
   device.lost = true;
   device.lost_because = because;
   drop_queues(device, garbage);
+  if (device.options.loss_is_final) {
+    machine().lost_because = because;
+    for (const auto& other : machine().devices) lose(*other, because, garbage);
+  }
   machine().changed.notify_all();
 }
 
@@ -324,6 +336,7 @@ void shut_down(SimulatedDevice& device) {
   device.streams.clear();
   std::erase_if(all.devices, [&](const auto& other) { return other.get() == &device; });
   forget_ranges(device);
+  all.changed.notify_all();  // who unpins on another device may wait for what this one had left
   lock.unlock();
 }
 

@@ -14,6 +14,8 @@ namespace thole::detail::simulated {
 /// Where the device finds memory that an operation means; nullptr: a GPU would meet an illegal access. `id` is the
 /// Range's, 0: pageable memory.
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id);
+/// False where SimulationOptions::watch_registrations shows that other pages lie where some were pinned.
+bool same_pages(const void* data, std::size_t bytes);
 /// Appends to the stream and makes it run where it runs by itself.
 void enqueue(const StreamPtr& stream, Operation operation);
 /// Runs the stream's next operation on this thread; `can_go_on()` must hold. False when the device was lost meanwhile.

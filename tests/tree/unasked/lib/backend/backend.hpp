@@ -1,0 +1,1 @@
+// A device waits [1]. A device answers [2].

@@ -1,0 +1,1 @@
+CONTRACT_CASE("a device waits [1]") {}
