@@ -326,6 +326,16 @@ def check_direct(program):
         for said in streams(program, some_bytes(size), "--direct", "--threads", 2):
             assert said["chunk_bytes"] % 4096 == 0, said
             assert all("--direct" in note for note in said["notes"]), said
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:  # older systems have it not there
+        file.write(some_bytes(100_001))
+        file.flush()
+        try:
+            os.close(os.open(file.name, os.O_RDONLY | os.O_DIRECT))
+            words = 0
+        except OSError:
+            words = 1
+        said = job(program, file.name, "--direct")
+        assert len(said["notes"]) == words and said["sum"] == said["sum_by_device"] == sum_of(some_bytes(100_001), 65536), said
     said = job(program, "-", "--direct", input=b"a pipe has no such thing")
     assert "past the page cache" in said["notes"][0], said
     with open("/proc/version", "rb") as version:  # made up by the kernel, of size 0
