@@ -378,13 +378,18 @@ def check_trace(program):
         for mode in MODES:
             said = job(program, source, *mode, "--threads", 2, "--trace", folder.path("trace"))
             events = json.loads(folder.path("trace").read_text())["traceEvents"]
+            names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+            assert {"reader 0", "reader 1", "stream of reader 0", "stream of reader 1"} <= set(names.values()), names
             spans = [event for event in events if event["ph"] == "X"]
-            assert len([span for span in spans if span["name"].startswith("copy")]) == said["copies"]
+            copies = [span for span in spans if span["name"].startswith("copy")]
+            assert len(copies) == said["copies"] and all("stream" in names[span["tid"]] for span in copies)
             assert sum(span["args"]["bytes"] for span in spans if span["name"] == "read") == said["bytes"]
-            for row in {span["tid"] for span in spans}:
+            moments = [event["name"] for event in events if event["ph"] == "i"]
+            assert moments.count("make") >= said["pieces"] and moments.count("drop in flight") == said["dropped_in_flight"]
+            for row in {span["tid"] for span in copies}:
                 end = 0
-                for span in (span for span in spans if span["tid"] == row):
-                    assert span["dur"] >= 0 and span["ts"] >= end - 0.002, "spans of one row do not overlap"
+                for span in (span for span in copies if span["tid"] == row):
+                    assert span["dur"] >= 0 and span["ts"] >= end - 0.002, "copies of one stream do not overlap"
                     end = span["ts"] + span["dur"]
 
 

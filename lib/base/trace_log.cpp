@@ -39,7 +39,9 @@ TraceBuffer* find_buffer(TraceLog& log) noexcept try {
   buffer->owned = true;
   mine.log = &log;
   mine.buffer = buffer;
-  buffer->events.resize(log.events_per_thread);
+  buffer->events.clear();
+  buffer->events.reserve(log.events_per_thread);
+  buffer->most = log.events_per_thread;
   buffer->count.store(0, std::memory_order_relaxed);
   buffer->lost.store(0, std::memory_order_relaxed);
   buffer->thread = thread_number();
@@ -59,11 +61,11 @@ void keep_trace_event(const TraceEvent& event) noexcept {
     buffer = find_buffer(log);
   if (buffer == nullptr) return;
   const std::size_t at = buffer->count.load(std::memory_order_relaxed);
-  if (at >= buffer->events.size()) {
+  if (at >= buffer->most) {
     buffer->lost.fetch_add(1, std::memory_order_relaxed);
     return;
   }
-  buffer->events[at] = event;
+  buffer->events.push_back(event);
   buffer->count.store(at + 1, std::memory_order_release);
 }
 

@@ -65,7 +65,8 @@ class TraceScope {
 
 /// The events of one thread. They are written by that thread alone and are never moved.
 struct TraceBuffer {
-  std::vector<TraceEvent> events;
+  std::vector<TraceEvent> events;     // within what was reserved: others read it meanwhile, up to the count
+  std::size_t most = 0;               // events of this trace
   std::atomic<std::size_t> count{0};  // written; the thread's release pairs with the reader's acquire
   std::atomic<std::size_t> lost{0};   // only counts: pairs with nothing
   std::uint64_t generation = 0;       // the trace that it is of; written by the thread, under the log's mutex

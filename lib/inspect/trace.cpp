@@ -119,8 +119,8 @@ void write_trace(std::ostream& out) {
     const auto name = names().threads.find(buffer->thread);
     writer.name(row, name != names().threads.end() ? name->second : "thread " + std::to_string(row));
     const std::size_t count = buffer->count.load(std::memory_order_acquire);  // pairs with keep_trace_event
-    for (std::size_t at = 0; at < count; ++at)
-      writer.event(buffer->events[at], row, streams.row(buffer->events[at].stream));
+    for (const TraceEvent *event = buffer->events.data(), *const end = event + count; event != end; ++event)
+      writer.event(*event, row, streams.row(event->stream));
     lost += buffer->lost.load(std::memory_order_relaxed);
   }
   for (const auto& [stream, row] : streams.all()) {
