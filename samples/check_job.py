@@ -232,6 +232,21 @@ def check_output_to_a_pipe(program):
             assert child.wait() == 0
 
 
+def check_output_through_links(program):
+    with Folder() as folder:
+        data = some_bytes(200_001)
+        source, target = folder.file("source", data), folder.file("target", b"old")
+        folder.path("link").symlink_to(target)
+        job(program, source, "--round-trip", "--output", folder.path("link"))
+        assert target.read_bytes() == data and folder.path("link").is_symlink()
+        # What is named so is open already: it must be written as it is, and the name stay what it was.
+        before = os.readlink("/dev/stdout")
+        with open(target, "wb") as out:
+            must(not run(program, source, "--round-trip", "--output", "/dev/stdout", *SMALL, stdout=out).returncode, "fails", out)
+        assert os.readlink("/dev/stdout") == before and not os.path.exists("/dev/stdout.part")
+        assert target.read_bytes()[100_000:len(data)] == data[100_000:]  # the table is written over its begin
+
+
 def check_late_device(program):
     """A device that does everything as late as it may finds no buffer that was used again too early."""
     os.environ["THOLE_SIMULATION"] = "late,seed=7"
