@@ -301,7 +301,7 @@ def check_cut_short(program):
             started.until_open(source)
             os.truncate(source, 500_000)
             started.feed(b"before")
-            started.end(1, f"{source} was cut short while it was read: it had 1000000 bytes, and ends after 500000 now")
+            started.end(1, f"{source} was cut short while it was read: it had 1000000 bytes, and has 500000 now")
 
 
 def check_growing(program):

@@ -72,11 +72,16 @@ void InputFile::read_at(std::uint64_t offset, gsl::span<unsigned char> into) con
     const auto got = static_cast<ssize_t>(read_some_at(
         plain_.get(), direct_.get(), start_ + static_cast<std::int64_t>(offset + done), into.subspan(done)));
     if (got < 0 && errno != EINTR) fail_on(path_, "read");
-    if (got == 0)
-      throw std::runtime_error(fmt::format("{} was cut short while it was read: it had {} bytes, and ends after {} now",
-                                           path_, *size_, offset + done));
+    if (got == 0) fail_cut_short();
     if (got > 0) done += static_cast<std::size_t>(got);
   }
+}
+
+void InputFile::fail_cut_short() const {
+  struct stat about {};
+  if (::fstat(plain_.get(), &about) != 0) fail_on(path_, "read");
+  throw std::runtime_error(fmt::format("{} was cut short while it was read: it had {} bytes, and has {} now", path_,
+                                       *size_ + offset(), about.st_size));
 }
 
 std::size_t InputFile::read_next(gsl::span<unsigned char> into, const std::atomic<bool>& stop) const {
