@@ -65,7 +65,8 @@ class Writer {
       out_ << ",\"ph\":\"i\",\"s\":\"t\"";
     out_ << ",\"args\":{\"bytes\":" << event.bytes;
     if (event.stream != nullptr) out_ << ",\"stream\":" << stream_row;
-    if (event.file != nullptr) out_ << ",\"place\":" << as_json(std::string(event.file) + ':' + std::to_string(event.line));
+    if (event.file != nullptr)
+      out_ << ",\"place\":" << as_json(std::string(event.file) + ':' + std::to_string(event.line));
     out_ << "}}";
   }
 
