@@ -9,10 +9,12 @@
 #include <chrono>
 #include <cstdio>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thole/thole.hpp>
+#include <thole/trace.hpp>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -113,9 +115,10 @@ Summary run(const Options& options) {
   Log log(summary.plan.threads);
   {
     Progress progress(feed.total());
-    Job job{
-        feed, memory->heap, memory->device, summary.plan, output ? &*output : nullptr, plot || trace ? &log : nullptr};
+    Job job{feed, memory->heap, memory->device, summary.plan, output ? &*output : nullptr, plot ? &log : nullptr};
+    if (trace) thole::start_trace({.events_per_thread = std::size_t{1} << 19});
     summary.result = stream_file::run(job, [&] { progress.show(job.bytes); });
+    thole::stop_trace();
   }
   stop_if_interrupted();
   if (output) output->finish();
@@ -139,7 +142,11 @@ Summary run(const Options& options) {
   }
   stop_if_interrupted();
   if (plot) write_whole(plot, as_svg(log, summary));
-  if (trace) write_whole(trace, as_trace(log));
+  if (trace) {
+    std::ostringstream text;
+    thole::write_trace(text);
+    write_whole(trace, text.str());
+  }
   return summary;
 }
 

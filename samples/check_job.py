@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import pty
-import random
 import resource
 import signal
 import subprocess
@@ -21,106 +20,7 @@ import xml.etree.ElementTree
 
 sys.dont_write_bytecode = True
 from check import check_device_nonsense, fails, must, run, succeeds  # noqa: E402, F401
-
-SMALL = ["--chunk", "64K", "--arena", "8M", "--no-comparison"]
-LOAD, ROUND_TRIP = [], ["--round-trip"]
-MODES = (LOAD, ROUND_TRIP)
-MASK = (1 << 64) - 1
-
-
-def some_bytes(size):
-    return random.Random(size).randbytes(size)
-
-
-def sum_of(data, chunk):
-    """The sum that piece_sum.hpp describes."""
-    total = 0
-    for start in range(0, len(data), chunk):
-        piece = data[start:start + chunk]
-        for at in range(0, len(piece), 8):
-            word = int.from_bytes(piece[at:at + 8], "little") ^ ((start + at + 1) * 0x9E3779B97F4A7C15 & MASK)
-            total += (word & 0xFFFFFFFF) * (word >> 32) + word
-    return f"{total & MASK:016x}"
-
-
-class Folder(tempfile.TemporaryDirectory):
-    """A folder for the test, and files in it."""
-
-    def __enter__(self):
-        return self
-
-    def path(self, name):
-        return pathlib.Path(self.name, name)
-
-    def file(self, name, data):
-        self.path(name).write_bytes(data)
-        return self.path(name)
-
-
-def job(program, *arguments, **options):
-    return json.loads(succeeds(program, "--json", *SMALL, *arguments, **options))
-
-
-def streams(program, data, *options):
-    """The bytes get there, by sum and in number; and come back the same, in a file."""
-    with Folder() as folder:
-        source, back = folder.file("source", data), folder.path("back")
-        loaded = job(program, source, *options)
-        returned = job(program, source, "--round-trip", "--output", back, *options)
-        assert back.read_bytes() == data, "what came back is something else"
-        assert not folder.path("back.part").exists()
-        for said in (loaded, returned):
-            assert said["bytes"] == len(data), said
-            assert said["sum"] == said["sum_by_device"], said
-        assert loaded["sum"] == returned["sum"], (loaded, returned)
-        assert (loaded["copies"], returned["copies"]) == (loaded["pieces"], 2 * returned["pieces"])
-        return loaded, returned
-
-
-class Started:
-    """The job, waiting for standard input, with what it said in the end."""
-
-    def __init__(self, program, *arguments):
-        command = [str(part) for part in (program, *arguments, *SMALL)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def until(self, ready):
-        while not ready():
-            assert self.process.poll() is None, f"it ended: {self.process.communicate()}"
-            os.sched_yield()
-
-    def until_open(self, path):
-        folder = f"/proc/{self.process.pid}/fd"
-
-        def ready():
-            links = []
-            for name in os.listdir(folder):
-                try:
-                    links.append(os.readlink(f"{folder}/{name}"))
-                except FileNotFoundError:
-                    pass
-            return str(path) in links
-
-        self.until(ready)
-
-    def until_it_catches(self, number):
-        def ready():
-            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-            return int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1
-
-        self.until(ready)
-
-    def feed(self, data):
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
-
-    def end(self, status, says=""):
-        out, err = self.process.communicate()
-        result = subprocess.CompletedProcess([], self.process.returncode, out, err)
-        must(result.returncode == status, f"should have ended with {status}", result)
-        must(says.encode() in err, f"should have said {says!r}", result)
-        must(status == 0 or (err.count(b"\n") == 1 and not out), "should have said one line, on stderr", result)
-        return out
+from job_support import MASK, MODES, SMALL, Folder, Started, job, some_bytes, streams, sum_of  # noqa: E402, F401
 
 
 # ---- What it does
@@ -232,6 +132,21 @@ def check_output_to_a_pipe(program):
             assert child.wait() == 0
 
 
+def check_output_through_links(program):
+    with Folder() as folder:
+        data = some_bytes(200_001)
+        source, target = folder.file("source", data), folder.file("target", b"old")
+        folder.path("link").symlink_to(target)
+        job(program, source, "--round-trip", "--output", folder.path("link"))
+        assert target.read_bytes() == data and folder.path("link").is_symlink()
+        # What is named so is open already: it must be written as it is, and the name stay what it was.
+        before = os.readlink("/dev/stdout")
+        with open(target, "wb") as out:
+            must(not run(program, source, "--round-trip", "--output", "/dev/stdout", *SMALL, stdout=out).returncode, "fails", out)
+        assert os.readlink("/dev/stdout") == before and not os.path.exists("/dev/stdout.part")
+        assert target.read_bytes()[100_000:len(data)] == data[100_000:]  # the table is written over its begin
+
+
 def check_late_device(program):
     """A device that does everything as late as it may finds no buffer that was used again too early."""
     os.environ["THOLE_SIMULATION"] = "late,seed=7"
@@ -286,7 +201,7 @@ def check_cut_short(program):
             started.until_open(source)
             os.truncate(source, 500_000)
             started.feed(b"before")
-            started.end(1, f"{source} was cut short while it was read: it had 1000000 bytes, and ends after 500000 now")
+            started.end(1, f"{source} was cut short while it was read: it had 1000000 bytes, and has 500000 now")
 
 
 def check_growing(program):
@@ -326,6 +241,16 @@ def check_direct(program):
         for said in streams(program, some_bytes(size), "--direct", "--threads", 2):
             assert said["chunk_bytes"] % 4096 == 0, said
             assert all("--direct" in note for note in said["notes"]), said
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:  # older systems have it not there
+        file.write(some_bytes(100_001))
+        file.flush()
+        try:
+            os.close(os.open(file.name, os.O_RDONLY | os.O_DIRECT))
+            words = 0
+        except OSError:
+            words = 1
+        said = job(program, file.name, "--direct")
+        assert len(said["notes"]) == words and said["sum"] == said["sum_by_device"] == sum_of(some_bytes(100_001), 65536), said
     said = job(program, "-", "--direct", input=b"a pipe has no such thing")
     assert "past the page cache" in said["notes"][0], said
     with open("/proc/version", "rb") as version:  # made up by the kernel, of size 0
@@ -368,13 +293,18 @@ def check_trace(program):
         for mode in MODES:
             said = job(program, source, *mode, "--threads", 2, "--trace", folder.path("trace"))
             events = json.loads(folder.path("trace").read_text())["traceEvents"]
+            names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+            assert {"reader 0", "reader 1", "stream of reader 0", "stream of reader 1"} <= set(names.values()), names
             spans = [event for event in events if event["ph"] == "X"]
-            assert len([span for span in spans if span["name"].startswith("copy")]) == said["copies"]
+            copies = [span for span in spans if span["name"].startswith("copy")]
+            assert len(copies) == said["copies"] and all("stream" in names[span["tid"]] for span in copies)
             assert sum(span["args"]["bytes"] for span in spans if span["name"] == "read") == said["bytes"]
-            for row in {span["tid"] for span in spans}:
+            moments = [event["name"] for event in events if event["ph"] == "i"]
+            assert moments.count("make") >= said["pieces"] and moments.count("drop in flight") == said["dropped_in_flight"]
+            for row in {span["tid"] for span in copies}:
                 end = 0
-                for span in (span for span in spans if span["tid"] == row):
-                    assert span["dur"] >= 0 and span["ts"] >= end - 0.002, "spans of one row do not overlap"
+                for span in (span for span in copies if span["tid"] == row):
+                    assert span["dur"] >= 0 and span["ts"] >= end - 0.002, "copies of one stream do not overlap"
                     end = span["ts"] + span["dur"]
 
 

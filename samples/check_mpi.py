@@ -13,7 +13,7 @@ import sys
 
 sys.dont_write_bytecode = True
 from check import fails, succeeds  # noqa: E402
-from check_job import SMALL, Folder, some_bytes  # noqa: E402
+from job_support import SMALL, Folder, some_bytes  # noqa: E402
 
 # Few cores and a root account are no reason not to try; nor is a machine without ssh.
 os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
+#include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/allocate.hpp"
 #include "heap/collect.hpp"
@@ -39,6 +40,8 @@ std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHand
 void open(Block& block, const std::source_location& where) noexcept {
   block.holders.open();
   block.made_at.store(where, std::memory_order_relaxed);
+  if (tracing()) [[unlikely]]
+    trace("make", block.asked_bytes.load(std::memory_order_relaxed), nullptr, where.file_name(), where.line());
 }
 
 }  // namespace

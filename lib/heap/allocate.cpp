@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
 #include "heap/heap_figures.hpp"
@@ -88,6 +89,7 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
 Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline) noexcept {
   constexpr auto longest_pause = std::chrono::microseconds(1000);
   auto pause = std::chrono::microseconds(10);
+  const TraceScope scope("wait for memory", request.bytes);
   heap.count_waited();
   while (!heap.device_lost()) {
     if (Block* const block = take_from_anywhere(heap, request)) return block;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/immortal.hpp"
+#include "base/trace_log.hpp"
 #include "heap/thread_cache_table.hpp"
 #include "streams/cross_device.hpp"
 #include "streams/watcher.hpp"
@@ -260,8 +261,13 @@ std::shared_ptr<Timeline> HeapCore::recent() noexcept {
 
 void HeapCore::release(Block* block) noexcept {
   OpenUse open;
-  if (std::size_t first = 0; block->untouched() || !next_open(block->uses, Against::everything, first, open)) [[likely]]
+  if (std::size_t first = 0; block->untouched() || !next_open(block->uses, Against::everything, first, open))
+      [[likely]] {
+    if (tracing()) [[unlikely]]
+      trace("drop", block->capacity);
     return cache_or_free(block, false);
+  }
+  trace("drop in flight", block->capacity, open.timeline->native());
   retire(block, open, [&](ThreadCache& cache) {
     count_released(cache.counts, *block);
     cache.counts.deferred += 1;
@@ -274,9 +280,9 @@ void HeapCore::release(Block* block) noexcept {
 void HeapCore::reclaim(Block* block) noexcept {
   OpenUse open;
   if (std::size_t first = 0; next_open(block->uses, Against::everything, first, open))
-    retire(block, open, [](ThreadCache&) {});
-  else
-    cache_or_free(block, true);
+    return retire(block, open, [](ThreadCache&) {});
+  trace("reclaim", block->capacity);
+  cache_or_free(block, true);
 }
 
 /// Leaves the block on the stream that uses it. `count` runs under the lock of the cache that it gets.

@@ -11,6 +11,7 @@
 #include "base/fork.hpp"
 #include "base/immortal.hpp"
 #include "base/recycling_pool.hpp"
+#include "base/trace_log.hpp"
 #include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/pinned_pool.hpp"
@@ -168,6 +169,7 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
                                                          bytes_text(options_.max_bytes)));
   const std::size_t half = std::clamp(whole_pages(now / 2), least_growth, largest_region);
   const std::size_t step = std::min(std::max(wanted, half), room());
+  const TraceScope scope("grow the arena", step);
   auto region = obtain_region(device_, step, options_.region, Unpinning::never);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
     region = obtain_region(device_, wanted, options_.region, Unpinning::never);

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/trace_log.hpp"
 #include "streams/graph_uses.hpp"
 #include "streams/stream_registry.hpp"
 
@@ -191,6 +192,7 @@ void Submission::wait_for_work() noexcept {
 }
 
 void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
+  trace(call_, bytes, timeline_->native());
   CaptureInfo after;
   if (capturing()) {
     const Status status = timeline_->capture_info(&after);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backend/capture_guard.hpp"
+#include "base/trace_log.hpp"
 
 namespace thole::detail {
 namespace {
@@ -96,6 +97,7 @@ Status Timeline::finish_asking(Ticket* ticket, Status status) noexcept {
 
 /// Asks for the ticket, or waits for it where `deadline` is given; the mutex is unlocked meanwhile.
 Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexcept {
+  const TraceScope scope(deadline != nullptr ? "wait for the device" : nullptr, 0, native_);
   const Pin pin(*this, ticket, lock);
   DeviceBackend& backend = *device_->backend;
   Status status;
@@ -157,6 +159,7 @@ Status Timeline::wait(Ticket* ticket, const Deadline& deadline) noexcept {
 }
 
 Status Timeline::synchronize() noexcept {
+  const TraceScope scope("wait for a stream", 0, native_);
   const Call call(*this);
   if (!call) return {StatusCode::invalid};
   if (const Status status = check_no_capture(); !status.ok()) return status;

@@ -67,7 +67,10 @@ DeviceSide::DeviceSide(const thole::PinnedHeap& heap, const Plan& plan, const Fe
       stream_(heap.arena().device()),
       memory_(allocate(stream_, plan.mode == Mode::load && feed.total() ? feed.extent() : 0, limit, slot_ * plan.window,
                        holds_all_)),
-      counters_(stream_, plan.threads * counters_of_a_lane) {
+      counters_(stream_, plan.threads * counters_of_a_lane),
+      on_(stream_.device()),
+      all_(memory_.span()),
+      all_counters_(counters_.span()) {
   stream_.synchronize();
 }
 
@@ -80,7 +83,7 @@ thole::DeviceSpan<unsigned char> DeviceSide::place(std::size_t lane, std::uint64
       holds_all_ ? static_cast<std::size_t>(piece.position - base_)
                  : slot_ * (plan_.share_before(lane) + static_cast<std::size_t>(number % plan_.share(lane)));
   // Not as a part of `memory_`'s span: the lanes' copies do not touch each other, and thole need not order them.
-  return thole::DeviceSpan<unsigned char>::from_native(stream_.device(), memory_.span().native() + at, piece.bytes);
+  return thole::DeviceSpan<unsigned char>::from_native(on_, all_.native() + at, piece.bytes);
 }
 
 /// At least so large that it comes from whole pages, as the pieces do: for a small one the arena would set 32 MiB aside
@@ -111,7 +114,7 @@ void DeviceSide::look_at(std::size_t lane, const thole::StreamRef& stream, thole
   if (check == Check::none) return;
   // Not as a part of `counters_`'s span, as in place(): each lane has counters of its own.
   const auto counters = thole::DeviceSpan<unsigned long long>::from_native(
-      stream.device(), counters_.span().native() + lane * counters_of_a_lane, counters_of_a_lane);
+      stream.device(), all_counters_.native() + lane * counters_of_a_lane, counters_of_a_lane);
   thole::launch(
       stream, thole::reads(bytes), thole::writes(counters),
       [&]([[maybe_unused]] const unsigned char* data, [[maybe_unused]] unsigned long long* found,

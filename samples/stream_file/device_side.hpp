@@ -52,6 +52,10 @@ class DeviceSide {
   bool holds_all_ = false;
   thole::DeviceBuffer<unsigned char> memory_;
   thole::DeviceBuffer<unsigned long long> counters_;
+  // The lanes' threads use these alone: a call of a handle that is not const is for one thread at a time.
+  thole::Device on_;
+  thole::DeviceSpan<unsigned char> all_;
+  thole::DeviceSpan<unsigned long long> all_counters_;
 };
 
 }  // namespace stream_file

@@ -33,12 +33,17 @@ std::size_t read_some_at(int plain, int direct, std::int64_t offset, gsl::span<u
   const std::size_t whole = into.size() / direct_alignment * direct_alignment;
   const bool aligned = static_cast<std::size_t>(offset) % direct_alignment == 0 &&
                        reinterpret_cast<std::uintptr_t>(into.data()) % direct_alignment == 0;
-  if (direct >= 0 && aligned && whole > 0) {
-    const ssize_t got = ::pread(direct, into.data(), std::min(whole, most_at_once), offset);
-    // Some file systems say only now that they cannot; the page cache always can.
-    if (got >= 0 || errno != EINVAL) return static_cast<std::size_t>(got);
-  }
+  if (direct >= 0 && aligned && whole > 0)
+    return static_cast<std::size_t>(::pread(direct, into.data(), std::min(whole, most_at_once), offset));
   return static_cast<std::size_t>(::pread(plain, into.data(), std::min(into.size(), most_at_once), offset));
+}
+
+/// Open past the page cache; none where the file system cannot. Some say so only when they shall read.
+Descriptor open_direct(const std::string& path) {
+  Descriptor direct(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+  alignas(direct_alignment) unsigned char page[direct_alignment];
+  if (direct.get() >= 0 && ::pread(direct.get(), page, sizeof page, 0) < 0) return Descriptor();
+  return direct;
 }
 
 }  // namespace
@@ -59,7 +64,7 @@ InputFile::InputFile(const std::string& path, bool direct)
   start_ = std::max<std::int64_t>(::lseek(plain_.get(), 0, SEEK_CUR), 0);
   size_ = static_cast<std::uint64_t>(std::max<std::int64_t>(about.st_size - start_, 0));
   ::posix_fadvise(plain_.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
-  if (direct && path != "-") direct_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+  if (direct && path != "-") direct_ = open_direct(path);
 }
 
 void InputFile::read_at(std::uint64_t offset, gsl::span<unsigned char> into) const {
@@ -67,11 +72,16 @@ void InputFile::read_at(std::uint64_t offset, gsl::span<unsigned char> into) con
     const auto got = static_cast<ssize_t>(read_some_at(
         plain_.get(), direct_.get(), start_ + static_cast<std::int64_t>(offset + done), into.subspan(done)));
     if (got < 0 && errno != EINTR) fail_on(path_, "read");
-    if (got == 0)
-      throw std::runtime_error(fmt::format("{} was cut short while it was read: it had {} bytes, and ends after {} now",
-                                           path_, *size_, offset + done));
+    if (got == 0) fail_cut_short();
     if (got > 0) done += static_cast<std::size_t>(got);
   }
+}
+
+void InputFile::fail_cut_short() const {
+  struct stat about {};
+  if (::fstat(plain_.get(), &about) != 0) fail_on(path_, "read");
+  throw std::runtime_error(fmt::format("{} was cut short while it was read: it had {} bytes, and has {} now", path_,
+                                       *size_ + offset(), about.st_size));
 }
 
 std::size_t InputFile::read_next(gsl::span<unsigned char> into, const std::atomic<bool>& stop) const {

@@ -42,6 +42,8 @@ class InputFile {
   bool is(const std::string& path) const noexcept { return is_same_file(plain_, path); }
 
  private:
+  [[noreturn]] void fail_cut_short() const;
+
   std::string path_;
   Descriptor plain_, direct_;
   std::optional<std::uint64_t> size_;

@@ -1,9 +1,12 @@
 #include "job.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -41,6 +44,10 @@ class Lanes {
     Result found;
     std::exception_ptr failure;
     try {
+      if (thole::tracing()) {
+        thole::name_traced_thread("reader " + std::to_string(lane));
+        thole::name_traced_stream(stream.native(), "stream of reader " + std::to_string(lane));
+      }
       found = job_.plan.mode == Mode::load ? load_lane(job_, lane, stream) : round_trip_lane(job_, lane, stream);
     } catch (...) {
       failure = std::current_exception();
@@ -102,9 +109,20 @@ thole::PinnedBuffer<unsigned char> take_buffer(Job& job, std::size_t lane) {
 }
 
 void note_copy(Job& job, std::size_t lane, const thole::StreamRef& stream, Doing doing, std::uint64_t bytes) {
-  if (job.log == nullptr) return;
-  Span& span = job.log->begin(lane, doing, bytes);
-  stream.launch_host_function([&span, log = job.log] { span.end = log->now(); });
+  if (job.log == nullptr && !thole::tracing()) return;
+  Span* const span = job.log == nullptr ? nullptr : &job.log->begin(lane, doing, bytes);
+  // Where the copy is done the stream says so. It began when it was handed over, or when the one before it was done.
+  struct Clock {
+    std::chrono::steady_clock::time_point free;
+  };
+  thread_local const auto clock = std::make_shared<Clock>();
+  stream.launch_host_function([span, doing, bytes, log = job.log, native = stream.native(), clock = clock,
+                               begin = std::chrono::steady_clock::now()] {
+    const auto end = std::chrono::steady_clock::now();
+    if (span != nullptr) span->end = log->now();
+    thole::trace_in_stream(native, name_of(doing), std::max(begin, clock->free), end, bytes);
+    clock->free = end;
+  });
 }
 
 }  // namespace stream_file

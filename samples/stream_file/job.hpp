@@ -49,7 +49,7 @@ Result round_trip_lane(Job& job, std::size_t lane, const thole::Stream& stream);
 
 /// A buffer of the window: waits where all of them are in use.
 thole::PinnedBuffer<unsigned char> take_buffer(Job& job, std::size_t lane);
-/// Notes in the log, if there is one, when the copy that was enqueued last is done.
+/// Notes in the log and in the trace, where there are such, when the copy that was enqueued last is done.
 void note_copy(Job& job, std::size_t lane, const thole::StreamRef& stream, Doing doing, std::uint64_t bytes);
 
 }  // namespace stream_file

@@ -1,11 +1,12 @@
 #pragma once
 
-// What happened when, for the picture and the trace; kept only when one of them is wanted.
+// What happened when, for the picture; kept only when it is wanted. For a trace thole keeps it (<thole/trace.hpp>).
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <thole/trace.hpp>
 #include <vector>
 
 namespace stream_file {
@@ -46,23 +47,28 @@ class Log {
   std::vector<Lane> lanes_;
 };
 
-/// A span of the lane's thread, from here to the end of the scope; nothing where there is no log.
+/// What a person calls it.
+const char* name_of(Doing doing) noexcept;
+
+/// A span of the lane's thread, from here to the end of the scope, in the log and in the trace, where there are such.
 class Timed {
  public:
   Timed(Log* log, std::size_t lane, Doing doing, std::uint64_t bytes = 0)
-      : log_(log), span_(log == nullptr ? nullptr : &log->begin(lane, doing, bytes)) {}
+      : log_(log), span_(log == nullptr ? nullptr : &log->begin(lane, doing, bytes)), traced_(name_of(doing), bytes) {}
   Timed(const Timed&) = delete;
   Timed& operator=(const Timed&) = delete;
   ~Timed() {
     if (span_ != nullptr) span_->end = log_->now();
   }
   void bytes(std::uint64_t count) {
+    traced_.set_bytes(count);
     if (span_ != nullptr) span_->bytes = count;
   }
 
  private:
   Log* log_;
   Span* span_;
+  thole::TraceSpan traced_;
 };
 
 }  // namespace stream_file

@@ -18,10 +18,7 @@ void add_options(CLI::App& app, Options& options) {
     return app.add_option(name, value, what)->transform(size)->type_name("SIZE")->take_last();
   };
   const auto add_count = [&](const char* name, auto& value, const char* what) {
-    return app.add_option(name, value, what)
-        ->check(CLI::PositiveNumber.description(""))
-        ->type_name("COUNT")
-        ->take_last();
+    return app.add_option(name, value, what)->type_name("COUNT")->take_last();
   };
   const auto add_file = [&](const char* name, auto& value, const char* what) {
     return app.add_option(name, value, what)->type_name("FILE");
@@ -64,11 +61,11 @@ void add_options(CLI::App& app, Options& options) {
 
 void check_options(const CLI::App& app, Options& options) {
   constexpr std::uint64_t most = std::uint64_t{1} << 60;  // what CLI11 makes of a number below 0 is beyond it, too
-  const std::pair<const char*, std::uint64_t> sizes[] = {{"--chunk", options.wishes.chunk},
-                                                         {"--arena", options.wishes.arena},
-                                                         {"--device-memory", options.device_memory},
-                                                         {"--compare", options.compare}};
-  for (const auto& [name, value] : sizes)
+  const std::pair<const char*, std::uint64_t> numbers[] = {
+      {"--threads", options.wishes.threads},      {"--window", options.wishes.window},
+      {"--chunk", options.wishes.chunk},          {"--arena", options.wishes.arena},
+      {"--device-memory", options.device_memory}, {"--compare", options.compare}};
+  for (const auto& [name, value] : numbers)
     if (app.count(name) > 0 && (value == 0 || value > most))
       throw CLI::ValidationError(name, "takes numbers from 1 to 1E");
   if (options.files.empty()) options.files = {"/proc/self/exe"};  // a file that every machine has: this program

@@ -26,8 +26,8 @@ struct Speaker {
   bool talks = true;
 };
 
-/// The options; or, when there is nothing more to do (`--help`, a mistake), none and the exit status. Says what is wrong
-/// in one line on standard error.
+/// The options; or, when there is nothing more to do (`--help`, a mistake), none and the exit status. Says what is
+/// wrong in one line on standard error.
 std::optional<Options> parse(int argc, char** argv, Speaker speaker, int& status);
 
 }  // namespace stream_file

@@ -7,15 +7,25 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 namespace stream_file {
 namespace {
 
 constexpr std::size_t most_at_once = std::size_t{1} << 30;  // Linux moves at most 2 GiB in one call
 
+/// Whether the path can get a new file. A link such as /dev/stdout names one that somebody else has open.
 bool is_plain_or_new(const std::string& path) {
   struct stat about {};
-  return ::stat(path.c_str(), &about) != 0 || S_ISREG(about.st_mode);
+  return ::lstat(path.c_str(), &about) != 0 || S_ISREG(about.st_mode);
+}
+
+/// The file behind a link of the user's own.
+std::string behind_links(const std::string& path) {
+  if (path.starts_with("/dev/") || path.starts_with("/proc/")) return path;
+  const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr), std::free);
+  return resolved != nullptr ? resolved.get() : path;
 }
 
 std::string part(const std::string& path) { return path + ".part"; }
@@ -23,9 +33,9 @@ std::string part(const std::string& path) { return path + ".part"; }
 }  // namespace
 
 OutputFile::OutputFile(const std::string& path)
-    : path_(path),
-      plain_(is_plain_or_new(path)),
-      descriptor_(::open((plain_ ? part(path) : path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    : path_(behind_links(path)),
+      plain_(is_plain_or_new(path_)),
+      descriptor_(::open((plain_ ? part(path_) : path_).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
   if (descriptor_.get() < 0) fail_on(path_, "create");
   seekable_ = ::lseek(descriptor_.get(), 0, SEEK_CUR) >= 0;
 }

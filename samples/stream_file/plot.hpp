@@ -9,7 +9,5 @@ namespace stream_file {
 
 /// A picture of the job: GB/s over time, and the pinned buffers that were in use. SVG.
 std::string as_svg(const Log& log, const Summary& summary);
-/// What each thread and stream did, in the form that ui.perfetto.dev and chrome://tracing read.
-std::string as_trace(const Log& log);
 
 }  // namespace stream_file
