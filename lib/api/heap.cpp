@@ -142,7 +142,6 @@ HeapStats PinnedHeap::stats() const {
   check("PinnedHeap::stats");
   if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::stats");
   detail::HeapCore& heap = core_->heap();
-  detail::note_peak(heap);
   const auto figures = detail::figures_of(heap);
   return {.in_use = figures.in_use,
           .in_flight = figures.in_flight,

@@ -97,13 +97,14 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment) noexcept
   if (block == nullptr) block = chunks_.take_leftover(bytes, alignment);
   if (block == nullptr) return nullptr;
   block->store = this;
-  handed_out_ += block->capacity;
-  if (peak_ < handed_out_) peak_ = handed_out_;
+  const std::size_t out = handed_out() + block->capacity;
+  handed_out_.store(out, std::memory_order_relaxed);
+  peak_ = std::max(peak_, out);
   return block;
 }
 
 void Store::free_locked(Block* block) noexcept {
-  handed_out_ -= block->capacity;
+  handed_out_.store(handed_out() - block->capacity, std::memory_order_relaxed);
   if (block->from_mimalloc)
     chunks_.give(block);
   else
@@ -118,8 +119,14 @@ std::size_t Store::allocate_batch(std::size_t bytes, std::size_t alignment, Bloc
 }
 
 void Store::free_batch(Block** blocks, std::size_t count) noexcept {
-  const std::lock_guard lock(mutex_);
-  std::for_each(blocks, blocks + count, [this](Block* block) { free_locked(block); });
+  constexpr std::size_t at_once = 64;
+  while (count != 0) {
+    const std::size_t some = std::min(count, at_once);
+    const std::lock_guard lock(mutex_);
+    std::for_each(blocks, blocks + some, [this](Block* block) { free_locked(block); });
+    blocks += some;
+    count -= some;
+  }
 }
 
 // Regions that the store has grown by and that hold nothing leave it, as a list. growing_ is held.
@@ -198,7 +205,7 @@ void Store::close() noexcept {
     const std::lock_guard growing(growing_);
     const std::lock_guard lock(mutex_);
     chunks_.lend_back();
-    assert(handed_out_ == 0);
+    assert(handed_out() == 0);
     for (Region* region : regions_) {
       chunks_.remove(*region);
       extents_.remove(*region);
@@ -207,7 +214,7 @@ void Store::close() noexcept {
     regions_.clear();
     capacity_.store(0, std::memory_order_relaxed);
     growths_.store(0, std::memory_order_relaxed);
-    handed_out_ = 0;
+    handed_out_.store(0, std::memory_order_relaxed);
     peak_ = 0;
     device_.reset();
   }
@@ -249,10 +256,10 @@ StoreStats Store::stats() const {
   StoreStats stats;
   stats.capacity = capacity();
   stats.max_capacity = options_.max_bytes;
-  stats.free = stats.capacity - handed_out_;
+  stats.free = stats.capacity - handed_out();
   stats.largest_free = std::max(extents_.largest(), chunks_.largest_if_lent());
   if (stats.largest_free >= Extents::whole_pages_from) stats.largest_free = round_down(stats.largest_free, page);
-  stats.handed_out = handed_out_;
+  stats.handed_out = handed_out();
   stats.peak = peak_;
   stats.wasted = chunks_.overhead();
   stats.regions = regions_.size();

@@ -59,8 +59,8 @@ class Store {
   /// one lock; returns how many there are in what is pinned now. Their `data`, `capacity`, `store` are set; their uses
   /// are empty. May allocate ordinary memory; never maps, pins or throws.
   std::size_t allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count) noexcept;
-  /// Takes back blocks of this store that nobody uses and no device may touch, under one lock; their uses are empty.
-  /// Their records may become other blocks' at once. Never allocates, throws or maps.
+  /// Takes back blocks of this store that nobody uses and no device may touch; their uses are empty. Their records may
+  /// become other blocks' at once. Holds the lock for some of them at a time. Never allocates, throws or maps.
   void free_batch(Block** blocks, std::size_t count) noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
@@ -80,6 +80,8 @@ class Store {
 
   /// Bytes pinned now. Lock-free.
   std::size_t capacity() const noexcept { return capacity_.load(std::memory_order_relaxed); }
+  /// Bytes in blocks that are out. Lock-free.
+  std::size_t handed_out() const noexcept { return handed_out_.load(std::memory_order_relaxed); }
   bool contains(const void* pointer) const noexcept;
   StoreStats stats() const;
   std::vector<StoreSpan> spans() const;
@@ -103,11 +105,11 @@ class Store {
   Extents extents_;               // what is free
   Chunks chunks_{extents_};       // what mimalloc has of it
   std::vector<Region*> regions_;  // the first is there from open() on, the others by growth
-  std::size_t handed_out_ = 0;    // bytes in blocks that are out
   std::size_t peak_ = 0;          // the most that handed_out_ ever was
 
-  std::atomic<std::size_t> growths_{0};   // written with release when the region is there: pairs with growths()
-  std::atomic<std::size_t> capacity_{0};  // the regions' bytes; relaxed: a figure
+  std::atomic<std::size_t> handed_out_{0};  // bytes in blocks that are out; written under the lock; relaxed: a figure
+  std::atomic<std::size_t> growths_{0};     // written with release when the region is there: pairs with growths()
+  std::atomic<std::size_t> capacity_{0};    // the regions' bytes; relaxed: a figure
 
   Store* next_ = nullptr;  // link of the closed stores, which are opened again and never destroyed
 };
