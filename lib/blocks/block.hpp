@@ -13,6 +13,7 @@
 
 #include <thole/detail/block_head.hpp>
 
+#include "base/count.hpp"
 #include "blocks/use.hpp"
 
 namespace thole::detail {
@@ -24,7 +25,7 @@ struct alignas(64) Block : BlockHead {
   // What every call touches.
   Uses uses;
   std::byte* data = nullptr;
-  std::size_t capacity = 0;              ///< bytes that the memory can hold; at least what was asked for
+  Count capacity;                        ///< bytes that the memory can hold; at least what was asked for
   std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
   Block* next = nullptr;                 ///< link of the one list in which the block is
 

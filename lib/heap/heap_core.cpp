@@ -206,6 +206,15 @@ Counters<std::size_t> HeapCore::sum_counts() noexcept {
   return sum;
 }
 
+bool HeapCore::none_out() noexcept {
+  std::uint64_t returned = 0, made = 0;
+  const std::scoped_lock lock(mutex_);
+  // In this order: each block that is among the returned is among those made later.
+  for_each_cache([&](const ThreadCache& cache) { returned += cache.returned; });
+  for_each_cache([&](const ThreadCache& cache) { made += cache.counts.made; });
+  return made == returned;
+}
+
 // ---- Blocks
 
 void HeapCore::count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept {

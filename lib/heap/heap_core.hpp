@@ -19,6 +19,7 @@
 
 #include "base/fork.hpp"
 #include "base/recycling_pool.hpp"
+#include "blocks/block_pool.hpp"
 #include "heap/arena_core.hpp"
 #include "heap/counters.hpp"
 #include "heap/thread_cache.hpp"
@@ -75,6 +76,8 @@ struct HeapCore {
 
   /// The sum of all threads' shares; notes the peak.
   Counters<std::size_t> sum_counts() noexcept;
+  /// Whether all blocks of the open heap are back. True only where that was so at one time during the call.
+  bool none_out() noexcept;
 
   /// In lines that no hot path reads. Threads add up what they have in use and in flight when they go to the depot or
   /// the store, so that the peak may be low by what their caches keep.
@@ -114,5 +117,15 @@ struct HeapCore {
   HeapCore* next_ = nullptr;               // in the pool
   using Pool = RecyclingPool<HeapCore, &HeapCore::next_>;
 };
+
+/// Calls `f(const Block&)` with each block of the open heap that streams use, or did. Looks at every record of the
+/// process, unless the heap has no block out, and takes no lock that others wait for: they go on meanwhile.
+template <class F>
+void for_each_used_block(HeapCore& heap, F&& f) {
+  if (heap.none_out()) return;
+  for_each_record([&](const Block& block) {
+    if (block.heap.load(std::memory_order_relaxed) == &heap && block.used.load(std::memory_order_acquire)) f(block);
+  });
+}
 
 }  // namespace thole::detail
