@@ -25,8 +25,8 @@ Error too_large_error(std::size_t bytes, std::size_t possible, const char* call)
   });
 }
 
-Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Error>& no_growth, bool timed_out,
-                      const char* call) {
+Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, const std::optional<Error>& no_growth,
+                      bool timed_out, const char* call) {
   const ArenaCore& arena = heap.arena();
   const auto store = arena.store().stats();
   // Taken one after the other while threads go on: each is true, their sum may be off.
@@ -34,12 +34,18 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Err
   const std::size_t in_flight = std::min(arena.in_flight.load(std::memory_order_relaxed), store.handed_out - kept);
   return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
     std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
-                       std::to_string(bytes) + " bytes: " + std::to_string(store.free + kept) + " free, " +
-                       std::to_string(store.largest_free) + " in the largest free piece, " + std::to_string(in_flight) +
-                       " in flight, " + std::to_string(store.handed_out - kept - in_flight) + " in use, of " +
+                       std::to_string(bytes) + " bytes" +
+                       (alignment > granule ? " at a multiple of " + std::to_string(alignment) : "") + ": " +
+                       std::to_string(store.free + kept) + " free, " + std::to_string(store.largest_free) +
+                       " in the largest free piece, " + std::to_string(in_flight) + " in flight, " +
+                       std::to_string(store.handed_out - kept - in_flight) + " in use, of " +
                        std::to_string(store.capacity) + " (the arena may grow to " +
                        std::to_string(store.max_capacity) + ")";
-    if (no_growth) text += std::string("; it could not grow: ") + no_growth->what();
+    if (no_growth) {
+      // Without the words for its code, which this error says itself.
+      const std::string why = no_growth->what(), words = ": " + no_growth->code().message();
+      text += "; it could not grow: " + (why.ends_with(words) ? why.substr(0, why.size() - words.size()) : why);
+    }
     return text;
   });
 }
@@ -61,7 +67,7 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
     if (Block* const block = heap.take_from_store(request)) return block;
     if (Block* const block = heap.take_from_others(request)) return block;
     heap.arena().flush();
-    if (Block* const block = heap.take_from_store(request)) return block;
+    if (Block* const block = heap.take_from_store(request, true)) return block;
     if (!search.missed_some() && heap.arena().depot.moves() == moves) return nullptr;
     if (MovingBlocks::any()) std::this_thread::yield();
   }
@@ -133,7 +139,7 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));
-  return tl::unexpected(exhausted_error(heap, bytes, no_growth, deadline.has_value(), call));
+  return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, deadline.has_value(), call));
 }
 
 }  // namespace thole::detail

@@ -25,6 +25,7 @@ BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
   if (first == nullptr) return {};
   at.first.store(first->next_list, std::memory_order_relaxed);
   first->next_list = nullptr;
+  --at.lists;
   const BlockRun list{first, static_cast<std::uint32_t>(first->list_length)};
   bytes_.fetch_sub(list.bytes(index), std::memory_order_relaxed);
   moves_.fetch_add(1, std::memory_order_relaxed);
@@ -33,6 +34,7 @@ BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
 
 void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexcept {
   constexpr std::size_t looks = 16;
+  constexpr std::uint32_t most_lists = 256;  // of a class, so that who empties it is done in less than a millisecond
   const std::size_t most = store_.capacity() / 16;
   const std::size_t more = list.bytes(index);
   const auto give_up = [&surplus](BlockRun old) {
@@ -53,6 +55,7 @@ void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexce
   list.first->list_length = list.length;
   bytes_.fetch_add(more, std::memory_order_relaxed);
   const SpinGuard guard(classes_[index].lock);
+  if (++classes_[index].lists > most_lists) give_up(pop(classes_[index], index));
   list.first->next_list = classes_[index].first.load(std::memory_order_relaxed);
   classes_[index].first.store(list.first, std::memory_order_relaxed);
   moves_.fetch_add(1, std::memory_order_relaxed);
@@ -76,6 +79,7 @@ void Depot::flush() noexcept {
       const SpinGuard guard(classes_[index].lock);
       moving.begin();
       lists = classes_[index].first.exchange(nullptr, std::memory_order_relaxed);
+      classes_[index].lists = 0;
     }
     // Before they are anybody's again.
     std::size_t sum = 0;

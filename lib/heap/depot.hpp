@@ -61,6 +61,7 @@ class Depot {
  private:
   struct alignas(64) Class {
     SpinLock lock;
+    std::uint32_t lists = 0;
     std::atomic<Block*> first{
         nullptr};  // of the first list; written under the lock, relaxed: a look without it is a hint
   };

@@ -247,13 +247,14 @@ Block* HeapCore::take_from_others(const Request& request) noexcept {
   return block;
 }
 
-Block* HeapCore::take_from_store(const Request& request) noexcept {
+Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcept {
   arena_->flush_if_idle(request.bytes);
   std::array<Block*, 16> blocks;
   const std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
   MovingBlocks rest;
   if (wanted > 1) rest.begin();
-  std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted);
+  std::size_t got =
+      arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];

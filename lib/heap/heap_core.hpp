@@ -51,7 +51,8 @@ struct HeapCore {
   /// from any thread's cache of any heap of the arena,
   Block* take_from_others(const Request& request) noexcept;
   /// or from the store; small blocks are fetched several at a time, and the others go into the cache.
-  Block* take_from_store(const Request& request) noexcept;
+  /// `leftovers`: Store::allocate_batch says what that is.
+  Block* take_from_store(const Request& request, bool leftovers = false) noexcept;
   /// A request has to wait for copies in flight.
   void count_waited() noexcept;
   /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
