@@ -31,7 +31,7 @@ struct BlockRun {
   }
   /// The bytes of the blocks.
   std::size_t bytes(std::size_t index) const noexcept {
-    if (index <= size_class::last_exact) return length * size_class::smallest(index);
+    if (index < size_class::first_mixed) return length * size_class::smallest(index);
     std::size_t sum = 0;
     for (const Block* block = first; block != nullptr; block = block->next) sum += block->capacity;
     return sum;

@@ -35,12 +35,13 @@ constexpr std::size_t smallest(std::size_t index) noexcept {
   return (std::size_t{512} << doubling) + (index - 7) % 8 * (granule << doubling);
 }
 
-inline constexpr std::size_t last_exact = index(largest_exact);
+/// Below this class all blocks of one are of one size.
+inline constexpr std::size_t first_mixed = index(largest_exact);
 
 /// The last class in which a block for a request of the class `index` may be: blocks of whole pages may be too small in
 /// their class, and the next one has only larger ones.
 constexpr std::size_t last_to_try(std::size_t index) noexcept {
-  return index > last_exact && index + 1 < count ? index + 1 : index;
+  return index >= first_mixed && index + 1 < count ? index + 1 : index;
 }
 
 /// Whether a block of the class is large enough for a request, and not too large.
