@@ -182,12 +182,11 @@ void Chunks::prepare() noexcept {
 }
 
 Block* Chunks::take(std::size_t bytes, std::size_t alignment) noexcept {
-  const std::size_t whole = round_up(bytes, std::max(alignment, granule));
-  if (whole > always && (whole >= never || good_size(whole) - whole > whole / 32)) return nullptr;
+  if (round_up(bytes, alignment) > largest) return nullptr;
   for (Chunk* chunk = active_; chunk != nullptr; chunk = chunk->next_active)
     if (Block* const block = take_from(*chunk, bytes, alignment); block != nullptr) return block;
   constexpr unsigned refusals = 256;
-  if ((whole > always && active_ != nullptr) || (patience_ != 0 && --patience_ != 0)) return nullptr;
+  if (patience_ != 0 && --patience_ != 0) return nullptr;
   if (Chunk* const chunk = activate(); chunk != nullptr) return take_from(*chunk, bytes, alignment);
   patience_ = refusals;
   return nullptr;
@@ -221,7 +220,7 @@ bool Chunks::lend_back() noexcept {
 std::size_t Chunks::room() const noexcept {
   std::size_t bytes = 0;
   for (const Chunk* chunk = active_; chunk != nullptr; chunk = chunk->next_active)
-    if (chunk->live == 0 || chunk->refused > always || chunk->freed_since >= chunk->refused)
+    if (chunk->live == 0 || chunk->refused > largest || chunk->freed_since >= chunk->refused)
       bytes += chunk->extent->capacity - chunk->live_bytes;
   return bytes;
 }
