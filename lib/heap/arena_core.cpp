@@ -83,7 +83,7 @@ void ArenaCore::flush() noexcept {
 }
 
 void ArenaCore::flush_if_idle(std::size_t bytes) noexcept {
-  constexpr std::size_t takes_between = 64, most_keepers = 64;
+  constexpr std::size_t takes_between = 64, most_keepers = 16;
   if (bytes < Extents::whole_pages_from) return;
   const std::size_t takes = large_takes_.fetch_add(1, std::memory_order_relaxed);
   if (takes < takes_between && bytes < store_->capacity() / 64) return;

@@ -253,8 +253,7 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
   const std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
   MovingBlocks rest;
   if (wanted > 1) rest.begin();
-  std::size_t got =
-      arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
+  std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];

@@ -75,7 +75,7 @@ double through_rings(int pairs, std::size_t count, Make make, Drop drop) {
 
 void producer_consumer(Figures& figures, const thole::PinnedHeap& heap) {
   for (const std::size_t bytes : {std::size_t{64}, 4 * KiB, 64 * KiB, MiB}) {
-    const std::size_t count = bytes == MiB ? 4000 : 20000;
+    const std::size_t count = bytes == MiB ? 600 : 6000;
     const auto name = bytes < KiB ? "64 B" : bytes < MiB ? fmt::format("{} KiB", bytes / KiB) : "1 MiB";
     double alone = 0;
     for (const int pairs : {1, 4, 8}) {
@@ -201,7 +201,11 @@ void slowest(Figures& figures, const thole::Device& device) {
 // ---- Fill
 
 void fill(Figures& figures, const thole::Device& device) {
-  for (const std::size_t mib : {std::size_t{64}, std::size_t{256}, std::size_t{1024}}) {
+  // THOLE_BENCH_FILL=MIB: another arena, and every size from 512 B on; minutes in large ones.
+  const char* const asked = std::getenv("THOLE_BENCH_FILL");
+  const std::size_t also = asked != nullptr ? std::strtoul(asked, nullptr, 10) : 0;
+  for (const std::size_t mib : {std::size_t{64}, std::size_t{256}, also}) {
+    if (mib == 0) continue;
     const thole::PinnedArena arena(device, {.bytes = mib * MiB});
     double least = 1;
     std::size_t of = 0;
@@ -213,10 +217,11 @@ void fill(Figures& figures, const thole::Device& device) {
       const double share = static_cast<double>(all.size() * bytes) / static_cast<double>(mib * MiB);
       if (share < least) least = share, of = bytes;
     };
+    const bool all = mib == also;
     if (mib == 64)
       for (std::size_t bytes = 128; bytes <= 512; bytes += 128) try_size(bytes);
-    for (std::size_t power = mib == 64 ? 512 : 4 * KiB; power <= MiB; power *= 4)
-      for (std::size_t eighth = 8; eighth != 16; eighth += 3)
+    for (std::size_t power = mib != 256 ? 512 : 4 * KiB; power <= MiB; power *= all ? 2 : 4)
+      for (std::size_t eighth = 8; eighth < 16; eighth += all ? 1 : 3)
         for (const std::size_t more : {std::size_t{0}, std::size_t{1}}) try_size(power / 8 * eighth + more);
     figures.at_least(fmt::format("one size until {} MiB are full, the worst of many sizes", mib), least, 0.88, "of it",
                      fmt::format("{} B", of));
@@ -230,7 +235,7 @@ void churn(Figures& figures, const thole::Device& device) {
   std::mt19937 random(7);
   std::vector<Buffer> live;
   std::size_t bytes = 0, failed = 0;
-  constexpr std::size_t makes = 200000;
+  constexpr std::size_t makes = 120000;
   for (std::size_t i = 0; i != makes; ++i) {
     const double size = 64 * std::pow(512.0, static_cast<double>(random() % 65536) / 65536);
     const auto drop = [&] {
@@ -248,7 +253,7 @@ void churn(Figures& figures, const thole::Device& device) {
     bytes += made->size();
     live.push_back(std::move(*made));
   }
-  figures.at_most("makes that fail of 200,000, 64 B to 32 KiB, 90 % of 256 MiB alive", static_cast<double>(failed), 0,
+  figures.at_most("makes that fail of 120,000, 64 B to 32 KiB, 90 % of 256 MiB alive", static_cast<double>(failed), 0,
                   "", "");
 }
 
