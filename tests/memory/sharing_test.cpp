@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -170,4 +171,28 @@ TEST_CASE("an error's text says once that memory is out, and figures say what is
   const auto stats = arena.stats();
   CHECK(stats.largest_free < 8193);
   CHECK(stats.in_use + stats.wasted + MiB >= stats.capacity);
+}
+
+TEST_CASE("nobody is told that memory is out while it lies in other threads' caches, in the depot, or on its way") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 1 * MiB});
+  const PinnedHeap one(arena), two(arena);
+  std::atomic<int> refused{0};
+  std::vector<std::thread> threads;
+  for (unsigned seed = 0; seed != 4; ++seed)
+    threads.emplace_back([&, seed] {
+      std::mt19937 random(seed);
+      std::vector<Bytes> mine;  // at most a quarter of the arena
+      for (int i = 0; i != 5000; ++i) {
+        const PinnedHeap& heap = random() % 2 == 0 ? one : two;
+        if (mine.size() == 4 || (!mine.empty() && random() % 2 == 0)) {
+          mine.pop_back();
+        } else if (auto made = heap.try_make_buffer<std::byte>(64 * KiB); made) {
+          mine.push_back(std::move(*made));
+        } else {
+          ++refused;
+        }
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(refused == 0);
 }
