@@ -35,6 +35,10 @@ class Chunks {
   /// A small block, or nullptr: it is not small, mimalloc has no room, or there is no place for another chunk.
   Block* take(std::size_t bytes, std::size_t alignment) noexcept;
   void give(Block* block) noexcept;
+  /// An extent of so many bytes is free: there may be a place for a chunk again.
+  void look_again(std::size_t bytes) noexcept {
+    if (bytes >= (std::size_t{1} << 20)) patience_ = 0;
+  }
 
   /// Lends every empty chunk back to the extents. False when there was none.
   bool lend_back() noexcept;

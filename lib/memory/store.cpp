@@ -103,10 +103,9 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment, bool lef
 
 void Store::free_locked(Block* block) noexcept {
   handed_out_.store(handed_out() - block->capacity, std::memory_order_relaxed);
-  if (block->from_mimalloc)
-    chunks_.give(block);
-  else
-    extents_.give(block);
+  if (block->from_mimalloc) return chunks_.give(block);
+  chunks_.look_again(block->capacity);
+  extents_.give(block);
 }
 
 std::size_t Store::allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count,

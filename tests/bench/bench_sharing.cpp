@@ -127,7 +127,7 @@ Costs costs(const thole::PinnedHeap& heap) {
   costs.cached = each(20000, [&] { benchmark::DoNotOptimize(heap.make_buffer<std::byte>(4 * KiB)); });
   costs.stored = each(5000, [&] { benchmark::DoNotOptimize(heap.make_buffer<std::byte>(48 * MiB)); });
   const auto most = heap.make_buffer<std::byte>(160 * MiB);
-  costs.refused = each(500, [&] { benchmark::DoNotOptimize(heap.try_make_buffer<std::byte>(200 * MiB)); });
+  costs.refused = each(500, [&] { benchmark::DoNotOptimize(heap.try_make_buffer<std::byte>(300 * MiB)); });
   return costs;
 }
 
