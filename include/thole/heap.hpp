@@ -47,7 +47,8 @@ struct HeapOptions {
 struct HeapStats {
   std::size_t in_use = 0;     ///< Bytes in buffers and borrows that the program holds.
   std::size_t in_flight = 0;  ///< Bytes released that wait for the device.
-  std::size_t peak = 0;       ///< Bytes: the most of in_use + in_flight seen by make or by stats().
+  std::size_t peak = 0;       ///< Bytes: the most of in_use + in_flight seen by stats() and by threads that found
+                              ///< their caches empty or full; low by at most what caches keep.
   std::size_t buffers_made = 0;
   std::size_t freed_at_once = 0;   ///< Released with nothing in flight.
   std::size_t deferred = 0;        ///< Retired to a stream: the device still used them.

@@ -80,8 +80,7 @@ ArenaStats PinnedArena::stats() const {
 }
 
 std::size_t PinnedArena::trim() {
-  const auto& arena = *core("PinnedArena::trim");
-  detail::flush_heaps(arena);
+  core("PinnedArena::trim")->flush();
   return core_->store().trim();
 }
 

@@ -26,13 +26,13 @@ namespace {
 /// What the heap's blocks wait for: in each stream the latest position. Throws std::bad_alloc.
 std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHandle& handle) {
   std::map<std::shared_ptr<Timeline>, std::uint64_t> latest;
-  for (const StoreSpan& span : handle.arena()->store().spans())
-    if (span.block != nullptr && span.block->heap.load(std::memory_order_relaxed) == &handle.heap())
-      for_each_open(span.block->uses, Against::everything, [&](const OpenUse& open) {
-        auto& position = latest[open.timeline];
-        position = std::max(position, open.position);
-        return true;
-      });
+  for_each_used_block(handle.heap(), [&](const Block& block) {
+    for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+      auto& position = latest[open.timeline];
+      position = std::max(position, open.position);
+      return true;
+    });
+  });
   return latest;
 }
 
@@ -146,7 +146,6 @@ HeapStats PinnedHeap::stats() const {
   check("PinnedHeap::stats");
   if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::stats");
   detail::HeapCore& heap = core_->heap();
-  detail::note_peak(heap);
   const auto figures = detail::figures_of(heap);
   return {.in_use = figures.in_use,
           .in_flight = figures.in_flight,
@@ -162,7 +161,7 @@ HeapStats PinnedHeap::stats() const {
 Report PinnedHeap::report() const {
   check("PinnedHeap::report");
   if (!core_->heap().of_this_process()) throw detail::of_another_process_error("PinnedHeap::report");
-  return detail::make_report(core_->arena()->store(), core_->heap());
+  return detail::make_report(core_->heap());
 }
 
 PinnedArena PinnedHeap::arena() const {

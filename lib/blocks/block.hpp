@@ -13,6 +13,7 @@
 
 #include <thole/detail/block_head.hpp>
 
+#include "base/count.hpp"
 #include "blocks/use.hpp"
 
 namespace thole::detail {
@@ -24,12 +25,14 @@ struct alignas(64) Block : BlockHead {
   // What every call touches.
   Uses uses;
   std::byte* data = nullptr;
-  std::size_t capacity = 0;              ///< bytes that the memory can hold; at least what was asked for
+  Count capacity;                        ///< bytes that the memory can hold; at least what was asked for
   std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
   Block* next = nullptr;                 ///< link of the one list in which the block is
 
-  /// While it is retired: the position of the stream that it waits for.
-  std::uint64_t wait_position = 0;
+  union {
+    std::uint64_t wait_position = 0;  ///< while it is retired: the position of the stream that it waits for
+    std::uint64_t list_length;        ///< the first of a list in the depot (heap/depot.hpp): how many the list has
+  };
 
   // Where and when, for heap.report(). Atomic, relaxed.
   std::atomic<std::source_location> made_at{};
@@ -47,7 +50,10 @@ struct alignas(64) Block : BlockHead {
     Block* free_before = nullptr;  ///< while it is free: the list of free extents of one size class
     Block* first_child;            ///< while it is retired: the heap of blocks that wait (streams/waiting_blocks.hpp)
   };
-  Block* free_after = nullptr;
+  union {
+    Block* free_after = nullptr;
+    Block* next_list;  ///< the first of a list in the depot: the first of the next one
+  };
 };
 
 /// A list of blocks linked by `next`, with the last one known so that whole lists join at once.

@@ -1,6 +1,6 @@
 #include "blocks/block_pool.hpp"
 
-#include <array>
+#include <atomic>
 #include <mutex>
 #include <new>
 
@@ -9,15 +9,10 @@
 namespace thole::detail {
 namespace {
 
-struct Slab {
-  std::array<Block, 64> blocks;
-  Slab* next = nullptr;
-};
-
 struct Pool {
   std::mutex mutex;
   BlockList free;
-  Slab* slabs = nullptr;  // keeps the slabs reachable, for leak checkers
+  std::atomic<BlockSlab*> slabs{nullptr};  // only grows; release, with first_slab()
 };
 
 // Blocks come back after main, too.
@@ -25,14 +20,16 @@ Pool& pool() noexcept { return immortal<Pool>(); }
 
 }  // namespace
 
+BlockSlab* first_slab() noexcept { return pool().slabs.load(std::memory_order_acquire); }
+
 Block* acquire_block() noexcept {
   Pool& p = pool();
   const std::scoped_lock lock(p.mutex);
   if (p.free.empty()) {
-    auto* const slab = new (std::nothrow) Slab;
+    auto* const slab = new (std::nothrow) BlockSlab;
     if (slab == nullptr) return nullptr;
-    slab->next = p.slabs;
-    p.slabs = slab;
+    slab->next = p.slabs.load(std::memory_order_relaxed);
+    p.slabs.store(slab, std::memory_order_release);
     for (Block& block : slab->blocks) p.free.push(&block);
   }
   return p.free.pop();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <thread>
@@ -9,7 +10,6 @@
 #include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
-#include "heap/heap_figures.hpp"
 #include "heap/size_class.hpp"
 #include "streams/stream_registry.hpp"
 
@@ -26,30 +26,33 @@ Error too_large_error(std::size_t bytes, std::size_t possible, const char* call)
   });
 }
 
-Error exhausted_error(HeapCore& heap, std::size_t bytes, const std::optional<Error>& no_growth, bool timed_out,
-                      const char* call) {
-  const auto store = heap.arena().store().stats();
-  const auto heaps = figures_of_heaps(heap.arena());
+Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, const std::optional<Error>& no_growth,
+                      bool timed_out, const char* call) {
+  const ArenaCore& arena = heap.arena();
+  const auto store = arena.store().stats();
+  // Taken one after the other while threads go on: each is true, their sum may be off.
+  const std::size_t kept = std::min(arena.kept_bytes(), store.handed_out);
+  const std::size_t in_flight = std::min(arena.in_flight.load(std::memory_order_relaxed), store.handed_out - kept);
   return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
     std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
-                       std::to_string(bytes) + " bytes: " + std::to_string(store.free) + " free, " +
-                       std::to_string(store.largest_free) + " in the largest free piece, " +
-                       std::to_string(heaps.in_flight) + " in flight, " + std::to_string(heaps.in_use) +
-                       " in use, of " + std::to_string(store.capacity) + " (the arena may grow to " +
+                       std::to_string(bytes) + " bytes" +
+                       (alignment > granule ? " at a multiple of " + std::to_string(alignment) : "") + ": " +
+                       std::to_string(store.free + kept) + " free, " + std::to_string(store.largest_free) +
+                       " in the largest free piece, " + std::to_string(in_flight) + " in flight, " +
+                       std::to_string(store.handed_out - kept - in_flight) + " in use, of " +
+                       std::to_string(store.capacity) + " (the arena may grow to " +
                        std::to_string(store.max_capacity) + ")";
-    if (no_growth) text += std::string("; it could not grow: ") + no_growth->what();
+    if (no_growth) {
+      // Without the words for its code, which this error says itself.
+      const std::string why = no_growth->what(), words = ": " + no_growth->code().message();
+      text += "; it could not grow: " + (why.ends_with(words) ? why.substr(0, why.size() - words.size()) : why);
+    }
     return text;
   });
 }
 
 Request request_of(const HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept {
   return {bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
-}
-
-Block* take_from_store(HeapCore& heap, const Request& request) noexcept {
-  Block* const block = heap.take_from_store(request);
-  if (block != nullptr) note_peak(heap);
-  return block;
 }
 
 /// What is kept or finished anywhere, without waiting for the device.
@@ -59,13 +62,14 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
   DeviceCore& device = *heap.arena().device();
   for (int i = 0; i != most_searches; ++i) {
     const MemorySearch search;
+    const std::uint64_t moves = heap.arena().depot.moves();
     collect(device);
     if (Block* const block = heap.take_cached(request)) return block;
-    if (Block* const block = take_from_store(heap, request)) return block;
+    if (Block* const block = heap.take_from_store(request)) return block;
     if (Block* const block = heap.take_from_others(request)) return block;
-    flush_heaps(heap.arena());
-    if (Block* const block = take_from_store(heap, request)) return block;
-    if (!search.missed_some()) return nullptr;
+    heap.arena().flush();
+    if (Block* const block = heap.take_from_store(request, true)) return block;
+    if (!search.missed_some() && heap.arena().depot.moves() == moves) return nullptr;
     if (MovingBlocks::any()) std::this_thread::yield();
   }
   return nullptr;
@@ -76,7 +80,7 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
   Store& store = heap.arena().store();
   for (;;) {
     const auto seen = store.growths();
-    if (Block* const block = take_from_store(heap, request)) return block;
+    if (Block* const block = heap.take_from_store(request)) return block;
     if (auto grown = store.grow(request.bytes, seen); !grown) {
       no_growth = std::move(grown.error());
       return nullptr;
@@ -129,7 +133,7 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   else
     collect_any(device);
   Block* block = heap.take_cached(request);
-  if (block == nullptr) block = take_from_store(heap, request);
+  if (block == nullptr) block = heap.take_from_store(request);
   if (block == nullptr) block = take_from_anywhere(heap, request);
   std::optional<Error> no_growth;
   if (block == nullptr) block = take_by_growing(heap, request, no_growth);
@@ -137,7 +141,7 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));
-  return tl::unexpected(exhausted_error(heap, bytes, no_growth, deadline.has_value(), call));
+  return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, deadline.has_value(), call));
 }
 
 }  // namespace thole::detail

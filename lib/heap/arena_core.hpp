@@ -1,7 +1,10 @@
 #pragma once
 
-// What the handles of one arena share: its store, and the list of the heaps that draw from it.
+// What the handles of one arena share: its store, the heaps that draw from it, and what these keep of it: the depot,
+// and the *keepers*, which are the threads' caches that have blocks. Who finds no memory looks there, and at nothing
+// else, however many threads and heaps there are or were.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +15,9 @@
 
 #include "backend/device_core.hpp"
 #include "base/fork.hpp"
+#include "base/lock_free_stack.hpp"
+#include "heap/depot.hpp"
+#include "heap/thread_cache.hpp"
 #include "memory/store.hpp"
 
 namespace thole::detail {
@@ -23,9 +29,11 @@ struct HeapCore;
 class ArenaCore {
  public:
   explicit ArenaCore(std::shared_ptr<DeviceCore> device, Store* store) noexcept
-      : device_(std::move(device)), store_(store) {}
+      : depot(*store), device_(std::move(device)), store_(store) {}
   ~ArenaCore() {
-    if (of_this_process()) store_->close();
+    if (!of_this_process()) return;
+    depot.flush();
+    store_->close();
   }
   ArenaCore(const ArenaCore&) = delete;
   ArenaCore& operator=(const ArenaCore&) = delete;
@@ -49,13 +57,43 @@ class ArenaCore {
     return made_by_ended_heaps_;
   }
 
+  // ---- What is kept
+
+  Depot depot;
+  std::atomic<std::size_t> in_flight{0};  ///< bytes that wait for streams; relaxed: a figure
+
+  /// Under the lock of a cache that is none yet: it is a keeper from now on, until it is flushed or its heap ends.
+  void add_keeper(ThreadCache& cache) noexcept {
+    cache.is_keeper = true;
+    new_keepers_.push(&cache);
+  }
+  /// Under no cache's lock. The heap ends, and nobody puts anything into this cache of it.
+  void remove_keeper(ThreadCache& cache) noexcept;
+  /// A block from some keeper, or nullptr. Where there is one, `moving` has begun.
+  Block* take_from_keepers(std::size_t bytes, std::size_t alignment, MovingBlocks& moving) noexcept;
+  /// Gives all that is kept to the store.
+  void flush() noexcept;
+  /// The same where nothing is in use and so many bytes are about to be taken from the store: what is kept would lie in
+  /// the way. Seldom, so that programs which make and drop one buffer after the other still find them in their caches.
+  void flush_if_idle(std::size_t bytes) noexcept;
+  /// Bytes of free blocks that are kept, summed while threads go on.
+  std::size_t kept_bytes() const noexcept;
+
  private:
+  template <class F>
+  void visit_keepers(F&& f) const noexcept;
+  void unlink(ThreadCache& cache) const noexcept;
+
   const std::shared_ptr<DeviceCore> device_;
   Store* const store_;
   const std::uint32_t process_ = this_process();
   mutable std::mutex mutex_;  // the two below. Taken before a heap's mutex, never while one is held.
   std::vector<HeapCore*> heaps_;
   std::size_t made_by_ended_heaps_ = 0;
+  mutable LockFreeStack<ThreadCache, &ThreadCache::next_keeper> new_keepers_;
+  mutable std::mutex keepers_mutex_;  // the list below. Taken before a cache's lock.
+  mutable ThreadCache* keepers_ = nullptr;
+  std::atomic<std::size_t> large_takes_{0};  // since the last flush; relaxed: a hint
 };
 
 /// The Error of every call on an object of the process that this one was forked from. `call` names who asks.

@@ -5,27 +5,10 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
+
+#include "base/count.hpp"
 
 namespace thole::detail {
-
-/// A number that one thread at a time writes, under a lock, and that any thread may read meanwhile. Relaxed: a figure.
-class Count {
- public:
-  Count() = default;
-  Count(const Count& other) noexcept : value_(other) {}
-  Count& operator=(const Count& other) noexcept { return set(other); }
-  Count& operator+=(std::uint64_t amount) noexcept { return set(*this + amount); }
-  Count& operator-=(std::uint64_t amount) noexcept { return set(*this - amount); }
-  operator std::uint64_t() const noexcept { return value_.load(std::memory_order_relaxed); }
-
- private:
-  Count& set(std::uint64_t value) noexcept {
-    value_.store(value, std::memory_order_relaxed);
-    return *this;
-  }
-  std::atomic<std::uint64_t> value_{0};
-};
 
 /// One thread's share (Number is Count) or a sum of shares. A block may be made on one thread and released on another,
 /// so a share of what is held now may be negative: it wraps, and the sum is right again.

@@ -17,21 +17,6 @@ namespace {
 // Counts on in a forked child, so that no heap of the child's has the index of one of the parent's.
 constinit std::atomic<std::uint32_t> next_index{0};
 
-/// To the store that the blocks came from; all of one heap's come from one.
-void free_all(MovingBlocks& blocks) noexcept {
-  std::array<Block*, 64> some;
-  for (;;) {
-    std::size_t count = 0;
-    while (count != some.size()) {
-      Block* const block = blocks.pop();
-      if (block == nullptr) break;
-      some[count++] = block;
-    }
-    if (count == 0) return;
-    some[0]->store->free_batch(some.data(), count);
-  }
-}
-
 std::size_t waste_of(const Block& block) noexcept {
   return block.capacity - block.asked_bytes.load(std::memory_order_relaxed);
 }
@@ -61,11 +46,6 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
   }
   {
     const std::scoped_lock lock(heap->mutex_);
-    heap->for_each_cache([](ThreadCache& cache) {
-      cache.counts = {};
-      cache.returned = 0;
-      cache.recent.reset();
-    });
     heap->peak_bytes.reset();
     heap->peak_in_flight.reset();
     heap->arena_ = arena;
@@ -74,6 +54,14 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
     heap->background_reclaim_ = background_reclaim;
     heap->process_ = this_process();
     heap->closed_.store(false, std::memory_order_relaxed);
+    heap->out_.store(0, std::memory_order_relaxed);
+    heap->held_.store(0, std::memory_order_relaxed);
+    heap->for_each_cache([heap](ThreadCache& cache) {
+      cache.counts = {};
+      cache.returned = cache.settled = 0;
+      cache.recent.reset();
+      if (&cache != &heap->spare_) cache.set_capacity(heap->arena_->store().capacity());
+    });
   }
   try {
     arena->add(heap);
@@ -87,49 +75,54 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
 void HeapCore::close() noexcept {
   if (!of_this_process()) return;
   const std::shared_ptr<DeviceCore> device = arena_->device();
+  std::int64_t out = 0;
   bool waits = false;
   {
-    std::unique_lock lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     closed_.store(true, std::memory_order_relaxed);
-    // Still this heap if it did not end here: to end it later takes the mutex.
-    waits = !end_if_all_back(lock) && in_flight_.load(std::memory_order_relaxed) != 0;
+    for_each_cache(
+        [&](const ThreadCache& cache) { out += static_cast<std::int64_t>(cache.counts.made - cache.returned); });
+    waits = in_flight_.load(std::memory_order_relaxed) != 0;
   }
-  if (waits) watch_all(device);
+  // Acquire and release, as in cache_or_free(): what others did to the heap comes before its end.
+  if (out_.fetch_add(out, std::memory_order_acq_rel) + out == 0)
+    end();
+  else if (waits)  // another thread may have ended the heap by now
+    watch_all(device);
 }
 
-void HeapCore::end_if_all_back() noexcept {
-  std::unique_lock lock(mutex_);
-  end_if_all_back(lock);
-}
-
-/// Under the mutex, which it unlocks where it ends the heap; returns whether it does.
-bool HeapCore::end_if_all_back(std::unique_lock<std::mutex>& lock) noexcept {
-  if (arena_ == nullptr || !closed_.load(std::memory_order_relaxed)) return false;
-  std::uint64_t made = 0;
-  std::uint64_t returned = 0;
+/// Whoever calls this is the only one left.
+void HeapCore::end() noexcept {
+  std::shared_ptr<ArenaCore> arena;  // may be the last reference, and ends the arena on return
+  std::size_t made = 0;
   {
-    MovingBlocks blocks;
-    for_each_cache([&](ThreadCache& cache) {
+    const std::scoped_lock lock(mutex_);
+    Block* lists = nullptr;
+    MovingBlocks moving;
+    const auto empty = [&](ThreadCache& cache) {
+      for (Block* list = cache.take_all(moving); list != nullptr;) {
+        Block* const following = list->next_list;
+        list->next_list = std::exchange(lists, list);
+        list = following;
+      }
       made += cache.counts.made;
-      returned += cache.returned;
-      cache.flush(blocks);
-    });
-    free_all(blocks);
+    };
+    for_each_cache(empty);
+    free_lists(arena_->store(), lists);
+    for (ThreadCache* const list : {caches_, unowned_})
+      for (ThreadCache* cache = list; cache != nullptr; cache = cache->next) arena_->remove_keeper(*cache);
+    arena = std::exchange(arena_, nullptr);
   }
-  if (made != returned) return false;
-  const auto arena = std::exchange(arena_, nullptr);  // may be the last reference, and ends the arena on return
-  lock.unlock();
   arena->remove(this, made);
   immortal<Pool>().give(this);
-  return true;
 }
 
 // ---- Caches
 
-/// Under the mutex: calls `f` with each cache, under its lock.
+/// Under the mutex: calls `f` with each cache that may have counts or blocks, under its lock.
 template <class F>
 void HeapCore::for_each_cache(F&& f) noexcept {
-  for (ThreadCache* cache = caches_.load(std::memory_order_relaxed); cache != nullptr; cache = cache->next) {
+  for (ThreadCache* cache = caches_; cache != nullptr; cache = cache->next) {
     const SpinGuard guard(cache->lock);
     f(*cache);
   }
@@ -158,92 +151,118 @@ void HeapCore::in_cache(F&& f) noexcept {
 ThreadCache* HeapCore::adopt_cache() noexcept {
   if (!ThreadCacheTable::prepare(index_)) return nullptr;
   const std::scoped_lock lock(mutex_);
-  ThreadCache* cache = caches_.load(std::memory_order_relaxed);
-  while (cache != nullptr && cache->owned) cache = cache->next;
-  if (cache == nullptr) {
-    cache = new (std::nothrow) ThreadCache(this);
-    if (cache == nullptr) return nullptr;
-    cache->next = caches_.load(std::memory_order_relaxed);
-    caches_.store(cache, std::memory_order_release);
+  ThreadCache* const cache = unowned_ != nullptr ? unowned_ : new (std::nothrow) ThreadCache(this);
+  if (cache == nullptr) return nullptr;
+  if (cache == unowned_) unowned_ = cache->next;
+  cache->previous = nullptr;
+  cache->next = caches_;
+  if (caches_ != nullptr) caches_->previous = cache;
+  caches_ = cache;
+  {
+    const SpinGuard guard(cache->lock);
+    cache->set_capacity(arena_->store().capacity());
   }
-  cache->owned = true;
   ThreadCacheTable::set(index_, cache, &HeapCore::abandon_cache);
   return cache;
 }
 
-/// The thread that owns the cache ends.
+/// The thread that owns the cache ends: its blocks go to the depot, and its counts to the spare cache's.
 void HeapCore::abandon_cache(ThreadCache* cache) noexcept {
-  MovingBlocks blocks;
+  HeapCore& heap = *cache->heap;
+  MovingBlocks surplus;
   // Held throughout: these blocks count as returned, so that the heap, its arena and the store could end meanwhile.
-  const std::scoped_lock lock(cache->heap->mutex_);
+  const std::scoped_lock lock(heap.mutex_);
   {
     const SpinGuard guard(cache->lock);
-    cache->flush(blocks);
+    if (heap.arena_ != nullptr) cache->give_all(heap.arena_->depot, surplus);  // else it has none
+    heap.spare_.counts.add(cache->counts);
+    heap.spare_.returned += std::exchange(cache->returned, 0);
+    heap.spare_.settled += std::exchange(cache->settled, 0);
+    cache->counts = {};
+    cache->recent.reset();
   }
-  free_all(blocks);
-  cache->owned = false;
+  if (!surplus.empty()) free_blocks(heap.arena_->store(), surplus);
+  (cache->previous != nullptr ? cache->previous->next : heap.caches_) = cache->next;
+  if (cache->next != nullptr) cache->next->previous = cache->previous;
+  cache->next = std::exchange(heap.unowned_, cache);
 }
 
-void HeapCore::flush() noexcept {
-  MovingBlocks blocks;
-  const std::scoped_lock lock(mutex_);
-  for_each_cache([&](ThreadCache& cache) { cache.flush(blocks); });
-  free_all(blocks);
+/// Under the cache's lock, when it has been to the depot or the store: what it has in use and in flight is counted for
+/// the peak.
+void HeapCore::settle(ThreadCache& cache) noexcept {
+  const std::uint64_t share = cache.counts.in_use + cache.counts.in_flight;
+  const std::uint64_t more = share - std::exchange(cache.settled, share);
+  const auto held = static_cast<std::int64_t>(held_.fetch_add(more, std::memory_order_relaxed) + more);
+  if (held > 0) peak_bytes.note(static_cast<std::size_t>(held));
+  if (&cache != &spare_) cache.set_capacity(arena_->store().capacity());
 }
 
-std::size_t HeapCore::cached_bytes() noexcept {
-  std::size_t sum = 0;
+Counters<std::size_t> HeapCore::sum_counts() noexcept {
+  Counters<std::size_t> sum;
   const std::scoped_lock lock(mutex_);
-  for_each_cache([&](const ThreadCache& cache) { sum += cache.bytes(); });
+  for_each_cache([&](ThreadCache& cache) {
+    sum.add(cache.counts);
+    if (arena_ != nullptr) settle(cache);
+  });
   return sum;
 }
 
-void flush_heaps(const ArenaCore& arena) noexcept {
-  arena.for_each_heap([](HeapCore& heap) { heap.flush(); });
+bool HeapCore::none_out() noexcept {
+  std::uint64_t returned = 0, made = 0;
+  const std::scoped_lock lock(mutex_);
+  // In this order: each block that is among the returned is among those made later.
+  for_each_cache([&](const ThreadCache& cache) { returned += cache.returned; });
+  for_each_cache([&](const ThreadCache& cache) { made += cache.counts.made; });
+  return made == returned;
 }
 
 // ---- Blocks
 
-void HeapCore::count_made(Counts& counts, Block& block, std::size_t asked_bytes) noexcept {
+void HeapCore::count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept {
   block.heap.store(this, std::memory_order_relaxed);
   block.asked_bytes.store(asked_bytes, std::memory_order_relaxed);
-  counts.made += 1;
-  counts.in_use += block.capacity;
-  counts.waste += waste_of(block);
+  cache.counts.made += 1;
+  cache.counts.in_use += block.capacity;
+  cache.counts.waste += waste_of(block);
 }
 
 Block* HeapCore::take_cached(const Request& request) noexcept {
   Block* block = nullptr;
   in_cache([&](ThreadCache& cache) {
     block = cache.take(request.bytes, request.alignment);
-    if (block != nullptr) count_made(cache.counts, *block, request.asked);
+    if (block != nullptr) [[likely]]
+      return count_made(cache, *block, request.asked);
+    if (&cache != &spare_) block = cache.take_from(arena_->depot, request.bytes, request.alignment);
+    if (block == nullptr) return;
+    count_made(cache, *block, request.asked);
+    settle(cache);
+    if (!cache.is_keeper) arena_->add_keeper(cache);
   });
   return block;
 }
 
 Block* HeapCore::take_from_others(const Request& request) noexcept {
-  Block* block = nullptr;
-  const std::scoped_lock lock(mutex_);
-  for_each_cache([&](ThreadCache& cache) {
-    if (block != nullptr) return;
-    block = cache.take(request.bytes, request.alignment);
-    if (block != nullptr) count_made(cache.counts, *block, request.asked);
-  });
+  MovingBlocks moving;
+  Block* const block = arena_->take_from_keepers(request.bytes, request.alignment, moving);
+  if (block != nullptr) in_cache([&](ThreadCache& cache) { count_made(cache, *block, request.asked); });
   return block;
 }
 
-Block* HeapCore::take_from_store(const Request& request) noexcept {
+Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcept {
+  arena_->flush_if_idle(request.bytes);
   std::array<Block*, 16> blocks;
   const std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
   MovingBlocks rest;
   if (wanted > 1) rest.begin();
-  std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted);
+  std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];
   in_cache([&](ThreadCache& cache) {
-    count_made(cache.counts, *block, request.asked);
-    while (got > 1 && cache.put(blocks[got - 1], 0)) --got;
+    count_made(cache, *block, request.asked);
+    settle(cache);
+    if (got > 1 && !cache.is_keeper && &cache != &spare_) arena_->add_keeper(cache);
+    while (got > 1 && cache.put(blocks[got - 1])) --got;
   });
   if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
   return block;
@@ -272,6 +291,7 @@ void HeapCore::release(Block* block) noexcept {
     count_released(cache.counts, *block);
     cache.counts.deferred += 1;
     cache.counts.in_flight += block->capacity;
+    arena_->in_flight.fetch_add(block->capacity, std::memory_order_relaxed);
     peak_in_flight.note(in_flight_.fetch_add(1, std::memory_order_relaxed) + 1);
     cache.note_recent(open.timeline);
   });
@@ -311,33 +331,36 @@ void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {
   bool closed = false;
   MovingBlocks surplus;
   const auto count_returned = [&](ThreadCache& cache) {
-    ++cache.returned;
     closed = closed_.load(std::memory_order_relaxed);
+    if (!closed) [[likely]]
+      ++cache.returned;
   };
   in_cache([&](ThreadCache& cache) {
     if (deferred) {
       cache.counts.recycled += 1;
       cache.counts.in_flight -= block->capacity;
       in_flight_.fetch_sub(1, std::memory_order_relaxed);
+      arena_->in_flight.fetch_sub(block->capacity, std::memory_order_relaxed);
     } else {
       count_released(cache.counts, *block);
       cache.counts.freed_at_once += 1;
     }
-    const std::size_t limit = block->capacity > size_class::largest_exact ? large_limit() : 0;
-    if (!cache.put(block, limit)) [[unlikely]] {
-      cache.make_room(*block, surplus);
-      if (!cache.put(block, limit)) surplus.push(block);
+    if (!cache.put(block)) [[unlikely]] {
+      settle(cache);
+      cache.put_slowly(block, arena_->depot, surplus);
     }
+    if (!cache.is_keeper && &cache != &spare_) [[unlikely]]
+      arena_->add_keeper(cache);
     if (surplus.empty()) [[likely]]
       count_returned(cache);
   });
   if (!surplus.empty()) [[unlikely]] {
-    free_all(surplus);
+    free_blocks(arena_->store(), surplus);
     // Not before: the block that is still out keeps the heap, its arena and the store from ending meanwhile.
     in_cache(count_returned);
   }
-  if (closed) [[unlikely]]
-    end_if_all_back();
+  if (closed && out_.fetch_sub(1, std::memory_order_acq_rel) == 1) [[unlikely]]
+    end();
 }
 
 }  // namespace thole::detail

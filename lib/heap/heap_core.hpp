@@ -5,6 +5,9 @@
 // brings that one. The HeapCore then serves another heap: objects are type-stable, so that a late thread may still lock
 // one, and finds out under its lock which heap it serves.
 //
+// While a heap is open, each thread counts for itself what it makes and what comes back. close() adds that up, and from
+// then on all count together how many blocks are still out; who brings the last one, and nobody else, ends the heap.
+//
 // A block's way: taken (the program has it) -> release (nobody holds it any more) -> cached, or freed to the store. One
 // that a stream still uses waits there in between, and reclaim() takes it from the stream.
 
@@ -16,6 +19,7 @@
 
 #include "base/fork.hpp"
 #include "base/recycling_pool.hpp"
+#include "blocks/block_pool.hpp"
 #include "heap/arena_core.hpp"
 #include "heap/counters.hpp"
 #include "heap/thread_cache.hpp"
@@ -40,19 +44,15 @@ struct HeapCore {
   static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false);
   /// The handle is gone: nothing is taken any more. Ends the heap if all its blocks are back, else the last one does.
   void close() noexcept;
-  /// Ends the heap if it is closed and all its blocks are back. Who brings a block back to a closed heap calls this
-  /// afterwards. Another thread may have ended the heap by then, and the object may serve the next one, which this call
-  /// leaves alone as long as it is open.
-  void end_if_all_back() noexcept;
-
   // ---- While the heap is open
 
-  /// A block that the program has from now on, or nullptr: from this thread's cache,
+  /// A block that the program has from now on, or nullptr: from this thread's cache or the depot,
   Block* take_cached(const Request& request) noexcept;
-  /// from any thread's cache,
+  /// from any thread's cache of any heap of the arena,
   Block* take_from_others(const Request& request) noexcept;
   /// or from the store; small blocks are fetched several at a time, and the others go into the cache.
-  Block* take_from_store(const Request& request) noexcept;
+  /// `leftovers`: Store::allocate_batch says what that is.
+  Block* take_from_store(const Request& request, bool leftovers = false) noexcept;
   /// A request has to wait for copies in flight.
   void count_waited() noexcept;
   /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
@@ -65,8 +65,6 @@ struct HeapCore {
   /// The stream on which the block was retired is done with it: caches or frees it, or retires it on another that uses
   /// it.
   void reclaim(Block* block) noexcept;
-  /// Gives what the caches keep back to the store. Their owners go on meanwhile.
-  void flush() noexcept;
 
   ArenaCore& arena() const noexcept { return *arena_; }
   bool device_lost() const noexcept { return device_->lost(); }
@@ -77,32 +75,26 @@ struct HeapCore {
 
   // ---- Figures
 
-  /// Calls `f(const Counts&)` with each thread's share. Takes no lock.
-  template <class F>
-  void for_each_counts(F&& f) const noexcept {
-    f(spare_.counts);
-    for (const ThreadCache* cache = caches_.load(std::memory_order_acquire); cache != nullptr; cache = cache->next)
-      f(cache->counts);
-  }
-  /// Bytes of free blocks that the caches keep.
-  std::size_t cached_bytes() noexcept;
+  /// The sum of all threads' shares; notes the peak.
+  Counters<std::size_t> sum_counts() noexcept;
+  /// Whether all blocks of the open heap are back. True only where that was so at one time during the call.
+  bool none_out() noexcept;
 
-  /// In lines that no hot path reads.
-  alignas(64) Peak peak_bytes;  ///< in use and in flight
-  Peak peak_in_flight;          ///< blocks
+  /// In lines that no hot path reads. Threads add up what they have in use and in flight when they go to the depot or
+  /// the store, so that the peak may be low by what their caches keep.
+  alignas(64) Peak peak_bytes;
+  Peak peak_in_flight;  ///< blocks
 
  private:
-  /// Bytes of large blocks that one cache keeps at most. Measured on an inference server's trace: with more, the holes
-  /// that caches make cost more than 15 % of the arena.
-  std::size_t large_limit() const noexcept { return arena_->store().capacity() / 64; }
   ThreadCache* adopt_cache() noexcept;
   static void abandon_cache(ThreadCache* cache) noexcept;
   template <class F>
   void in_cache(F&& f) noexcept;
   template <class F>
   void for_each_cache(F&& f) noexcept;
-  bool end_if_all_back(std::unique_lock<std::mutex>& lock) noexcept;
-  void count_made(Counts& counts, Block& block, std::size_t asked_bytes) noexcept;
+  void settle(ThreadCache& cache) noexcept;
+  void end() noexcept;
+  void count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept;
   template <class F>
   void retire(Block* block, const OpenUse& use, F&& count) noexcept;
   void cache_or_free(Block* block, bool deferred) noexcept;
@@ -112,19 +104,36 @@ struct HeapCore {
   std::size_t alignment_ = 0;
   bool background_reclaim_ = false;
   std::uint32_t process_ = this_process();
-  std::uint32_t index_ = 0;  // in each thread's table of caches; set once
+  std::uint32_t index_ = 0;       // in each thread's table of caches; set once
+  alignas(64) std::mutex mutex_;  // of what follows up to the caches; taken before a cache's lock
   // Written under the mutex, before close() takes the lock of each cache; read under one of these. So of a block that
   // comes back while its heap is closed either close() hears, or who brings it hears that the heap is closed.
   std::atomic<bool> closed_{false};
-  std::atomic<ThreadCache*> caches_{nullptr};  // only ever grows; release, under the mutex; read with acquire
-  alignas(64) std::mutex mutex_;               // taken before a cache's lock
-  ThreadCache spare_;                          // for threads that can have none of their own; under the mutex
-  std::atomic<std::size_t> in_flight_{0};      // blocks deferred now; written under a cache's lock
-  HeapCore* next_ = nullptr;                   // in the pool
+  ThreadCache* caches_ = nullptr;   // that threads own
+  ThreadCache* unowned_ = nullptr;  // of threads that have ended: empty, for other threads
+  ThreadCache spare_;               // keeps no block; for threads that can have no cache, and of those that have ended
+  std::atomic<std::int64_t> out_{0};       // since close(): blocks that are not back; who brings it to 0 ends the heap
+  std::atomic<std::size_t> in_flight_{0};  // blocks deferred now; written under a cache's lock
+  std::atomic<std::uint64_t> held_{0};     // bytes in use and in flight, as far as threads have settled
+  HeapCore* next_ = nullptr;               // in the pool
   using Pool = RecyclingPool<HeapCore, &HeapCore::next_>;
 };
 
-/// Gives what the caches of all the arena's heaps keep back to the store.
-void flush_heaps(const ArenaCore& arena) noexcept;
+/// Calls `f(const Block&)` with each block of the open heap, also with those that are free. Looks at every record of
+/// the process, unless the heap has no block out, and takes no lock that others wait for: they go on meanwhile.
+template <class F>
+void for_each_block(HeapCore& heap, F&& f) {
+  if (heap.none_out()) return;
+  for_each_record([&](const Block& block) {
+    if (block.heap.load(std::memory_order_relaxed) == &heap) f(block);
+  });
+}
+/// The same of those that streams use, or did.
+template <class F>
+void for_each_used_block(HeapCore& heap, F&& f) {
+  for_each_block(heap, [&](const Block& block) {
+    if (block.used.load(std::memory_order_acquire)) f(block);
+  });
+}
 
 }  // namespace thole::detail

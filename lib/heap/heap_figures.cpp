@@ -14,9 +14,8 @@ void at_least_0(std::size_t& sum) noexcept {
 
 }  // namespace
 
-HeapFigures figures_of(const HeapCore& heap) noexcept {
-  HeapFigures figures;
-  heap.for_each_counts([&](const Counts& counts) { figures.add(counts); });
+HeapFigures figures_of(HeapCore& heap) noexcept {
+  HeapFigures figures{heap.sum_counts()};
   at_least_0(figures.in_use);
   at_least_0(figures.in_flight);
   at_least_0(figures.waste);
@@ -25,16 +24,9 @@ HeapFigures figures_of(const HeapCore& heap) noexcept {
 
 HeapFigures figures_of_heaps(const ArenaCore& arena) noexcept {
   HeapFigures sum;
-  sum.made += arena.for_each_heap([&](HeapCore& heap) {
-    sum.add(figures_of(heap));
-    sum.cached += heap.cached_bytes();
-  });
+  sum.made += arena.for_each_heap([&](HeapCore& heap) { sum.add(figures_of(heap)); });
+  sum.cached = arena.kept_bytes();
   return sum;
-}
-
-void note_peak(HeapCore& heap) noexcept {
-  const HeapFigures now = figures_of(heap);
-  heap.peak_bytes.note(now.in_use + now.in_flight);
 }
 
 }  // namespace thole::detail

@@ -3,6 +3,7 @@
 // Sizes as the caches see them: multiples of 64 bytes up to 512, then eight steps to a doubling, so that rounding
 // wastes at most an eighth. Above 64 KiB a block has whole pages and its class only says where to look for it.
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 
@@ -34,22 +35,28 @@ constexpr std::size_t smallest(std::size_t index) noexcept {
   return (std::size_t{512} << doubling) + (index - 7) % 8 * (granule << doubling);
 }
 
-/// How many free blocks of one class a thread keeps at most. Small blocks: 16 MiB of them, so that all of a deep queue
-/// of copies can come back at once and be used again.
-constexpr std::size_t kept(std::size_t index) noexcept {
-  constexpr std::size_t small_bytes = std::size_t{16} << 20;
-  constexpr std::size_t large_bytes = std::size_t{64} << 20;
-  const std::size_t bytes = smallest(index);
-  if (bytes <= largest_exact) return small_bytes / bytes;
-  return bytes < (std::size_t{1} << 20) ? 4 : bytes < large_bytes ? 2 : 1;
-}
+/// Below this class all blocks of one are of one size.
+inline constexpr std::size_t first_mixed = index(largest_exact);
 
-/// How many blocks to take from the store at once when a thread has none.
-constexpr std::size_t batch(std::size_t bytes) noexcept { return bytes <= page ? 16 : bytes <= largest_exact ? 4 : 1; }
+/// The last class in which a block for a request of the class `index` may be: blocks of whole pages may be too small in
+/// their class, and the next one has only larger ones.
+constexpr std::size_t last_to_try(std::size_t index) noexcept {
+  return index >= first_mixed && index + 1 < count ? index + 1 : index;
+}
 
 /// Whether a block of the class is large enough for a request, and not too large.
 constexpr bool fits(std::size_t capacity, std::size_t wanted) noexcept {
   return capacity >= wanted && (wanted <= largest_exact || capacity - wanted <= wanted / 64);
 }
+
+/// How many blocks make a full list, which changes hands as a whole, in a cache that keeps `limit` bytes at most:
+/// enough of the small ones that taking turns at a lock costs nothing, and no more bytes than a thread will soon use.
+constexpr std::size_t list_length(std::size_t index, std::size_t limit) noexcept {
+  constexpr std::size_t most = 64, most_bytes = std::size_t{1} << 20;
+  return std::clamp<std::size_t>(std::min(most_bytes, limit / 4) / smallest(index), 1, most);
+}
+
+/// How many blocks to take from the store at once when there are none elsewhere.
+constexpr std::size_t batch(std::size_t bytes) noexcept { return bytes <= page ? 16 : bytes <= largest_exact ? 4 : 1; }
 
 }  // namespace thole::detail::size_class

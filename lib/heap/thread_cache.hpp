@@ -1,8 +1,10 @@
 #pragma once
 
-// The free blocks that one thread keeps of one heap, by size class, and that thread's share of the heap's counts. A
-// cache has a lock, and whoever holds it may take from the cache or empty it: another thread that is short of memory
-// takes what an idle one keeps.
+// The free blocks that one thread keeps of one heap, by size class, and that thread's share of the heap's counts. All
+// classes together keep a limited number of bytes. Of each class there are up to two lists, the one that is used and a
+// full one, so that a thread which goes back and forth about the border does not go to the depot each time; what is
+// more moves to the depot as a whole list. A cache has a lock, and whoever holds it may take from the cache or empty
+// it: another thread that is short of memory takes what an idle one keeps.
 
 #include <array>
 #include <cstddef>
@@ -14,6 +16,7 @@
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/counters.hpp"
+#include "heap/depot.hpp"
 #include "heap/size_class.hpp"
 #include "streams/timeline.hpp"
 
@@ -21,7 +24,7 @@ namespace thole::detail {
 
 struct HeapCore;
 
-/// Thread safety: every call, and the counts, under `lock`.
+/// Thread safety: every call but bytes(), and the counts, under `lock`.
 class alignas(64) ThreadCache {
  public:
   explicit ThreadCache(HeapCore* its_heap = nullptr) noexcept : heap(its_heap) {}
@@ -31,34 +34,33 @@ class alignas(64) ThreadCache {
   /// A block of at least `bytes` (rounded by size_class) at a multiple of `alignment`, or nullptr.
   Block* take(std::size_t bytes, std::size_t alignment) noexcept {
     const std::size_t index = size_class::index(bytes);
+    BlockRun& list = classes_[index].used;
     // Up to largest_exact all blocks of a class fit, and the first is nearly always aligned.
-    if (Block* const block = lists_[index].first; block != nullptr && fits(*block, bytes, alignment)) [[likely]] {
-      take_out(lists_[index], &lists_[index].first);
-      return block;
-    }
+    if (Block* const block = list.first; block != nullptr && fits(*block, bytes, alignment)) [[likely]]
+      return take_out(list, &list.first);
     return take_slowly(index, bytes, alignment);
   }
-  /// Keeps the block. False when the cache has enough of its class, or `large_limit` bytes of large blocks of all
-  /// classes together: each of those is a hole in the arena that cannot join its neighbours.
-  bool put(Block* block, std::size_t large_limit) noexcept {
-    List& list = lists_[size_class::index(block->capacity)];
-    if (list.count >= size_class::kept(size_class::index(block->capacity))) [[unlikely]]
+  /// The same from a list of the depot, of which it keeps the rest.
+  Block* take_from(Depot& depot, std::size_t bytes, std::size_t alignment) noexcept;
+  /// Keeps the block. False: for that, others must make room.
+  bool put(Block* block) noexcept {
+    Class& at = classes_[size_class::index(block->capacity)];
+    if (at.used.length >= at.full_length || bytes_ + block->capacity > limit_) [[unlikely]]
       return false;
-    if (block->capacity > size_class::largest_exact) {
-      if (large_bytes_ + block->capacity > large_limit) return false;
-      large_bytes_ += block->capacity;
-    }
-    block->next = list.first;
-    list.first = block;
-    ++list.count;
+    at.used.push(block);
+    bytes_ += block->capacity;
     return true;
   }
-  /// Moves blocks to `out` so that there is room for this one: half of its class, or all large ones.
-  void make_room(const Block& block, MovingBlocks& out) noexcept;
-  /// Moves all blocks to `out`.
-  void flush(MovingBlocks& out) noexcept;
-  /// Bytes that it keeps, at least.
-  std::size_t bytes() const noexcept;
+  /// Keeps the block and moves lists to the depot for it. What neither keeps goes to `surplus`.
+  void put_slowly(Block* block, Depot& depot, MovingBlocks& surplus) noexcept;
+  /// How many bytes it may keep, of the capacity of an arena.
+  void set_capacity(std::size_t capacity) noexcept;
+  /// Takes all blocks: lists, linked by `next_list`. Where there are any, `moving` has begun.
+  Block* take_all(MovingBlocks& moving) noexcept;
+  /// Moves all blocks to the depot; what that does not keep to `surplus`.
+  void give_all(Depot& depot, MovingBlocks& surplus) noexcept;
+  /// Bytes that it keeps.
+  std::size_t bytes() const noexcept { return bytes_; }
 
   void note_recent(const std::shared_ptr<Timeline>& timeline) noexcept {
     if (recent_address_ == timeline.get() && !recent.expired()) return;
@@ -68,33 +70,42 @@ class alignas(64) ThreadCache {
 
   Counts counts;
   std::weak_ptr<Timeline> recent;  ///< where the thread last left a block
-  /// How many blocks have come back for good: cached or freed. The heap ends when as many have as it has made.
+  /// How many blocks have come back for good, cached or freed, while the heap was open.
   std::uint64_t returned = 0;
+  std::uint64_t settled = 0;  ///< what of its share of bytes in use and in flight HeapCore::held_ has
 
   HeapCore* const heap;         ///< whose cache it is, in all lives of that object
-  ThreadCache* next = nullptr;  ///< in the list of the heap's caches; set once
-  bool owned = false;           ///< by a thread; under the heap's mutex
+  ThreadCache* next = nullptr;  ///< in the heap's list of caches with an owner, or of those without; under its mutex
+  ThreadCache* previous = nullptr;  ///< in the first of these
+  bool is_keeper = false;           ///< in the list of its arena's keepers, or on its way there (arena_core.hpp)
+  ThreadCache* next_keeper = nullptr;
+  ThreadCache* previous_keeper = nullptr;
 
  private:
-  struct List {
-    Block* first = nullptr;
-    std::size_t count = 0;
+  struct Class {
+    BlockRun used;
+    BlockRun full;                  // the other one
+    std::uint32_t full_length = 0;  // how many blocks make a full list
   };
   static bool fits(const Block& block, std::size_t bytes, std::size_t alignment) noexcept {
     return size_class::fits(block.capacity, bytes) && is_aligned(block.data, alignment);
   }
-  Block* take_out(List& list, Block** link) noexcept {
+  Block* take_out(BlockRun& list, Block** link) noexcept {
     Block* const block = *link;
     *link = block->next;
-    --list.count;
-    if (block->capacity > size_class::largest_exact) large_bytes_ -= block->capacity;
+    --list.length;
+    bytes_ -= block->capacity;
     return block;
   }
   Block* take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
+  BlockRun take_list(std::size_t index) noexcept;
 
-  std::size_t large_bytes_ = 0;
+  Count bytes_;
+  std::size_t limit_ = 0;
+  std::size_t capacity_ = 0;                  // of the arena, when limit_ was set
+  std::size_t hand_ = 0;                      // the class that makes room next
   const Timeline* recent_address_ = nullptr;  // of `recent`, to compare
-  std::array<List, size_class::count> lists_{};
+  std::array<Class, size_class::count> classes_{};
 };
 
 }  // namespace thole::detail

@@ -7,31 +7,29 @@
 #include <string>
 #include <utility>
 
-#include "memory/store.hpp"
+#include "heap/heap_core.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
 namespace thole {
 namespace detail {
 
-Report make_report(const Store& store, const HeapCore& heap) {
+Report make_report(HeapCore& heap) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   Report report;
-  for (const StoreSpan& span : store.spans()) {
-    const Block* const block = span.block;
-    if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &heap) continue;
-    for_each_open(block->uses, Against::everything, [&](const OpenUse& open) {
-      const std::chrono::nanoseconds since(block->used_since_ns.load(std::memory_order_relaxed));
-      report.blocks.push_back({open.timeline->id(), span.bytes, std::max(now - since, std::chrono::nanoseconds(0)),
-                               block->made_at.load(std::memory_order_relaxed), block->holders.dropped()});
+  for_each_block(heap, [&](const Block& block) {
+    for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+      const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
+      report.blocks.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
+                               block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
       return true;
     });
-    const BorrowState& holders = block->holders;
-    if (holders.unreferenced()) continue;
+    const BorrowState& holders = block.holders;
+    if (holders.unreferenced()) return;
     const bool exclusive = holders.has_writer();
-    report.live.push_back({span.bytes, block->made_at.load(std::memory_order_relaxed),
+    report.live.push_back({block.capacity, block.made_at.load(std::memory_order_relaxed),
                            exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
-  }
+  });
   std::map<std::uint64_t, InFlightStream> streams;
   for (const InFlightBlock& block : report.blocks) {
     InFlightStream& stream = streams[block.stream_id];

@@ -6,10 +6,9 @@
 
 namespace thole::detail {
 
-class Store;
 struct HeapCore;
 
 /// The open uses of one heap's blocks as they are now; other threads go on meanwhile. Throws std::bad_alloc.
-Report make_report(const Store& store, const HeapCore& heap);
+Report make_report(HeapCore& heap);
 
 }  // namespace thole::detail

@@ -17,7 +17,9 @@ struct Chunk {
   std::byte* data = nullptr;   ///< where it starts
   std::size_t bytes = 0;       ///< its length
   std::size_t own_bytes = 0;   ///< at its start: mimalloc's own data, kept for ever; 0 with mimalloc 2.x
-  void* heap = nullptr;        ///< the mi_heap_t (from 3.x on the mi_theap_t) that serves from it; nullptr: none can
+  std::intptr_t arena = 0;     ///< mimalloc's name for it
+  void* heap = nullptr;        ///< the mi_heap_t (from 3.x on the mi_theap_t) that serves from it; nullptr: none yet
+  bool useless = false;        ///< mimalloc serves nothing from it, and never will
   Block* own = nullptr;        ///< the extent of `own_bytes`, while an arena uses the range; nullptr: there are none
   Block* extent = nullptr;     ///< the extent of all the rest while the chunk is active; else nullptr
   Block* blocks = nullptr;     ///< those handed out, linked by address_before/after, in no order
@@ -28,13 +30,17 @@ struct Chunk {
   Chunk* next_active = nullptr;    ///< link of the store's active chunks
 };
 
+struct RestingThread;
+
 /// The places for chunks in one address range, chosen once: chunk i may lie at `data + i * chunk_bytes` of the Mapping.
 struct ChunkTable {
   static constexpr std::size_t most_slots = 64;
 
   std::size_t chunk_bytes = 0;              ///< the size of each
   std::size_t slots = 0;                    ///< how many places there are
+  std::size_t known = 0;                    ///< how many of them mimalloc has been told of
   std::array<Chunk*, most_slots> chunks{};  ///< by place; nullptr: mimalloc has not been told of it
+  RestingThread* owner = nullptr;           ///< of the chunks' heaps (mimalloc.cpp)
 };
 
 }  // namespace thole::detail

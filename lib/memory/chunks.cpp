@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 #include <thole/config.hpp>
 
@@ -78,14 +79,15 @@ Block* Chunks::take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment)
   if (bytes >= chunk.refused && chunk.freed_since < bytes) return nullptr;
   Block* const block = acquire_block();
   if (block == nullptr) return nullptr;
-  block->data = static_cast<std::byte*>(allocate_in_chunk(chunk, bytes, alignment));
+  std::size_t taken = bytes;
+  block->data = static_cast<std::byte*>(allocate_in_chunk(chunk, taken, alignment));
   if (block->data == nullptr) {
     release_block(block);
     chunk.refused = bytes;
     chunk.freed_since = 0;
     return nullptr;
   }
-  block->capacity = bytes;
+  block->capacity = taken;
   block->owner = &chunk;
   block->from_mimalloc = true;
   block->is_free = false;
@@ -94,7 +96,7 @@ Block* Chunks::take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment)
   if (chunk.blocks != nullptr) chunk.blocks->address_before = block;
   chunk.blocks = block;
   ++chunk.live;
-  chunk.live_bytes += bytes;
+  chunk.live_bytes += taken;
   return block;
 }
 
@@ -124,43 +126,37 @@ void copy_chunk_to_children(const Chunk& chunk) noexcept {
 
 Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
   ChunkTable& table = *region.mapping->chunks;
-  std::byte* const data = region.data + slot * table.chunk_bytes;
   Chunk* chunk = table.chunks[slot];
-  if (chunk != nullptr) {
-    if (chunk->heap == nullptr || chunk->extent != nullptr) return nullptr;
-    chunk->extent = extents_.take_range(data + chunk->own_bytes, chunk->bytes - chunk->own_bytes);
-    if (chunk->extent == nullptr) return nullptr;
-  } else {
-    Block* const whole = extents_.take_range(data, table.chunk_bytes);
-    if (whole == nullptr) return nullptr;
+  if (chunk != nullptr && (chunk->extent != nullptr || chunk->useless)) return nullptr;
+  const std::size_t own_bytes = chunk != nullptr ? chunk->own_bytes : 0;
+  std::byte* const data = region.data + slot * table.chunk_bytes;
+  Block* const extent = extents_.take_range(data + own_bytes, table.chunk_bytes - own_bytes);
+  if (extent == nullptr) return nullptr;
+  if (chunk == nullptr) {
     chunk = new (std::nothrow) Chunk;
-    if (chunk == nullptr) {
-      extents_.give(whole);
-      return nullptr;
-    }
-    chunk->data = data;
-    chunk->bytes = table.chunk_bytes;
-    chunk->extent = whole;
-    copy_chunk_to_children(*chunk);
-    if (!introduce_chunk(*chunk)) {
-      extents_.give(whole);
-      delete chunk;
-      return nullptr;
-    }
-    table.chunks[slot] = chunk;  // for good
-    if (chunk->own_bytes != 0) {
-      region.mapping->kept_bytes = slot * table.chunk_bytes + chunk->own_bytes;  // there is only the first slot then
-      // Two extents from now on, for the first stays when the second is lent back.
-      extents_.give(whole);
-      chunk->own = extents_.take_range(data, chunk->own_bytes);
-      chunk->extent = extents_.take_range(data + chunk->own_bytes, chunk->bytes - chunk->own_bytes);
-    }
-    if (chunk->heap == nullptr) {
-      extents_.give(chunk->extent);
-      chunk->extent = nullptr;
-      return nullptr;
+    if (chunk != nullptr) {
+      chunk->data = data;
+      chunk->bytes = table.chunk_bytes;
+      copy_chunk_to_children(*chunk);
+      if (introduce_chunk(*chunk, table))
+        table.chunks[slot] = chunk;  // for good
+      else
+        delete std::exchange(chunk, nullptr);
     }
   }
+  const bool serves = chunk != nullptr && (chunk->heap != nullptr || give_heap(*chunk, table));
+  if (chunk != nullptr && chunk->own_bytes != own_bytes) {
+    region.mapping->kept_bytes = slot * table.chunk_bytes + chunk->own_bytes;  // there is only the first slot then
+    // Two extents from now on, for the first stays when the second is lent back.
+    extents_.give(extent);
+    chunk->own = extents_.take_range(data, chunk->own_bytes);
+    if (serves) chunk->extent = extents_.take_range(data + chunk->own_bytes, chunk->bytes - chunk->own_bytes);
+  } else if (serves) {
+    chunk->extent = extent;
+  } else {
+    extents_.give(extent);
+  }
+  if (!serves || chunk->extent == nullptr) return nullptr;
   chunk->refused = SIZE_MAX;
   chunk->freed_since = 0;
   copy_chunk_to_children(*chunk);
@@ -179,10 +175,20 @@ Chunk* Chunks::activate() noexcept {
   return nullptr;
 }
 
+void Chunks::prepare() noexcept {
+  patience_ = 0;
+  activate();
+  lend_back();
+}
+
 Block* Chunks::take(std::size_t bytes, std::size_t alignment) noexcept {
+  if (round_up(bytes, alignment) > largest) return nullptr;
   for (Chunk* chunk = active_; chunk != nullptr; chunk = chunk->next_active)
     if (Block* const block = take_from(*chunk, bytes, alignment); block != nullptr) return block;
+  constexpr unsigned refusals = 256;
+  if (patience_ != 0 && --patience_ != 0) return nullptr;
   if (Chunk* const chunk = activate(); chunk != nullptr) return take_from(*chunk, bytes, alignment);
+  patience_ = refusals;
   return nullptr;
 }
 
@@ -211,12 +217,19 @@ bool Chunks::lend_back() noexcept {
   return any;
 }
 
-std::size_t Chunks::overhead() const noexcept {
+std::size_t Chunks::room() const noexcept {
   std::size_t bytes = 0;
+  for (const Chunk* chunk = active_; chunk != nullptr; chunk = chunk->next_active)
+    if (chunk->live == 0 || chunk->refused > largest || chunk->freed_since >= chunk->refused)
+      bytes += chunk->extent->capacity - chunk->live_bytes;
+  return bytes;
+}
+
+std::string_view Chunks::trouble() const noexcept {
   for (const Region* region = regions_; region != nullptr; region = region->next_with_chunks)
     for (const Chunk* chunk : table_of(*region)->chunks)
-      if (chunk != nullptr && chunk->own != nullptr) bytes += chunk->own_bytes;
-  return bytes;
+      if (chunk != nullptr && chunk->heap != nullptr) return {};
+  return regions_ != nullptr ? mimalloc_trouble() : std::string_view();
 }
 
 const Chunk* Chunks::chunk_at(const Block& extent) noexcept {

@@ -5,6 +5,7 @@
 // want it. The caller holds the store's lock, which also serves every call into mimalloc.
 
 #include <cstddef>
+#include <string_view>
 
 #include "blocks/block.hpp"
 
@@ -24,17 +25,30 @@ class Chunks {
   /// Undoes add() for a region without a block in it.
   void remove(Region& region) noexcept;
 
-  /// A small block, or nullptr: mimalloc has no room, and there is no place for another chunk.
+  /// Tells mimalloc of a first chunk, which takes a fraction of a millisecond, before anybody waits for a block.
+  void prepare() noexcept;
+
+  /// Up to here every multiple of the granule is a size of mimalloc's own, so that it fills a chunk as well as extents
+  /// would. Above, it rounds every other size up by up to a fifth, and pages of many sizes that are partly used cost
+  /// more: with 90 % of 256 MiB alive in sizes up to 32 KiB, 3 % of makes failed where it served them, too.
+  static constexpr std::size_t largest = 512;
+  /// A small block, or nullptr: it is not small, mimalloc has no room, or there is no place for another chunk.
   Block* take(std::size_t bytes, std::size_t alignment) noexcept;
   void give(Block* block) noexcept;
+  /// An extent of so many bytes is free: there may be a place for a chunk again.
+  void look_again(std::size_t bytes) noexcept {
+    if (bytes >= (std::size_t{1} << 20)) patience_ = 0;
+  }
 
   /// Lends every empty chunk back to the extents. False when there was none.
   bool lend_back() noexcept;
   /// The last resort of blocks that find no extent: mimalloc's room between small blocks.
   Block* take_leftover(std::size_t bytes, std::size_t alignment) noexcept;
 
-  /// What mimalloc keeps for its own data.
-  std::size_t overhead() const noexcept;
+  /// Bytes in chunks that small blocks can have.
+  std::size_t room() const noexcept;
+  /// Why no chunk serves, where one should, in a sentence for users; else empty.
+  std::string_view trouble() const noexcept;
   /// The chunk that an extent belongs to, if any.
   static const Chunk* chunk_at(const Block& extent) noexcept;
   /// The largest extent that there would be after lend_back().
@@ -49,6 +63,7 @@ class Chunks {
   Extents& extents_;
   Chunk* active_ = nullptr;    // the chunks that mimalloc may use now, the last to be activated first
   Region* regions_ = nullptr;  // the store's regions that have places for chunks
+  unsigned patience_ = 0;      // how many more blocks are refused before a place for another chunk is looked for again
 };
 
 }  // namespace thole::detail

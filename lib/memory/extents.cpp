@@ -1,7 +1,9 @@
 #include "memory/extents.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <utility>
 
 #include "blocks/block_pool.hpp"
 #include "memory/region.hpp"
@@ -10,8 +12,9 @@ namespace thole::detail {
 
 namespace {
 
-// Once something fits, this many more of its list are looked at for a tighter fit.
-constexpr int looks = 32;
+// Of extents that may not fit, this many are looked at in all; and once something fits, this many more of its list for
+// a tighter fit.
+constexpr int few = 32;
 
 // Where `bytes` would lie in a free extent, or nullptr.
 std::byte* place(const Block* extent, std::size_t bytes, std::size_t alignment, Extents::End end) noexcept {
@@ -19,6 +22,15 @@ std::byte* place(const Block* extent, std::size_t bytes, std::size_t alignment, 
   std::byte* const last = extent->data + (extent->capacity - bytes);
   std::byte* const at = end == Extents::End::high ? align_down(last, alignment) : align_up(extent->data, alignment);
   return at >= extent->data && at <= last ? at : nullptr;
+}
+
+// Where there is room to choose at the low end, a power of two lies at a multiple of itself in its region, so that
+// blocks of one such size leave no gaps between each other, whatever else lay there when they came.
+std::byte* naturally(const Block* extent, std::byte* at, std::size_t bytes) noexcept {
+  if (!std::has_single_bit(bytes) || bytes < Extents::whole_pages_from) return at;
+  std::byte* const start = static_cast<const Region*>(extent->owner)->data;
+  std::byte* const natural = start + round_up(static_cast<std::size_t>(at - start), bytes);
+  return natural + bytes <= extent->data + extent->capacity ? natural : at;
 }
 
 }  // namespace
@@ -46,10 +58,15 @@ void Extents::link(Block* extent) noexcept {
   extent->is_free = true;
   extent->free_before = nullptr;
   extent->free_after = heads_[bin];
-  if (heads_[bin] != nullptr) heads_[bin]->free_before = extent;
+  (heads_[bin] != nullptr ? heads_[bin]->free_before : tails_[bin]) = extent;
   heads_[bin] = extent;
   used_[bin / 64] |= std::uint64_t{1} << bin % 64;
   free_bytes_ += extent->capacity;
+  largest_ = std::max<std::size_t>(largest_, extent->capacity);
+  for (std::size_t power = 0; power != refused_.size(); ++power)
+    if (extent->capacity >= refused_[power] &&
+        place(extent, refused_[power], std::size_t{1} << power, End::low) != nullptr)
+      refused_[power] = SIZE_MAX;
 }
 
 void Extents::unlink(Block* extent) noexcept {
@@ -58,11 +75,12 @@ void Extents::unlink(Block* extent) noexcept {
     extent->free_before->free_after = extent->free_after;
   else
     heads_[bin] = extent->free_after;
-  if (extent->free_after != nullptr) extent->free_after->free_before = extent->free_before;
+  (extent->free_after != nullptr ? extent->free_after->free_before : tails_[bin]) = extent->free_before;
   if (heads_[bin] == nullptr) used_[bin / 64] &= ~(std::uint64_t{1} << bin % 64);
   extent->is_free = false;
   extent->free_before = extent->free_after = nullptr;
   free_bytes_ -= extent->capacity;
+  if (extent->capacity == largest_) largest_known_ = false;
 }
 
 bool Extents::add(Region& region) noexcept {
@@ -126,27 +144,55 @@ Block* Extents::carve(Block* extent, std::byte* at, std::size_t bytes) noexcept 
   return middle;
 }
 
+// The best fit in the first of the lists [from, to) that has any among the few extents that are looked at.
+Extents::Found Extents::find(std::size_t bytes, std::size_t alignment, End end, unsigned from,
+                             unsigned to) const noexcept {
+  Found best;
+  int looks = few;
+  for (unsigned bin = next_bin(from); bin < to && looks != 0 && best.extent == nullptr; bin = next_bin(bin + 1))
+    for (Block* extent = heads_[bin]; extent != nullptr && looks != 0; extent = extent->free_after, --looks) {
+      if (best.extent != nullptr && extent->capacity >= best.extent->capacity) continue;
+      std::byte* const at = place(extent, bytes, alignment, end);
+      if (at != nullptr) best = {extent, at};
+      if (at != nullptr && extent->capacity == bytes) return best;
+    }
+  return best;
+}
+
+// Whatever fits in the lists [from, to). What does not goes to the end of its list.
+Extents::Found Extents::find_among_all(std::size_t bytes, std::size_t alignment, End end, unsigned from,
+                                       unsigned to) noexcept {
+  for (unsigned bin = next_bin(from); bin < to; bin = next_bin(bin + 1))
+    for (Block* extent = heads_[bin]; extent != nullptr; extent = extent->free_after)
+      if (std::byte* const at = place(extent, bytes, alignment, end); at != nullptr) {
+        if (Block* const last = extent->free_before; last != nullptr) {
+          tails_[bin]->free_after = heads_[bin];
+          heads_[bin]->free_before = std::exchange(tails_[bin], last);
+          heads_[bin] = extent;
+          extent->free_before = last->free_after = nullptr;
+        }
+        return {extent, at};
+      }
+  return {};
+}
+
 Block* Extents::take(std::size_t bytes, std::size_t alignment, End end) noexcept {
   if (bytes > SIZE_MAX / 2) return nullptr;
   const std::size_t size = rounded(bytes);
-  for (unsigned bin = next_bin(bin_of(size)); bin < bins; bin = next_bin(bin + 1)) {
-    Block* best = nullptr;
-    std::byte* best_at = nullptr;
-    int left = looks;
-    for (Block* extent = heads_[bin]; extent != nullptr && left > 0; extent = extent->free_after) {
-      if (best != nullptr) {
-        --left;
-        if (extent->capacity >= best->capacity) continue;
-      }
-      if (std::byte* const at = place(extent, size, alignment, end); at != nullptr) {
-        best = extent;
-        best_at = at;
-        if (extent->capacity == size) break;
-      }
-    }
-    if (best != nullptr) return carve(best, best_at, size);
+  std::size_t& refused = refused_[static_cast<std::size_t>(std::countr_zero(alignment))];
+  if (size >= refused) return nullptr;
+  const unsigned first = bin_of(size);
+  // All that is free lies at multiples of the granule.
+  const unsigned sure = bin_of(size + (std::max(alignment, granule) - granule) - 1) + 1;
+  Found found = find(size, alignment, end, first, sure);
+  if (found.extent == nullptr) found = find(size, alignment, end, sure, bins);
+  if (found.extent == nullptr) found = find_among_all(size, alignment, end, first, sure);
+  if (found.extent == nullptr) {
+    refused = size;
+    return nullptr;
   }
-  return nullptr;
+  if (end == End::low) found.at = naturally(found.extent, found.at, size);
+  return carve(found.extent, found.at, size);
 }
 
 Block* Extents::take_range(std::byte* data, std::size_t bytes) noexcept {
@@ -176,15 +222,17 @@ void Extents::give(Block* extent) noexcept {
 }
 
 std::size_t Extents::largest() const noexcept {
+  if (largest_known_) return largest_;
+  largest_ = 0;
+  largest_known_ = true;
   for (std::size_t word = used_.size(); word-- > 0;) {
     if (used_[word] == 0) continue;
     const auto bin = static_cast<unsigned>(word * 64) + 63 - static_cast<unsigned>(std::countl_zero(used_[word]));
-    std::size_t most = 0;
     for (const Block* extent = heads_[bin]; extent != nullptr; extent = extent->free_after)
-      if (extent->capacity > most) most = extent->capacity;
-    return most;
+      largest_ = std::max<std::size_t>(largest_, extent->capacity);
+    break;
   }
-  return 0;
+  return largest_;
 }
 
 }  // namespace thole::detail

@@ -7,6 +7,10 @@
 //
 // Why not one tree: the lists are found by two bit scans, and a list's sizes differ by at most a sixteenth, so the best
 // fit of the few that are looked at is as good as the best of all (tests/memory/fragmentation_test.cpp).
+//
+// Of extents that may be too small, or badly aligned, a bounded number is looked at, and then the first list in which
+// all surely fit. Only where there is none such are all looked at; what was not found then is not looked for again
+// until an extent is free that fits.
 
 #include <array>
 #include <cstddef>
@@ -21,6 +25,8 @@ struct Region;
 
 class Extents {
  public:
+  Extents() noexcept { refused_.fill(SIZE_MAX); }
+
   /// From here on sizes are rounded to pages; below, where a page would waste too much, to the granule.
   static constexpr std::size_t whole_pages_from = 32768;
 
@@ -49,6 +55,13 @@ class Extents {
   std::size_t largest() const noexcept;
 
  private:
+  struct Found {
+    Block* extent = nullptr;
+    std::byte* at = nullptr;
+  };
+  Found find(std::size_t bytes, std::size_t alignment, End end, unsigned from, unsigned to) const noexcept;
+  Found find_among_all(std::size_t bytes, std::size_t alignment, End end, unsigned from, unsigned to) noexcept;
+
   static constexpr unsigned subs = 16;
   static constexpr unsigned bins = 44 * subs;
 
@@ -59,8 +72,12 @@ class Extents {
   Block* carve(Block* extent, std::byte* at, std::size_t bytes) noexcept;
 
   std::array<Block*, bins> heads_{};
+  std::array<Block*, bins> tails_{};
   std::array<std::uint64_t, (bins + 63) / 64> used_{};  // a bit for each list that is not empty
   std::size_t free_bytes_ = 0;
+  std::array<std::size_t, 13> refused_;  // by the power of two of an alignment: the least that no extent has room for
+  mutable std::size_t largest_ = 0;
+  mutable bool largest_known_ = true;
 };
 
 }  // namespace thole::detail

@@ -8,8 +8,9 @@
 // whoever has the store's lock. That is beyond 2.x's contract, in which a heap is its thread's; but a heap's state is
 // only what its owner's record holds, the owner never touches it again, and frees from other threads take mimalloc's
 // cross-thread path, which the next allocation collects. What it buys: no thread that exits or rests ever keeps memory
-// from another (the heap per thread of the contract does just that). Each chunk has an owner thread of its own, since
-// heaps of one owner share more than the chunk's lock protects. From 3.x on the same is done with the owner's theap.
+// from another (the heap per thread of the contract does just that). Heaps of one owner share more than their chunk, so
+// all chunks of one range, which one store's lock guards, have one owner, and each range has another. From 3.x on the
+// same is done with the owner's theap.
 
 #include "memory/mimalloc.hpp"
 
@@ -47,6 +48,7 @@ using Heap = mi_heap_t;
 struct Functions {
   decltype(&::mi_version) version = nullptr;
   decltype(&::mi_option_set) option_set = nullptr;
+  decltype(&::mi_good_size) good_size = nullptr;
   decltype(&::mi_manage_os_memory_ex) manage_os_memory_ex = nullptr;
   decltype(&::mi_heap_new_in_arena) heap_new_in_arena = nullptr;
   decltype(&::mi_free) free = nullptr;
@@ -68,6 +70,7 @@ Result<Functions> load() {
   Functions f;
   f.version = &::mi_version;
   f.option_set = &::mi_option_set;
+  f.good_size = &::mi_good_size;
   f.manage_os_memory_ex = &::mi_manage_os_memory_ex;
   f.heap_new_in_arena = &::mi_heap_new_in_arena;
   f.free = &::mi_free;
@@ -106,6 +109,7 @@ Result<Functions> load() {
                   ", and thole was compiled for " + std::to_string(MI_MALLOC_VERSION) +
                   "; install the one or compile for the other");
   find(f.option_set, "mi_option_set");
+  find(f.good_size, "mi_good_size");
   find(f.manage_os_memory_ex, "mi_manage_os_memory_ex");
   find(f.heap_new_in_arena, "mi_heap_new_in_arena");
   find(f.free, "mi_free");
@@ -139,43 +143,53 @@ void set_options(const Functions& f) {
 Functions functions;                  // written once, before any chunk exists
 std::atomic<bool> in_trouble{false};  // relaxed, as is no_slots: nothing else depends on them
 std::atomic<bool> no_slots{false};
+std::atomic<std::size_t> slots{0};  // taken
 
-// A thread that makes one heap and rests. Its records in mimalloc live as long as it does: for ever.
-Heap* heap_of_a_resting_thread(mi_arena_id_t arena) noexcept {
-  struct Handover {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool made = false;
-    Heap* heap = nullptr;
-  };
-  Handover handover;
-  auto own = [&handover, arena] {
-    mi_heap_t* const heap = functions.heap_new_in_arena(arena);
-    const std::lock_guard lock(handover.mutex);
+}  // namespace
+
+// A thread that makes heaps and rests otherwise. Its records in mimalloc live as long as it does: for ever.
+struct RestingThread {
+  std::mutex mutex;
+  std::condition_variable changed;
+  const Chunk* wanted = nullptr;  // whose heap is to be made
+  Heap* made = nullptr;
+
+  void run() noexcept {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [this] { return wanted != nullptr; });
+      mi_heap_t* const heap = functions.heap_new_in_arena((mi_arena_id_t)wanted->arena);
 #if MI_MALLOC_VERSION >= 3000
-    handover.heap = heap != nullptr ? functions.heap_theap(heap) : nullptr;
+      made = heap != nullptr ? functions.heap_theap(heap) : nullptr;
 #else
-    handover.heap = heap;
+      made = heap;
 #endif
-    handover.made = true;
-    handover.changed.notify_one();
-  };
-  try {
-    background_thread([own] {
-      own();
-      static std::mutex* const never = [] {
-        auto* const mutex = new std::mutex;
-        mutex->lock();
-        return mutex;
-      }();
-      never->lock();
-    }).detach();
-  } catch (const std::exception&) {
-    return nullptr;
+      wanted = nullptr;
+      changed.notify_all();
+    }
   }
-  std::unique_lock lock(handover.mutex);
-  handover.changed.wait(lock, [&handover] { return handover.made; });
-  return handover.heap;
+};
+
+namespace {
+
+Heap* heap_of_a_resting_thread(const Chunk& chunk, ChunkTable& table) noexcept {
+  if (table.owner == nullptr) {
+    auto* const owner = new (std::nothrow) RestingThread;
+    if (owner == nullptr) return nullptr;
+    try {
+      background_thread([owner] { owner->run(); }).detach();
+    } catch (const std::exception&) {
+      delete owner;
+      return nullptr;
+    }
+    table.owner = owner;
+  }
+  RestingThread& owner = *table.owner;
+  std::unique_lock lock(owner.mutex);
+  owner.wanted = &chunk;
+  owner.changed.notify_all();
+  owner.changed.wait(lock, [&owner] { return owner.wanted == nullptr; });
+  return owner.made;
 }
 
 bool inside(const Chunk& chunk, const void* data, std::size_t bytes) noexcept {
@@ -190,8 +204,9 @@ bool probe(Chunk& chunk) noexcept {
   constexpr std::array<std::size_t, 4> sizes{64, 1000, 4096, 65536};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] > config::largest_mimalloc_block) continue;
-    made[i] = allocate_in_chunk(chunk, sizes[i], 64);
-    good = good && made[i] != nullptr && inside(chunk, made[i], sizes[i]);
+    std::size_t bytes = sizes[i];
+    made[i] = allocate_in_chunk(chunk, bytes, 64);
+    good = good && made[i] != nullptr && inside(chunk, made[i], bytes);
   }
   for (void* data : made)
     if (data != nullptr) functions.free(data);
@@ -213,13 +228,19 @@ Result<void> start_mimalloc() {
 }
 
 std::string_view mimalloc_trouble() noexcept {
-  if (!in_trouble.load(std::memory_order_relaxed)) return {};
-  return "mimalloc took pinned memory but serves none of it: is an environment variable such as "
-         "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead";
+  if (in_trouble.load(std::memory_order_relaxed))
+    return "mimalloc took pinned memory but serves none of it: is an environment variable such as "
+           "MIMALLOC_LIMIT_OS_ALLOC or MIMALLOC_DISALLOW_ARENA_ALLOC set? Small buffers come from extents instead";
+  if (no_slots.load(std::memory_order_relaxed))
+    return "mimalloc takes no more arenas in this process: small buffers of new ones come from extents instead";
+  return {};
 }
 
-bool introduce_chunk(Chunk& chunk) noexcept {
+bool introduce_chunk(Chunk& chunk, ChunkTable& table) noexcept {
   if (no_slots.load(std::memory_order_relaxed) || in_trouble.load(std::memory_order_relaxed)) return false;
+  // 2.0.9 has 64 slots, later versions twice as many: half are for who comes first, some are kept for those with few.
+  const std::size_t taken = slots.load(std::memory_order_relaxed);
+  if (table.known != 0 && taken >= (table.known < 4 ? 48 : 32)) return false;
   // 2.0.9 takes memory that it has not seen for zero and does not clear its segments' headers, whatever is_zero says.
   if constexpr (!is_v3)
     for (std::size_t at = 0; at < chunk.bytes; at += config::region_alignment)
@@ -230,31 +251,46 @@ bool introduce_chunk(Chunk& chunk) noexcept {
     no_slots.store(true, std::memory_order_relaxed);
     return false;
   }
-  chunk.heap = heap_of_a_resting_thread(arena);
+  slots.fetch_add(1, std::memory_order_relaxed);
+  chunk.arena = (std::intptr_t)arena;
+  ++table.known;
+  return true;
+}
+
+bool give_heap(Chunk& chunk, ChunkTable& table) noexcept {
+  if (chunk.useless) return false;
+  chunk.heap = heap_of_a_resting_thread(chunk, table);
+  if (chunk.heap == nullptr) return false;  // no thread now; the next time that a chunk is wanted there may be one
   [[maybe_unused]] const void* const made = chunk.heap;
-  if (chunk.heap == nullptr || !probe(chunk)) {
-    in_trouble.store(true, std::memory_order_relaxed);
-    chunk.heap = nullptr;
-  }
+  chunk.useless = !probe(chunk);
 #if MI_MALLOC_VERSION >= 3000
   // Its bitmaps and page map, and last of all the heap's record, lie in slices of 64 KiB at the start
   // (tests/memory/chunks_test.cpp shows that it touches nothing beyond them while no block is out).
   constexpr std::size_t slice = std::size_t{64} << 10;
   const auto last = static_cast<std::size_t>(static_cast<const std::byte*>(made) - chunk.data);
   chunk.own_bytes = inside(chunk, made, slice) ? (last / slice + 1) * slice : chunk.bytes;
-  if (chunk.own_bytes == chunk.bytes) chunk.heap = nullptr;
+  if (chunk.own_bytes == chunk.bytes) chunk.useless = true;
 #endif
-  return true;
+  if (!chunk.useless) return true;
+  in_trouble.store(true, std::memory_order_relaxed);
+  chunk.heap = nullptr;
+  return false;
 }
+
+std::size_t good_size(std::size_t bytes) noexcept { return functions.good_size(bytes); }
 
 // mimalloc's blocks lie at multiples of their size class from the start of a page, so a size that is a multiple of the
 // alignment is aligned by itself; the aligned calls would add the alignment to the size first, and waste up to a
 // quarter.
-void* allocate_in_chunk(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept {
+void* allocate_in_chunk(Chunk& chunk, std::size_t& bytes, std::size_t alignment) noexcept {
   auto* const heap = static_cast<Heap*>(chunk.heap);
   if (heap == nullptr) return nullptr;
-  void* const data = functions.malloc(heap, round_up(bytes, alignment));
-  if (is_aligned(data, alignment)) return data;
+  const std::size_t whole = functions.good_size(round_up(bytes, alignment));
+  void* const data = functions.malloc(heap, whole);
+  if (is_aligned(data, alignment)) {
+    bytes = round_down(whole, granule);
+    return data;
+  }
   functions.free(data);
 #if MI_MALLOC_VERSION >= 3000
   return functions.malloc_aligned(heap, bytes, alignment);

@@ -31,14 +31,14 @@ struct StoreOptions {
 struct StoreStats {
   std::size_t capacity = 0;      ///< pinned now
   std::size_t max_capacity = 0;  ///< what it may grow to
-  std::size_t free = 0;          ///< in extents and in mimalloc's chunks (capacity - handed out)
+  std::size_t free = 0;          ///< in extents, and what mimalloc's chunks have for small blocks
   std::size_t peak = 0;          ///< the most that was ever handed out
   std::size_t largest_free = 0;  ///< the largest extent
   std::size_t handed_out = 0;    ///< capacity of all blocks that are out (in caches and queues, too)
-  std::size_t wasted = 0;        ///< mimalloc's and alignment's overhead while nothing can use it
+  std::size_t wasted = 0;        ///< the rest: in mimalloc's chunks, for its own data or where nothing fits any more
   std::size_t regions = 0;
   std::size_t grown = 0;     ///< how often the arena grew
-  std::string_view trouble;  ///< mimalloc_trouble()
+  std::string_view trouble;  ///< Chunks::trouble()
 };
 
 /// One stretch of a region, for pictures and reports, in address order.
@@ -60,9 +60,11 @@ class Store {
   /// Up to `count` blocks of at least `bytes` (> 0) at multiples of `alignment` (a power of two, at most a page), under
   /// one lock; returns how many there are in what is pinned now. Their `data`, `capacity`, `store` are set; their uses
   /// are empty. May allocate ordinary memory; never maps, pins or throws.
-  std::size_t allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count) noexcept;
-  /// Takes back blocks of this store that nobody uses and no device may touch, under one lock; their uses are empty.
-  /// Their records may become other blocks' at once. Never allocates, throws or maps.
+  /// `leftovers`: from what mimalloc has between small blocks, too, which wastes some of it; for when all else is gone.
+  std::size_t allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count,
+                             bool leftovers = true) noexcept;
+  /// Takes back blocks of this store that nobody uses and no device may touch; their uses are empty. Their records may
+  /// become other blocks' at once. Holds the lock for some of them at a time. Never allocates, throws or maps.
   void free_batch(Block** blocks, std::size_t count) noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
@@ -82,6 +84,8 @@ class Store {
 
   /// Bytes pinned now. Lock-free.
   std::size_t capacity() const noexcept { return capacity_.load(std::memory_order_relaxed); }
+  /// Bytes in blocks that are out. Lock-free.
+  std::size_t handed_out() const noexcept { return handed_out_.load(std::memory_order_relaxed); }
   bool contains(const void* pointer) const noexcept;
   StoreStats stats() const;
   std::vector<StoreSpan> spans() const;
@@ -91,7 +95,7 @@ class Store {
  private:
   Store() = default;
 
-  Block* allocate_locked(std::size_t bytes, std::size_t alignment) noexcept;
+  Block* allocate_locked(std::size_t bytes, std::size_t alignment, bool leftovers) noexcept;
   void free_locked(Block* block) noexcept;
   bool add_region(Region* region) noexcept;
   Region* take_empty_regions(std::size_t* bytes) noexcept;
@@ -105,11 +109,11 @@ class Store {
   Extents extents_;               // what is free
   Chunks chunks_{extents_};       // what mimalloc has of it
   std::vector<Region*> regions_;  // the first is there from open() on, the others by growth
-  std::size_t handed_out_ = 0;    // bytes in blocks that are out
   std::size_t peak_ = 0;          // the most that handed_out_ ever was
 
-  std::atomic<std::size_t> growths_{0};   // written with release when the region is there: pairs with growths()
-  std::atomic<std::size_t> capacity_{0};  // the regions' bytes; relaxed: a figure
+  std::atomic<std::size_t> handed_out_{0};  // bytes in blocks that are out; written under the lock; relaxed: a figure
+  std::atomic<std::size_t> growths_{0};     // written with release when the region is there: pairs with growths()
+  std::atomic<std::size_t> capacity_{0};    // the regions' bytes; relaxed: a figure
 
   Store* next_ = nullptr;  // link of the closed stores, which are opened again and never destroyed
 };

@@ -99,7 +99,7 @@ inline bool sound(const Store& store, Blocks blocks, std::size_t alignment = 1) 
 
 inline bool all_free(const Store& store) {
   const StoreStats stats = store.stats();
-  return stats.handed_out == 0 && stats.free == stats.capacity;
+  return stats.handed_out == 0 && stats.free + stats.wasted == stats.capacity;
 }
 
 }  // namespace memory_test

@@ -1,5 +1,7 @@
 // A heap ends with its last block, on whichever thread that comes back; the object then serves the next heap.
 
+#include <thread>
+
 #include "fixture.hpp"
 
 #include "heap/arena_core.hpp"
@@ -7,22 +9,29 @@
 
 using namespace memory_test;
 
-TEST_CASE("a thread that brings back a heap's last block late does not end the heap that comes after it") {
+TEST_CASE("a closed heap ends with the last of its blocks, and not before") {
   const Machine machine;
   auto store = Store::open(machine.device, {1 * MiB, 1 * MiB, {PinMethod::register_pages, -1}});
   REQUIRE(store);
-  const auto arena = std::make_shared<ArenaCore>(machine.device, *store);
+  auto arena = std::make_shared<ArenaCore>(machine.device, *store);
 
-  HeapCore* const first = HeapCore::open(arena, 64);
-  first->close();
+  HeapCore* const heap = HeapCore::open(arena, 64);
+  Block* const first = heap->take_from_store({64, 64, 64});
+  Block* const second = heap->take_from_store({64, 64, 64});
+  heap->close();
+  std::thread([&] { heap->release(first); }).join();
+  HeapCore* const other = HeapCore::open(arena, 64);
+  CHECK(other != heap);
+  CHECK(arena.use_count() == 3);
+  heap->release(second);
+  CHECK(arena.use_count() == 2);
+
   HeapCore* const next = HeapCore::open(arena, 64);
-  REQUIRE(next == first);
-  next->end_if_all_back();  // the late thread's: it counted its block before first->close() found all of them back
-
-  Block* const block = next->take_from_store({64, 64, 64});
-  REQUIRE(block != nullptr);
-  CHECK(&next->arena() == arena.get());
+  CHECK(next == heap);  // the object serves another heap, which has nothing of the one before
+  CHECK(next->sum_counts().made == 0);
   next->close();
-  next->release(block);
+  other->close();
+  CHECK(arena.use_count() == 1);
+  arena->flush();
   CHECK((*store)->stats().handed_out == 0);
 }

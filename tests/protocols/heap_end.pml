@@ -3,18 +3,20 @@
  * One HeapCore serves one heap after the other. The owner opens a heap, takes blocks, hands them to two threads that
  * release them, and closes the heap meanwhile. A stream may use a block that is released; the block then waits on the
  * stream, until the program collects (once) or the library's watcher does, and may be found in use by another stream
- * then. Whoever brings the last block back ends the heap.
+ * then. While the heap is open each cache counts what comes back; close() adds that up, and from then on all count how
+ * many are still out: who brings that to 0 ends the heap.
  *
- * A section under a cache's lock is one step here (d_step). Those under the heap's mutex are not.
+ * A section under a cache's lock is one step here (d_step), and so is what is done to the count of those that are out.
+ * Those under the heap's mutex are not.
  *
  * Each of these breaks one rule that the source states, and then there is an error:
- * mutation: NO_CLOSED_CHECK        end_if_all_back() does not look whether the heap is closed
- * mutation: CLOSE_LOOKS_LATER      close() looks for blocks in flight after it has unlocked the mutex
+ * mutation: CLOSED_SET_AFTER       close() sets the flag after it has been to the caches
+ * mutation: CLOSE_LOOKS_LATER      close() looks for blocks in flight after it has counted those that are out
  * mutation: CLOSED_READ_BEFORE     cache_or_free() reads the flag before it takes the cache's lock
  * mutation: COUNTED_BEFORE_FREED   cache_or_free() counts a block before its surplus is freed
- * mutation: PUSHED_AFTER           queue() pushes the block after it has unlocked the cache
+ * mutation: COUNTED_TWICE          cache_or_free() counts a block in its cache, too, when the heap is closed
+ * mutation: PUSHED_AFTER           retire() pushes the block after it has unlocked the cache
  * mutation: ABANDON_WITHOUT_MUTEX  abandon_cache() frees without the heap's mutex
- * mutation: COUNTS_IN_TWO_STEPS    end_if_all_back() takes the blocks and then the counts, and unlocks in between
  */
 
 #define HEAPS 2
@@ -25,6 +27,7 @@
 bool mutex, closed;
 byte arena; /* of which heap; 0: the object serves none */
 byte made[CACHES], returned[CACHES], kept[CACHES];
+short out; /* since close(): blocks that are not back */
 byte in_flight;
 bool pooled = true;
 
@@ -36,8 +39,9 @@ chan stream = [HEAPS * BLOCKS] of { byte }; /* blocks that wait on it */
 bool watched;                               /* the watcher looks at the stream */
 byte requeues = 1, collects = 1, abandons = 1; /* how often that may still happen */
 
-#define LOCALS byte block, mine, c, unreturned, count, heap_ending; bool was_closed, did_end
-#define forget_locals atomic { c = 0; unreturned = 0; count = 0; heap_ending = 0; did_end = false }
+#define LOCALS byte block, mine, c, count, heap_ending; short unreturned; bool was_closed, last
+#define forget_locals \
+  atomic { c = 0; unreturned = 0; count = 0; heap_ending = 0; last = false; was_closed = false }
 
 inline lock_mutex() { atomic { !mutex -> mutex = true } }
 
@@ -48,54 +52,33 @@ inline free_to_store(heap, number) {
   }
 }
 
-/* Under the mutex; unlocks it where it ends the heap. */
-inline end_under_mutex() {
-  if
-#ifdef NO_CLOSED_CHECK
-  :: arena == 0 -> skip
-#else
-  :: arena == 0 || !closed -> skip
-#endif
-  :: else ->
-     do
-     :: c < CACHES ->
-#ifdef COUNTS_IN_TWO_STEPS
-        d_step { count = count + kept[c]; kept[c] = 0 };
-        d_step { unreturned = unreturned + made[c] - returned[c]; c++ }
-#else
-        d_step {
-          unreturned = unreturned + made[c] - returned[c];
-          count = count + kept[c];
-          kept[c] = 0;
-          c++
-        }
-#endif
-     :: else -> break
-     od;
-     free_to_store(arena, count);
-     if
-     :: unreturned == 0 ->
-        d_step { heap_ending = arena; arena = 0; mutex = false; did_end = true };
-        d_step { /* the arena may end here, and its store wants all back */
-          assert(handed_out[heap_ending] == 0);
-          ended = heap_ending
-        };
-        pooled = true
-     :: else -> skip
-     fi
-  fi
+inline end_heap() {
+  lock_mutex();
+  do
+  :: c < CACHES -> d_step { count = count + kept[c]; kept[c] = 0; c++ }
+  :: else -> break
+  od;
+  free_to_store(arena, count);
+  d_step { heap_ending = arena; arena = 0; mutex = false };
+  d_step { /* the arena may end here, and its store wants all back */
+    assert(heap_ending != 0 && handed_out[heap_ending] == 0);
+    ended = heap_ending
+  };
+  pooled = true
 }
 
-inline end_if_all_back() {
-  lock_mutex();
-  end_under_mutex();
-  d_step {
-    if
-    :: !did_end -> mutex = false
-    :: else -> skip
-    fi
-  };
-  forget_locals
+inline count_returned() {
+#ifndef CLOSED_READ_BEFORE
+  was_closed = closed;
+#endif
+#ifdef COUNTED_TWICE
+  returned[mine]++
+#else
+  if
+  :: !was_closed -> returned[mine]++
+  :: else -> skip
+  fi
+#endif
 }
 
 /* `deferred`: the block has waited on a stream. */
@@ -109,37 +92,33 @@ inline cache_or_free(deferred) {
        assert(arena == block); /* it is asked how much a cache may keep */
        in_flight = in_flight - deferred;
        kept[mine] = 1;
-       returned[mine]++;
-#ifndef CLOSED_READ_BEFORE
-       was_closed = closed
-#endif
+       count_returned()
      }
   :: d_step { /* it is surplus */
        assert(arena == block);
        in_flight = in_flight - deferred;
 #ifdef COUNTED_BEFORE_FREED
-       returned[mine]++;
-       was_closed = closed
+       count_returned()
 #endif
      };
      free_to_store(block, 1);
 #ifndef COUNTED_BEFORE_FREED
-     d_step {
-       returned[mine]++;
-#ifndef CLOSED_READ_BEFORE
-       was_closed = closed
-#endif
-     }
+     d_step { count_returned() }
 #endif
   fi;
   block = 0;
   if
-  :: was_closed -> was_closed = false; end_if_all_back()
+  :: was_closed -> d_step { out--; last = out == 0 }
   :: else -> skip
-  fi
+  fi;
+  if
+  :: last -> end_heap()
+  :: else -> skip
+  fi;
+  forget_locals
 }
 
-inline queue(released) {
+inline retire(released) {
   d_step {
     in_flight = in_flight + released;
     was_closed = closed;
@@ -160,7 +139,7 @@ inline queue(released) {
 
 inline reclaim() {
   if
-  :: atomic { requeues > 0 -> requeues-- }; queue(0) /* another stream uses it, too */
+  :: atomic { requeues > 0 -> requeues-- }; retire(0) /* another stream uses it, too */
   :: cache_or_free(1)
   fi
 }
@@ -174,6 +153,7 @@ active proctype owner() {
      lock_mutex();
      d_step { /* open() */
        made[0] = 0; made[1] = 0; returned[0] = 0; returned[1] = 0;
+       out = 0;
        arena = heap;
        closed = false;
        mutex = false
@@ -194,23 +174,32 @@ active proctype owner() {
      od;
      forget_locals;
      lock_mutex(); /* close() */
+#ifndef CLOSED_SET_AFTER
      closed = true;
-     end_under_mutex();
+#endif
+     do
+     :: c < CACHES -> d_step { unreturned = unreturned + made[c] - returned[c]; c++ }
+     :: else -> break
+     od;
+#ifdef CLOSED_SET_AFTER
+     closed = true;
+#endif
+     c = 0;
+     d_step {
+#ifndef CLOSE_LOOKS_LATER
+       was_closed = in_flight != 0;
+#endif
+       mutex = false
+     };
+     d_step { out = out + unreturned; last = out == 0 };
      if
-     :: did_end -> skip
+     :: last -> end_heap()
      :: else ->
 #ifdef CLOSE_LOOKS_LATER
-        mutex = false;
+        d_step { assert(arena == heap); was_closed = in_flight != 0 };
 #endif
-        d_step {
-          assert(arena == heap);
-          was_closed = in_flight != 0;
-#ifndef CLOSE_LOOKS_LATER
-          mutex = false
-#endif
-        };
         if
-        :: was_closed -> d_step { watched = true; was_closed = false }
+        :: was_closed -> watched = true
         :: else -> skip
         fi
      fi;
@@ -228,7 +217,7 @@ end:
   do
   :: hand ? block ->
      if
-     :: queue(1)
+     :: retire(1)
      :: cache_or_free(0)
      fi
   :: atomic { collects > 0 && nempty(stream) -> collects--; stream ? block }; reclaim()

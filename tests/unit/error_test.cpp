@@ -66,6 +66,9 @@ TEST_CASE("a call that never throws says its error also where there is no memory
   support::Rig rig;
   const auto kept = std::move(rig.heap);
   const auto kept_device = std::move(rig.device);
+  const Stream stream(kept_device);
+  auto target = DeviceBuffer<std::byte>(stream, 64);
+  kept.make_buffer<std::byte>(64).async_to_device(stream, target.span());  // something to drain
   const auto error_of = [](auto&& call) {
     const support::NoMemory no_memory;
     const auto result = call();

@@ -21,7 +21,10 @@ TEST_CASE("a class holds the sizes from its smallest up to the next one's") {
     REQUIRE(size_class::index(size_class::smallest(index)) == index);
     REQUIRE(size_class::index(size_class::smallest(index + 1) - 1) == index);
     REQUIRE(size_class::smallest(index) < size_class::smallest(index + 1));
-    REQUIRE(size_class::kept(index) >= 1);
+    const std::size_t limit = std::size_t{8} << 20;
+    REQUIRE(size_class::list_length(index, limit) >= 1);
+    if (size_class::list_length(index, limit) > 1)
+      REQUIRE(size_class::list_length(index, limit) * size_class::smallest(index) <= limit / 4);
   }
 }
 

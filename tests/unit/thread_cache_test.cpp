@@ -1,78 +1,179 @@
-// lib/heap/thread_cache.hpp
+// lib/heap/thread_cache.hpp and lib/heap/depot.hpp
 
 #include "heap/thread_cache.hpp"
 
 #include <doctest/doctest.h>
 
-#include <memory>
 #include <vector>
+
+#include "backend/device_core.hpp"
+#include "backend/simulated/backend.hpp"
 
 using namespace thole::detail;
 
 namespace {
 
-constexpr std::size_t KiB = 1024;
-alignas(page) std::byte memory[2 * page];
+constexpr std::size_t KiB = 1024, MiB = 1024 * KiB;
 
-/// Blocks that lie anywhere: a cache never touches their memory.
-struct Blocks {
-  Block* at(std::byte* data, std::size_t capacity) {
-    made.push_back(std::make_unique<Block>());
-    made.back()->data = data;
-    made.back()->capacity = capacity;
-    return made.back().get();
+/// A store, its depot, and a cache before them.
+struct Place {
+  explicit Place(std::size_t bytes = 64 * MiB)
+      : store(
+            **Store::open(std::make_shared<DeviceCore>(std::make_shared<SimulatedBackend>(thole::SimulationOptions{})),
+                          {.bytes = bytes, .max_bytes = bytes, .region = {}})),
+        depot(store) {
+    cache.set_capacity(bytes);
   }
-  std::vector<std::unique_ptr<Block>> made;
+  ~Place() {
+    {
+      MovingBlocks moving;
+      free_lists(store, cache.take_all(moving));
+    }
+    depot.flush();
+    CHECK(store.handed_out() == 0);
+    store.close();
+  }
+  Block* make(std::size_t bytes, std::size_t alignment = granule) {
+    Block* block = nullptr;
+    REQUIRE(store.allocate_batch(bytes, alignment, &block, 1) == 1);
+    return block;
+  }
+  Block* make_unaligned(std::size_t bytes) {
+    Block* const block = make(bytes);
+    if (!is_aligned(block->data, page)) return block;
+    Block* const next = make(bytes);
+    put({block});
+    return next;
+  }
+  std::vector<Block*> make_several(std::size_t count, std::size_t bytes) {
+    std::vector<Block*> blocks;
+    while (blocks.size() != count) blocks.push_back(make(bytes));
+    return blocks;
+  }
+  /// Drops them all; returns how many went on to the store.
+  std::size_t put(const std::vector<Block*>& blocks) {
+    MovingBlocks surplus;
+    for (Block* const block : blocks)
+      if (!cache.put(block)) cache.put_slowly(block, depot, surplus);
+    std::size_t count = 0;
+    for (; Block* block = surplus.pop(); ++count) store.free_batch(&block, 1);
+    return count;
+  }
+
+  Store& store;
+  Depot depot;
+  ThreadCache cache;
 };
 
 }  // namespace
 
 TEST_CASE("a kept block serves a request only where it is large enough and aligned for it") {
-  Blocks blocks;
-  ThreadCache cache;
-  Block* const block = blocks.at(memory + 64, KiB);
-  REQUIRE(cache.put(block, 0));
-  CHECK(cache.take(KiB, 128) == nullptr);
-  CHECK(cache.take(2 * KiB, 64) == nullptr);
-  CHECK(cache.take(KiB, 64) == block);
-  CHECK(cache.take(KiB, 64) == nullptr);
+  Place place;
+  Block* const block = place.make_unaligned(3 * KiB);
+  place.put({block});
+  CHECK(place.cache.take(4 * KiB, granule) == nullptr);
+  CHECK(place.cache.take(3 * KiB, granule) == block);
+  place.put({block});
+  if (Block* const other = place.cache.take(3 * KiB, page); other != nullptr) {
+    CHECK(other != block);
+    place.put({other});
+  }
 }
 
 TEST_CASE("an aligned block is found behind some that are not") {
-  Blocks blocks;
-  ThreadCache cache;
-  Block* const aligned = blocks.at(memory + page, KiB);
-  REQUIRE(cache.put(aligned, 0));
-  for (std::size_t i = 0; i != 5; ++i) REQUIRE(cache.put(blocks.at(memory + 64 + i * KiB, KiB), 0));
-  CHECK(cache.take(KiB, page) == aligned);
+  Place place;
+  Block* const aligned = place.make(3 * KiB, page);
+  std::vector<Block*> others;
+  while (others.size() != 5) others.push_back(place.make_unaligned(3 * KiB));
+  place.put({aligned});
+  place.put(others);
+  Block* const found = place.cache.take(3 * KiB, page);
+  REQUIRE(found != nullptr);
+  CHECK(is_aligned(found->data, page));
+  place.put({found});
 }
 
-TEST_CASE("a cache that is full of a class refuses, and makes room by giving half of the class away") {
-  Blocks blocks;
-  ThreadCache cache;
-  constexpr std::size_t bytes = 64 * KiB;
-  const std::size_t most = size_class::kept(size_class::index(bytes));
-  for (std::size_t i = 0; i != most; ++i) REQUIRE(cache.put(blocks.at(memory, bytes), 0));
-  CHECK(cache.bytes() == most * bytes);
-  Block* const one_more = blocks.at(memory, bytes);
-  CHECK_FALSE(cache.put(one_more, 0));
-  MovingBlocks out;
-  cache.make_room(*one_more, out);
-  CHECK(cache.bytes() == most / 2 * bytes);
-  CHECK(cache.put(one_more, 0));
-  cache.flush(out);
-  CHECK(cache.bytes() == 0);
-  std::size_t count = 0;
-  while (out.pop() != nullptr) ++count;
-  CHECK(count == most + 1);
+TEST_CASE(
+    "a cache keeps a limited number of bytes of all classes together; the rest moves to the depot in whole lists") {
+  Place place;  // a sixty-fourth: 1 MiB
+  for (const std::size_t bytes : {64 * KiB, 32 * KiB, 4 * KiB, std::size_t{64}}) {
+    CHECK(place.put(place.make_several(MiB / bytes, bytes)) == 0);
+    CHECK(place.cache.bytes() <= MiB);
+  }
+  CHECK(place.cache.bytes() + place.depot.bytes() == 4 * MiB);
 }
 
-TEST_CASE("large blocks of all classes together are kept up to the limit") {
-  Blocks blocks;
-  ThreadCache cache;
-  CHECK(cache.put(blocks.at(memory, 100 * page), 200 * page));
-  CHECK_FALSE(cache.put(blocks.at(memory, 101 * page), 200 * page));
-  CHECK(cache.put(blocks.at(memory, 90 * page), 200 * page));
-  CHECK(cache.take(100 * page, page) != nullptr);
-  CHECK(cache.put(blocks.at(memory, 101 * page), 200 * page));
+TEST_CASE("what one thread drops, another has in whole lists: the depot is asked once for many") {
+  Place place;
+  const auto blocks = place.make_several(1000, 4 * KiB);
+  place.put(blocks);
+  ThreadCache other;
+  other.set_capacity(64 * MiB);
+  const auto before = place.depot.moves();
+  const auto length = size_class::list_length(size_class::index(4 * KiB), MiB);
+  REQUIRE(length == 64);
+  std::vector<Block*> taken;
+  for (std::size_t i = 0; i != 5 * length; ++i) {
+    Block* block = other.take(4 * KiB, granule);
+    if (block == nullptr) block = other.take_from(place.depot, 4 * KiB, granule);
+    REQUIRE(block != nullptr);
+    taken.push_back(block);
+  }
+  CHECK(place.depot.moves() - before == 5);
+  place.put(taken);
+}
+
+TEST_CASE("a thread that goes back and forth about the border of a list does not go to the depot each time") {
+  Place place;
+  const auto blocks = place.make_several(64, 4 * KiB);
+  place.put(blocks);
+  const auto one_more = place.make(4 * KiB);
+  const auto before = place.depot.moves();
+  for (int i = 0; i != 100; ++i) {
+    place.put({one_more});
+    CHECK(place.cache.take(4 * KiB, granule) == one_more);
+  }
+  CHECK(place.depot.moves() == before);
+  place.put({one_more});
+}
+
+TEST_CASE("classes that are used no more make room, in the cache and in the depot, for those that are") {
+  Place place;
+  const auto old = [&] {  // fills both: the depot keeps a sixteenth, 4 MiB
+    std::vector<Block*> blocks;
+    for (const std::size_t bytes : {20 * KiB, 24 * KiB, 28 * KiB})
+      for (Block* const block : place.make_several(3 * MiB / bytes, bytes)) blocks.push_back(block);
+    return blocks;
+  }();
+  CHECK(place.put(old) > 0);
+  CHECK(place.depot.bytes() <= 4 * MiB);
+  for (int i = 0; i != 50; ++i) place.put(place.make_several(3 * MiB / (4 * KiB), 4 * KiB));
+  // By now all that was kept of the old ones has gone to the store, and the new ones are kept.
+  std::size_t kept = 0;
+  std::vector<Block*> taken;
+  for (;; ++kept) {
+    Block* block = place.cache.take(4 * KiB, granule);
+    if (block == nullptr) block = place.cache.take_from(place.depot, 4 * KiB, granule);
+    if (block == nullptr) break;
+    taken.push_back(block);
+  }
+  CHECK(kept * 4 * KiB > 3 * MiB);
+  place.put(taken);
+}
+
+TEST_CASE("a block larger than a cache may keep goes to the store") {
+  Place place;
+  CHECK(place.put({place.make(2 * MiB)}) == 1);
+  CHECK(place.cache.bytes() == 0);
+}
+
+TEST_CASE("large blocks of one class, but of several sizes, serve whom they fit") {
+  Place place;
+  Block* const smaller = place.make(100 * page);
+  Block* const larger = place.make(101 * page);
+  place.put({smaller, larger});
+  CHECK(place.cache.take(101 * page, page) == larger);
+  CHECK(place.cache.take(101 * page, page) == nullptr);
+  CHECK(place.cache.take(100 * page, page) == smaller);
+  place.put({smaller, larger});
 }

@@ -1,0 +1,105 @@
+#include "heap/depot.hpp"
+
+#include <utility>
+
+namespace thole::detail {
+
+namespace {
+
+/// Gives the blocks that `next()` returns until it returns nullptr.
+template <class F>
+void free_each(Store& store, F&& next) noexcept {
+  std::array<Block*, 64> some;
+  for (bool more = true; more;) {
+    std::size_t count = 0;
+    while (count != some.size() && (some[count] = next()) != nullptr) ++count;
+    more = count == some.size();
+    if (count != 0) store.free_batch(some.data(), count);
+  }
+}
+
+}  // namespace
+
+BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
+  Block* const first = at.first.load(std::memory_order_relaxed);
+  if (first == nullptr) return {};
+  at.first.store(first->next_list, std::memory_order_relaxed);
+  first->next_list = nullptr;
+  --at.lists;
+  const BlockRun list{first, static_cast<std::uint32_t>(first->list_length)};
+  bytes_.fetch_sub(list.bytes(index), std::memory_order_relaxed);
+  moves_.fetch_add(1, std::memory_order_relaxed);
+  return list;
+}
+
+void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexcept {
+  constexpr std::size_t looks = 16;
+  constexpr std::uint32_t most_lists = 256;  // of a class, so that who empties it is done in less than a millisecond
+  const std::size_t most = store_.capacity() / 16;
+  const std::size_t more = list.bytes(index);
+  const auto give_up = [&surplus](BlockRun old) {
+    while (Block* const block = old.first) {
+      old.first = block->next;
+      surplus.push(block);
+    }
+  };
+  // Lists of classes that are not used any more go in their turn, so that they do not keep others out for ever.
+  for (std::size_t i = 0; i != looks && bytes() + more > most; ++i) {
+    const std::size_t at = hand_.fetch_add(1, std::memory_order_relaxed) % size_class::count;
+    if (at == index || classes_[at].first.load(std::memory_order_relaxed) == nullptr) continue;
+    const SpinGuard guard(classes_[at].lock);
+    give_up(pop(classes_[at], at));
+    break;
+  }
+  if (bytes() + more > most) return give_up(list);
+  list.first->list_length = list.length;
+  bytes_.fetch_add(more, std::memory_order_relaxed);
+  const SpinGuard guard(classes_[index].lock);
+  if (++classes_[index].lists > most_lists) give_up(pop(classes_[index], index));
+  list.first->next_list = classes_[index].first.load(std::memory_order_relaxed);
+  classes_[index].first.store(list.first, std::memory_order_relaxed);
+  moves_.fetch_add(1, std::memory_order_relaxed);
+}
+
+BlockRun Depot::take(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept {
+  Class& at = classes_[index];
+  if (at.first.load(std::memory_order_relaxed) == nullptr) return {};
+  const SpinGuard guard(at.lock);
+  const Block* const first = at.first.load(std::memory_order_relaxed);
+  if (first == nullptr || !size_class::fits(first->capacity, bytes) || !is_aligned(first->data, alignment)) return {};
+  return pop(at, index);
+}
+
+void Depot::flush() noexcept {
+  for (std::size_t index = 0; index != size_class::count; ++index) {
+    if (classes_[index].first.load(std::memory_order_relaxed) == nullptr) continue;
+    MovingBlocks moving;
+    Block* lists = nullptr;
+    {
+      const SpinGuard guard(classes_[index].lock);
+      moving.begin();
+      lists = classes_[index].first.exchange(nullptr, std::memory_order_relaxed);
+      classes_[index].lists = 0;
+    }
+    // Before they are anybody's again.
+    std::size_t sum = 0;
+    for (const Block* list = lists; list != nullptr; list = list->next_list)
+      sum += BlockRun{const_cast<Block*>(list), static_cast<std::uint32_t>(list->list_length)}.bytes(index);
+    bytes_.fetch_sub(sum, std::memory_order_relaxed);
+    free_lists(store_, lists);
+  }
+}
+
+void free_lists(Store& store, Block* lists) noexcept {
+  Block* block = nullptr;
+  free_each(store, [&]() -> Block* {
+    if (block == nullptr) block = std::exchange(lists, lists != nullptr ? lists->next_list : nullptr);
+    return std::exchange(block, block != nullptr ? block->next : nullptr);
+  });
+}
+
+void free_blocks(Store& store, MovingBlocks& blocks) noexcept {
+  free_each(store, [&blocks] { return blocks.pop(); });
+}
+
+}  // namespace thole::detail
