@@ -14,6 +14,7 @@
 #include "heap/heap_figures.hpp"
 #include "heap/heap_handle.hpp"
 #include "inspect/report.hpp"
+#include "streams/part_blocks.hpp"
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
 
@@ -25,13 +26,18 @@ namespace {
 /// What the heap's blocks wait for: in each stream the latest position. Throws std::bad_alloc.
 std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHandle& handle) {
   std::map<std::shared_ptr<Timeline>, std::uint64_t> latest;
-  for (const StoreSpan& span : handle.arena()->store().spans())
-    if (span.block != nullptr && span.block->heap.load(std::memory_order_relaxed) == &handle.heap())
-      for_each_open(span.block->uses, Against::everything, [&](const OpenUse& open) {
-        auto& position = latest[open.timeline];
-        position = std::max(position, open.position);
-        return true;
-      });
+  const auto add = [&](const Block& block) {
+    for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+      auto& position = latest[open.timeline];
+      position = std::max(position, open.position);
+      return true;
+    });
+  };
+  for (const StoreSpan& span : handle.arena()->store().spans()) {
+    if (span.block == nullptr || span.block->heap.load(std::memory_order_relaxed) != &handle.heap()) continue;
+    for (const Block* const part : parts_of(*span.block)) add(*part);
+    add(*span.block);  // behind its parts, whose uses become its own when they end
+  }
   return latest;
 }
 

@@ -8,29 +8,47 @@
 #include <utility>
 
 #include "memory/store.hpp"
+#include "streams/part_blocks.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
 namespace thole {
 namespace detail {
 
+namespace {
+
+void add_in_flight(const Block& block, std::size_t bytes, std::chrono::nanoseconds now, Report& report) {
+  for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+    const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
+    report.blocks.push_back({open.timeline->id(), bytes, std::max(now - since, std::chrono::nanoseconds(0)),
+                             block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
+    return true;
+  });
+}
+
+void add_live(const Block& block, std::size_t bytes, Report& report) {
+  const BorrowState& holders = block.holders;
+  if (holders.unreferenced()) return;
+  const bool exclusive = holders.has_writer();
+  report.live.push_back({bytes, block.made_at.load(std::memory_order_relaxed),
+                         exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
+}
+
+}  // namespace
+
 Report make_report(const Store& store, const HeapCore& heap) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   Report report;
   for (const StoreSpan& span : store.spans()) {
-    const Block* const block = span.block;
-    if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &heap) continue;
-    for_each_open(block->uses, Against::everything, [&](const OpenUse& open) {
-      const std::chrono::nanoseconds since(block->used_since_ns.load(std::memory_order_relaxed));
-      report.blocks.push_back({open.timeline->id(), span.bytes, std::max(now - since, std::chrono::nanoseconds(0)),
-                               block->made_at.load(std::memory_order_relaxed), block->holders.dropped()});
-      return true;
-    });
-    const BorrowState& holders = block->holders;
-    if (holders.unreferenced()) continue;
-    const bool exclusive = holders.has_writer();
-    report.live.push_back({span.bytes, block->made_at.load(std::memory_order_relaxed),
-                           exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
+    if (span.block == nullptr || span.block->heap.load(std::memory_order_relaxed) != &heap) continue;
+    const auto parts = parts_of(*span.block);
+    for (const Block* const part : parts) {
+      const auto bytes = part->asked_bytes.load(std::memory_order_relaxed);
+      add_in_flight(*part, bytes, now, report);
+      add_live(*part, bytes, report);
+    }
+    add_in_flight(*span.block, span.bytes, now, report);
+    if (parts.empty()) add_live(*span.block, span.bytes, report);
   }
   std::map<std::uint64_t, InFlightStream> streams;
   for (const InFlightBlock& block : report.blocks) {
