@@ -135,6 +135,12 @@ void Timeline::give_back(Ticket* ticket) noexcept {
   recycle(ticket);
 }
 
+std::uint64_t Timeline::retain(Ticket* ticket) noexcept {
+  const std::scoped_lock lock(mutex_);
+  ++ticket->references;
+  return ticket->serial;
+}
+
 void Timeline::release(Ticket* ticket) noexcept {
   const std::scoped_lock lock(mutex_);
   if (--ticket->references == 0 && !ticket->pending) recycle(ticket);

@@ -125,6 +125,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status record_reserved(Ticket* ticket, CaptureInfo* after) noexcept;
   /// The ticket is not used.
   void give_back(Ticket* ticket) noexcept;
+  /// One more hold on a ticket that the caller holds. Returns its place in the order of the stream's events.
+  std::uint64_t retain(Ticket* ticket) noexcept;
   /// The caller's hold on it ends.
   void release(Ticket* ticket) noexcept;
 
