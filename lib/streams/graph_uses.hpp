@@ -21,8 +21,7 @@ namespace thole::detail {
 class GraphUses {
  public:
   /// `seen`: the graph is launched through thole, which orders each launch.
-  GraphUses(std::shared_ptr<DeviceCore> device, bool seen) noexcept
-      : launches_seen(seen), device_(std::move(device)) {}
+  GraphUses(std::shared_ptr<DeviceCore> device, bool seen) noexcept : launches_seen(seen), device_(std::move(device)) {}
   /// Lets go of all, without a call of the device.
   ~GraphUses();
   GraphUses(const GraphUses&) = delete;
