@@ -61,7 +61,7 @@ void keep_place(DeviceBlock* block) noexcept {
   if (timeline == nullptr || !timeline->is_open()) return;
   bool was_open = false;
   if (reserve(block->uses, *timeline, &was_open)) {
-    const auto position = timeline->issue();
+    const auto position = timeline->end_of_all();
     const bool covered = timeline->cover(position).ok() || timeline->cover(position).ok();  // a driver may refuse once
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
   }

@@ -14,7 +14,8 @@ Timeline::Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std:
       id_(id),
       kind_(kind),
       thread_(kind == Kind::of_thread ? thread_number() : 0),
-      exposed_(kind != Kind::own) {}
+      exposed_(kind != Kind::own),
+      given_away_(kind != Kind::own) {}
 
 Timeline::~Timeline() {
   if (device_->of_another_process()) return;
