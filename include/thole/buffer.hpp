@@ -3,14 +3,17 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <gsl/span>
 
 #include <thole/borrow.hpp>
+#include <thole/detail/parts.hpp>
 #include <thole/detail/returning.hpp>
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
@@ -240,6 +243,46 @@ class [[nodiscard]] PinnedBuffer {
     return detail::copy_from_device(block_, offset * sizeof(T), source.size_bytes(), stream, source.side(), call);
   }
 
+  /// Two buffers of the first `n` elements and of the rest, that share this one's memory; this one is moved from. Each
+  /// is a PinnedBuffer as any, with uses and borrows of its own, so that parts may be copied, borrowed and dropped
+  /// independently; what still uses this one uses both. The memory comes back when all parts are gone. Does not wait.
+  /// Throws `Error`, and nothing has changed then: `invalid_argument` beyond the end, `borrowed` while a borrow lives
+  /// or a graph or a `UseList` names the buffer, `out_of_memory`, `moved_from`.
+  std::pair<PinnedBuffer, PinnedBuffer> split_at(std::size_t n) && {
+    return detail::unwrap(std::move(*this).try_split_at(n));
+  }
+  [[nodiscard]] Result<std::pair<PinnedBuffer, PinnedBuffer>> try_split_at(std::size_t n) && noexcept {
+    constexpr const char* call = "PinnedBuffer::split_at";
+    if (n > size()) return tl::unexpected(detail::outside_error(call, 0, n, size()));
+    const std::size_t sizes[] = {n, size() - n};
+    detail::BlockHead* blocks[2];
+    PinnedBuffer parts[2];
+    if (auto split = split_into(sizes, 2, blocks, parts, call); !split) return tl::unexpected(std::move(split.error()));
+    return std::pair(std::move(parts[0]), std::move(parts[1]));
+  }
+  /// As `split_at`, into as many parts as there are sizes, in elements, which are all of the buffer together.
+  std::vector<PinnedBuffer> split(gsl::span<const std::size_t> sizes) && {
+    return detail::unwrap(std::move(*this).try_split(sizes));
+  }
+  std::vector<PinnedBuffer> split(std::initializer_list<std::size_t> sizes) && {
+    return std::move(*this).split(gsl::span<const std::size_t>(sizes.begin(), sizes.size()));
+  }
+  /// Throws std::bad_alloc where there is no memory for the vector.
+  [[nodiscard]] Result<std::vector<PinnedBuffer>> try_split(gsl::span<const std::size_t> sizes) && {
+    constexpr const char* call = "PinnedBuffer::split";
+    std::size_t sum = 0;
+    for (const std::size_t part : sizes) {
+      if (part > size() - sum) return tl::unexpected(detail::outside_error(call, sum, part, size()));
+      sum += part;
+    }
+    if (sum != size()) return tl::unexpected(detail::outside_error(call, 0, sum, size()));
+    std::vector<detail::BlockHead*> blocks(sizes.size());
+    std::vector<PinnedBuffer> parts(sizes.size());
+    if (auto split = split_into(sizes.data(), sizes.size(), blocks.data(), parts.data(), call); !split)
+      return tl::unexpected(std::move(split.error()));
+    return parts;
+  }
+
   /// For kernels and library calls: runs `f(pointer, NativeStream)`, which enqueues work that uses the buffer, and
   /// records the use, also when `f` throws. While `f` runs the use is a borrow of its kind. The pointer is a `const T*`
   /// for `Access::device_reads`, a `T*` for `Access::device_writes`. Returns what `f` returns. `f` neither begins nor
@@ -269,6 +312,8 @@ class [[nodiscard]] PinnedBuffer {
   friend struct detail::ListAccess;
   template <class U>
   friend class DeviceBuffer;
+  template <class U>
+  friend Result<PinnedBuffer<U>> try_join(std::vector<PinnedBuffer<U>>&& parts);
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
       : block_(block), span_(data, size), valid_(true) {}
 
@@ -297,6 +342,22 @@ class [[nodiscard]] PinnedBuffer {
         run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
   }
 
+  /// Gives parts of these sizes, all of the buffer, to `parts`; `blocks` is room for as many.
+  Result<void> split_into(const std::size_t* sizes, std::size_t count, detail::BlockHead** blocks, PinnedBuffer* parts,
+                          const char* call) noexcept {
+    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
+    if (block_ != nullptr) {
+      if (auto split = detail::split_block(block_, sizes, count, sizeof(T), blocks, call); !split) return split;
+      T* data = span_.data();
+      for (std::size_t i = 0; i != count; data += sizes[i], ++i)
+        if (blocks[i] != nullptr) parts[i] = PinnedBuffer(blocks[i], data, sizes[i]);
+      block_ = nullptr;
+    }
+    span_ = {};
+    valid_ = false;
+    return {};
+  }
+
   void check(const char* call) const {
     if (!valid_) detail::throw_error(detail::moved_from(call, "the buffer"));
   }
@@ -305,5 +366,50 @@ class [[nodiscard]] PinnedBuffer {
   gsl::span<T> span_;
   bool valid_;
 };
+
+/// One buffer of parts that are neighbours in one allocation (`PinnedBuffer::split`), in their order; the parts are
+/// moved from. What uses a part uses the buffer. Parts of 0 elements are left out. Does not wait. Throws `Error`, and
+/// nothing has changed then: `invalid_argument` where they are no neighbours, `borrowed` as `split_at`,
+/// `out_of_memory`, `moved_from`.
+///
+/// Thread safety: needs exclusive access to the parts.
+template <class T>
+[[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) {
+  std::vector<detail::BlockHead*> blocks;
+  std::size_t size = 0;
+  for (const PinnedBuffer<T>& part : parts) {
+    if (!part.valid_) return tl::unexpected(detail::moved_from("join", "a part"));
+    blocks.push_back(part.block_);
+    size += part.size();
+  }
+  auto joined = detail::join_blocks(blocks.data(), blocks.size(), "join");
+  if (!joined) return tl::unexpected(std::move(joined.error()));
+  for (PinnedBuffer<T>& part : parts) {
+    part.block_ = nullptr;
+    part.span_ = {};
+    part.valid_ = false;
+  }
+  if (*joined == nullptr) return PinnedBuffer<T>();
+  return PinnedBuffer<T>(*joined, static_cast<T*>(detail::block_data(*joined)), size);
+}
+template <class T>
+PinnedBuffer<T> join(std::vector<PinnedBuffer<T>>&& parts) {
+  return detail::unwrap(try_join(std::move(parts)));
+}
+/// `join(std::move(a), std::move(b), ...)`.
+template <class T, class... Others>
+PinnedBuffer<T> join(PinnedBuffer<T>&& first, Others&&... others) {
+  std::vector<PinnedBuffer<T>> parts;
+  parts.reserve(1 + sizeof...(Others));
+  parts.push_back(std::move(first));
+  (parts.push_back(std::forward<Others>(others)), ...);
+  auto joined = try_join(std::move(parts));
+  if (!joined) {  // they go back
+    auto part = parts.begin();
+    first = std::move(*part);
+    ((others = std::move(*++part)), ...);
+  }
+  return detail::unwrap(std::move(joined));
+}
 
 }  // namespace thole

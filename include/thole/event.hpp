@@ -1,7 +1,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 #include <thole/device.hpp>
 #include <thole/error.hpp>
@@ -33,6 +36,21 @@ class [[nodiscard]] THOLE_EXPORT Event {
   void synchronize() const;
   /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
   [[nodiscard]] Result<void> wait_for(std::chrono::nanoseconds timeout) const noexcept;
+  /// Runs `f(Result<void>)` once, on a thread of thole's, when the point is done, also where it is already; the error
+  /// is what `synchronize()` would throw, as where the device is lost. There thole and CUDA may be called; but the
+  /// functions of all events run on that one thread, so that one which blocks holds up the others, and one that throws
+  /// ends the process. The event may be destroyed meanwhile. What is not done when the process ends is not told. Costs
+  /// some 100 ns; the thread asks for the earliest event of each stream, every 20 us at first and every millisecond
+  /// after a while. Throws `Error`: `moved_from`, `out_of_memory`.
+  template <class F>
+  void on_ready(F&& f) const {
+    detail::unwrap(try_on_ready(std::forward<F>(f)));
+  }
+  template <class F>
+  [[nodiscard]] Result<void> try_on_ready(F&& f) const {
+    auto shared = std::make_shared<std::decay_t<F>>(std::forward<F>(f));  // std::function wants what can be copied
+    return call_when_ready([shared](Result<void> result) { (*shared)(std::move(result)); });
+  }
   /// The device's time from `start` to this point; both were recorded with `{.timing = true}` and are done. On a GPU to
   /// about half a microsecond, on a simulated device by its own clock. Never waits. Throws `Error`: `in_flight` where
   /// one is not done, `invalid_argument` where one does not measure time, `wrong_device`, `device_lost`, `moved_from`.
@@ -43,6 +61,7 @@ class [[nodiscard]] THOLE_EXPORT Event {
   friend class StreamRef;
   friend struct detail::HandleAccess;
   Event() = default;
+  Result<void> call_when_ready(std::function<void(Result<void>)> f) const noexcept;
   std::shared_ptr<detail::Timeline> timeline_;
   detail::Ticket* ticket_ = nullptr;
 };

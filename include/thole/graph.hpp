@@ -102,17 +102,14 @@ class [[nodiscard]] THOLE_EXPORT Graph {
   std::shared_ptr<detail::GraphUses> uses_;  // nullptr: none that thole knows
 };
 
-/// How `capture` captures.
-/// Thread safety: plain data.
-struct CaptureOptions {};
-
 namespace detail {
 
 /// A capture that goes on; one that nobody ends comes to nothing.
 class THOLE_EXPORT GraphCapture {
  public:
-  static Result<GraphCapture> begin(const StreamRef& stream, const CaptureOptions& options) noexcept;
-  GraphCapture(GraphCapture&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
+  static Result<GraphCapture> begin(const StreamRef& stream) noexcept;
+  GraphCapture(GraphCapture&& other) noexcept
+      : stream_(std::exchange(other.stream_, nullptr)), uses_(std::move(other.uses_)) {}
   GraphCapture& operator=(GraphCapture&&) = delete;
   ~GraphCapture();
   Result<Graph> end() noexcept;
@@ -120,6 +117,7 @@ class THOLE_EXPORT GraphCapture {
  private:
   explicit GraphCapture(std::shared_ptr<Timeline> stream) noexcept : stream_(std::move(stream)) {}
   std::shared_ptr<Timeline> stream_;  // nullptr: it has ended
+  std::shared_ptr<GraphUses> uses_;
 };
 
 }  // namespace detail
@@ -134,15 +132,15 @@ class THOLE_EXPORT GraphCapture {
 /// thread disturbs the capture. Its mode is thread-local, as cudaStreamBeginCapture says. Throws `Error`: `capturing`
 /// where the stream is captured already, or where something has invalidated the capture, `device_lost`, `moved_from`.
 template <class F>
-[[nodiscard]] Result<Graph> try_capture(const StreamRef& stream, F&& f, const CaptureOptions& options = {}) {
-  auto capture = detail::GraphCapture::begin(stream, options);
+[[nodiscard]] Result<Graph> try_capture(const StreamRef& stream, F&& f) {
+  auto capture = detail::GraphCapture::begin(stream);
   if (!capture) return tl::unexpected(std::move(capture.error()));
   std::invoke(std::forward<F>(f));
   return capture->end();
 }
 template <class F>
-Graph capture(const StreamRef& stream, F&& f, const CaptureOptions& options = {}) {
-  return detail::unwrap(try_capture(stream, std::forward<F>(f), options));
+Graph capture(const StreamRef& stream, F&& f) {
+  return detail::unwrap(try_capture(stream, std::forward<F>(f)));
 }
 
 /// Launches a graph that was made elsewhere, by a library or by the program, as one use of what is named:

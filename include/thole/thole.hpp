@@ -1,6 +1,6 @@
 #pragma once
 
-// Everything but <thole/cuda.hpp>.
+// Everything but <thole/cuda.hpp> and <thole/coroutine.hpp>.
 
 #include <thole/arena.hpp>
 #include <thole/borrow.hpp>

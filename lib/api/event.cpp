@@ -1,10 +1,12 @@
 #include <thole/event.hpp>
 
+#include <exception>
 #include <string>
 #include <utility>
 
 #include "api/handle_access.hpp"
 #include "base/deadline.hpp"
+#include "streams/notifier.hpp"
 
 namespace thole {
 
@@ -23,16 +25,21 @@ tl::unexpected<Error> failed(detail::DeviceCore& device, Status status, const ch
   return tl::unexpected(device.error(status, call, what));
 }
 
+/// What the status of asking or waiting for an event means.
+Result<void> result_of(detail::DeviceCore& device, Status status, const char* call) {
+  if (status.ok()) return {};
+  return failed(device, status, call, "waiting for the event");
+}
+
 Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const detail::Deadline& deadline,
                   const char* call) noexcept {
   if (ticket == nullptr) return moved_from(call);
   if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
   const Status status = timeline->wait(ticket, deadline);
-  if (status.ok()) return {};
   if (status.code == StatusCode::not_ready)
     return tl::unexpected(
         Error::make(Errc::timed_out, [&] { return std::string(call) + ": the event is not ready in the given time"; }));
-  return failed(*timeline->device(), status, call, "waiting for the event");
+  return result_of(*timeline->device(), status, call);
 }
 
 }  // namespace
@@ -72,6 +79,19 @@ void Event::synchronize() const { detail::unwrap(wait(timeline_.get(), ticket_, 
 
 Result<void> Event::wait_for(std::chrono::nanoseconds timeout) const noexcept {
   return wait(timeline_.get(), ticket_, detail::end_of_wait(timeout), "Event::wait_for");
+}
+
+Result<void> Event::call_when_ready(std::function<void(Result<void>)> f) const noexcept try {
+  constexpr const char* call = "Event::on_ready";
+  if (ticket_ == nullptr) return moved_from(call);
+  const auto device = timeline_->device();
+  if (device->of_another_process()) return tl::unexpected(device->lost_error(call));
+  detail::notify(timeline_, ticket_,
+                 [device, f = std::move(f)](Status status) { f(result_of(*device, status, call)); });
+  return {};
+} catch (const std::exception&) {  // no memory, or no thread
+  return tl::unexpected(
+      Error::make(Errc::out_of_memory, [] { return std::string("Event::on_ready: the system has no memory"); }));
 }
 
 std::chrono::nanoseconds Event::elapsed_since(const Event& start) const {

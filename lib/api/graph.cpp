@@ -57,7 +57,7 @@ Result<void> launch_native(const StreamRef& stream, NativeGraphExec exec) noexce
 
 // ---- Capturing
 
-Result<GraphCapture> GraphCapture::begin(const StreamRef& stream, const CaptureOptions&) noexcept {
+Result<GraphCapture> GraphCapture::begin(const StreamRef& stream) noexcept {
   constexpr const char* call = "capture";
   auto found = HandleAccess::live_timeline(stream, call);
   if (!found) return tl::unexpected(std::move(found.error()));
@@ -76,8 +76,7 @@ Result<GraphCapture> GraphCapture::begin(const StreamRef& stream, const CaptureO
   if (!status.ok()) return tl::unexpected(device.error(status, call, "beginning a capture"));
   GraphCapture capture(HandleAccess::shared(stream));
   status = timeline.capture_info(&info);
-  std::shared_ptr<GraphUses> uses;
-  if (status.ok()) status = device.streams->graphs.of_capture(timeline.device(), info, true, &uses);
+  if (status.ok()) status = device.streams->graphs.of_capture(timeline.device(), info, true, &capture.uses_);
   if (!status.ok()) return tl::unexpected(device.error(status, call, "keeping a record in the graph"));
   return capture;
 }
@@ -100,8 +99,13 @@ Result<Graph> GraphCapture::end() noexcept {
   Status status = end_capture();
   if (CaptureInfo info; !status.ok() && timeline->capture_info(&info).ok() && info.state != CaptureInfo::State::none)
     status = end_capture();  // a driver may refuse one call and take the next: a stream must not capture for ever
-  if (status.ok())
-    return Graph::from_native(HandleAccess::device(timeline->device()), static_cast<NativeGraph>(handle));
+  if (status.ok()) {
+    Graph graph;
+    graph.core_ = timeline->device();
+    graph.graph_ = static_cast<NativeGraph>(handle);
+    graph.uses_ = std::move(uses_);
+    return graph;
+  }
   if (status.code == StatusCode::device_lost) return tl::unexpected(device.lost_error(call));
   return tl::unexpected(
       device.error(status, call,

@@ -15,6 +15,7 @@
 #include "heap/heap_figures.hpp"
 #include "heap/heap_handle.hpp"
 #include "inspect/report.hpp"
+#include "streams/part_blocks.hpp"
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
 
@@ -26,13 +27,15 @@ namespace {
 /// What the heap's blocks wait for: in each stream the latest position. Throws std::bad_alloc.
 std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHandle& handle) {
   std::map<std::shared_ptr<Timeline>, std::uint64_t> latest;
-  for_each_used_block(handle.heap(), [&](const Block& block) {
+  const auto add = [&](const Block& block) {
     for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
       auto& position = latest[open.timeline];
       position = std::max(position, open.position);
       return true;
     });
-  });
+  };
+  // Twice, since a part's uses become its whole's when it ends, which may have been looked at before.
+  for (int look = 0; look != 2; ++look) for_each_used_block(handle.heap(), add);
   return latest;
 }
 

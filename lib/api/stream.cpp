@@ -173,6 +173,7 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
     void* const kept = detail::keep_host_function(std::move(function));
     status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
     if (!status.ok()) detail::drop_host_function(kept);
+    if (status.ok()) timeline_->note_unseen();  // what is freed in the stream's order comes after it
   }
   if (!status.ok()) throw work.error(status, "enqueueing a host function");
 }
@@ -208,7 +209,7 @@ NativeStream StreamRef::native() const {
   detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
   if (timeline.device()->of_another_process()) throw timeline.device()->lost_error("Stream::native");
   if (!timeline.device()->lost()) (void)timeline.cover_all();
-  timeline.expose();
+  timeline.give_away();
   return static_cast<NativeStream>(timeline.native());
 }
 

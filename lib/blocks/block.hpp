@@ -40,11 +40,15 @@ struct alignas(64) Block : BlockHead {
   std::atomic<std::size_t> asked_bytes{0};     ///< what the user asked for
 
   // The store's own: set by it alone, under its lock.
-  Store* store = nullptr;
-  void* owner = nullptr;  ///< the region, or the mimalloc chunk, that the memory comes from
+  Store* store = nullptr;  ///< nullptr: it is a part
+  union {
+    void* owner = nullptr;  ///< the region, or the mimalloc chunk, that the memory comes from
+    Block* whole;           ///< of a part (streams/part_blocks.hpp): whose
+  };
   bool from_mimalloc = false;
   bool is_free = false;
-  Block* address_before = nullptr;  ///< the neighbours by address, free or not, in one region
+  bool has_parts = false;           ///< under the lock of its uses, as is the list of parts
+  Block* address_before = nullptr;  ///< the neighbours by address, free or not, in one region; a part's, in its list
   Block* address_after = nullptr;
   union {
     Block* free_before = nullptr;  ///< while it is free: the list of free extents of one size class
@@ -52,8 +56,11 @@ struct alignas(64) Block : BlockHead {
   };
   union {
     Block* free_after = nullptr;
-    Block* next_list;  ///< the first of a list in the depot: the first of the next one
+    Block* first_part;  ///< while it has parts
+    Block* next_list;   ///< the first of a list in the depot: the first of the next one
   };
+
+  bool is_part() const noexcept { return store == nullptr; }
 };
 
 /// A list of blocks linked by `next`, with the last one known so that whole lists join at once.

@@ -8,6 +8,7 @@
 #include "base/trace_log.hpp"
 #include "heap/thread_cache_table.hpp"
 #include "streams/cross_device.hpp"
+#include "streams/part_blocks.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::detail {
@@ -279,6 +280,10 @@ std::shared_ptr<Timeline> HeapCore::recent() noexcept {
 }
 
 void HeapCore::release(Block* block) noexcept {
+  if (block->is_part()) [[unlikely]] {
+    block = end_part(block);
+    if (block == nullptr) return;
+  }
   OpenUse open;
   if (std::size_t first = 0; block->untouched() || !next_open(block->uses, Against::everything, first, open))
       [[likely]] {

@@ -8,27 +8,40 @@
 #include <utility>
 
 #include "heap/heap_core.hpp"
+#include "streams/part_blocks.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
 namespace thole {
 namespace detail {
 
+namespace {
+
+void add_in_flight(const Block& block, std::chrono::nanoseconds now, Report& report) {
+  for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+    const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
+    report.blocks.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
+                             block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
+    return true;
+  });
+}
+
+void add_live(const Block& block, Report& report) {
+  const BorrowState& holders = block.holders;
+  if (holders.unreferenced()) return;
+  const bool exclusive = holders.has_writer();
+  report.live.push_back({block.capacity, block.made_at.load(std::memory_order_relaxed),
+                         exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
+}
+
+}  // namespace
+
 Report make_report(HeapCore& heap) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   Report report;
   for_each_block(heap, [&](const Block& block) {
-    for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
-      const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
-      report.blocks.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
-                               block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
-      return true;
-    });
-    const BorrowState& holders = block.holders;
-    if (holders.unreferenced()) return;
-    const bool exclusive = holders.has_writer();
-    report.live.push_back({block.capacity, block.made_at.load(std::memory_order_relaxed),
-                           exclusive ? 0 : static_cast<std::size_t>(holders.borrows()), exclusive, holders.dropped()});
+    add_in_flight(block, now, report);
+    if (!has_parts(block)) add_live(block, report);  // else its parts are what lives, blocks of their own
   });
   std::map<std::uint64_t, InFlightStream> streams;
   for (const InFlightBlock& block : report.blocks) {

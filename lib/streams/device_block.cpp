@@ -71,7 +71,7 @@ void keep_place(DeviceBlock* block) noexcept {
   if (!call) return;
   bool was_open = false;
   if (reserve(block->uses, *timeline, &was_open)) {
-    const auto position = timeline->issue();
+    const auto position = timeline->end_of_all();
     // A driver may refuse once.
     const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();
     note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);

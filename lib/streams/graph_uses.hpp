@@ -20,9 +20,8 @@ namespace thole::detail {
 /// What one graph uses. Thread safety: any thread, at any time: a capture may go on in several streams.
 class GraphUses {
  public:
-  /// `launches_seen`: the graph is launched through thole, which orders each launch.
-  GraphUses(std::shared_ptr<DeviceCore> device, bool launches_seen) noexcept
-      : launches_seen(launches_seen), device_(std::move(device)) {}
+  /// `seen`: the graph is launched through thole, which orders each launch.
+  GraphUses(std::shared_ptr<DeviceCore> device, bool seen) noexcept : launches_seen(seen), device_(std::move(device)) {}
   /// Lets go of all, without a call of the device.
   ~GraphUses();
   GraphUses(const GraphUses&) = delete;

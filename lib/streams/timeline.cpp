@@ -14,7 +14,8 @@ Timeline::Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std:
       id_(id),
       kind_(kind),
       thread_(kind == Kind::of_thread ? thread_number() : 0),
-      exposed_(kind != Kind::own) {}
+      exposed_(kind != Kind::own),
+      given_away_(kind != Kind::own) {}
 
 Timeline::~Timeline() {
   if (device_->of_another_process()) return;
@@ -136,6 +137,12 @@ Status Timeline::reserve(Ticket** ticket) noexcept { return take_ticket(ticket);
 void Timeline::give_back(Ticket* ticket) noexcept {
   const std::scoped_lock lock(mutex_);
   recycle(ticket);
+}
+
+std::uint64_t Timeline::retain(Ticket* ticket) noexcept {
+  const std::scoped_lock lock(mutex_);
+  ++ticket->references;
+  return ticket->serial;
 }
 
 void Timeline::release(Ticket* ticket) noexcept {

@@ -92,6 +92,26 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   void close() noexcept;
   /// The native handle is given to the program, which may capture with it. Release, against may_capture().
   void expose() noexcept { exposed_.store(true, std::memory_order_release); }
+  /// The program has the native handle for good: it may enqueue what thole never sees. (A function in use_on has it,
+  /// too, but what that enqueues is a use.)
+  void give_away() noexcept {
+    given_away_.store(true, std::memory_order_release);
+    expose();
+  }
+  /// The caller has enqueued what uses no memory that thole knows of, and has no position.
+  void note_unseen() noexcept {
+    const auto next = issued() + 1;  // whoever gets it has asked for it since
+    auto wanted = unseen_.load(std::memory_order_relaxed);
+    while (wanted < next && !unseen_.compare_exchange_weak(wanted, next, std::memory_order_release)) {
+    }
+  }
+  /// A position behind everything that the stream has been given by now, by whomever.
+  std::uint64_t end_of_all() noexcept {
+    const auto position = issued();
+    const bool seen =
+        !given_away_.load(std::memory_order_acquire) && unseen_.load(std::memory_order_acquire) <= position;
+    return seen ? position : issue();
+  }
   /// Whether it makes sense to ask if the stream captures: that call takes the driver's lock, and with 16 threads
   /// doubles what a copy costs.
   bool may_capture() const noexcept { return exposed_.load(std::memory_order_acquire); }
@@ -127,6 +147,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status record_reserved(Ticket* ticket, CaptureInfo* after) noexcept;
   /// The ticket is not used.
   void give_back(Ticket* ticket) noexcept;
+  /// One more hold on a ticket that the caller holds. Returns its place in the order of the stream's events.
+  std::uint64_t retain(Ticket* ticket) noexcept;
   /// The caller's hold on it ends.
   void release(Ticket* ticket) noexcept;
 
@@ -198,6 +220,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   const Kind kind_;
   const std::uint64_t thread_;  // of_thread: whose
   std::atomic<bool> exposed_;
+  std::atomic<bool> given_away_;
+  std::atomic<std::uint64_t> unseen_{0};  // the position that the last such work would have; see note_unseen()
 
   // Written by who uses the stream.
   alignas(64) std::atomic<std::uint64_t> issued_{0};

@@ -86,6 +86,33 @@ TEST_CASE("what the program itself enqueued on the stream that made it comes bef
   CHECK(all_freed(rig));
 }
 
+TEST_CASE("a search over pages that a loading stream made and two others read costs no more than by hand") {
+  // By hand: an allocation, a copy and a free for each page; an event behind the copies, and a wait for it and an event
+  // behind the work on each of the two.
+  constexpr std::size_t pages = 100;
+  const Rig rig;
+  const Stream loading(rig.device);
+  const Stream searching[] = {Stream(rig.device), Stream(rig.device)};
+  const auto source = rig.heap.make_buffer<std::byte>(bytes);
+  (void)loading.record();
+  rig.sim().run_all();
+  const auto ordering = [&] { return rig.calls(SimulatedCall::record_event) + rig.calls(SimulatedCall::wait_event); };
+  std::vector<DeviceBuffer<std::byte>> memory;
+  for (std::size_t i = 0; i != pages; ++i) memory.push_back(source.async_to_device(loading));
+  // thole's events behind the copies: one for each 16 of them, where nobody asks.
+  const auto before = ordering();
+  UseList uses;
+  for (const auto& page : memory) uses.reads(page);
+  for (const Stream& stream : searching) uses.run_on(stream, [](NativeStream) {});
+  uses.clear();
+  memory.clear();
+  CHECK(ordering() - before <= 5);
+  rig.sim().run_all();
+  CHECK(all_freed(rig));
+  CHECK(ordering() - before <= 5);
+  CHECK(rig.calls(SimulatedCall::free_device) == pages);
+}
+
 TEST_CASE("where memory is short, an allocation takes what waits, and its stream comes after the uses of that") {
   const auto device = Device::simulated({.device_bytes = 3 * bytes / 2, .stepped = true});
   const Rig rig(device);

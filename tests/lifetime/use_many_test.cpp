@@ -19,9 +19,9 @@ constexpr std::size_t bytes = 4 * KiB;
 template <class F>
 void enqueue(const Rig& rig, NativeStream native, F f) {
   auto* const kept = new F(std::move(f));
-  const auto run = [](void* f) {
-    (*static_cast<F*>(f))();
-    delete static_cast<F*>(f);
+  const auto run = [](void* function) {
+    (*static_cast<F*>(function))();
+    delete static_cast<F*>(function);
   };
   REQUIRE(rig.backend().launch_host_function(native, run, kept).ok());
 }

@@ -56,6 +56,8 @@ class BorrowState {
   bool has_writer() const noexcept { return (word_.load(std::memory_order_acquire) & writer) != 0; }
   /// Whether nobody holds the block; for reports and pictures.
   bool unreferenced() const noexcept { return word_.load(std::memory_order_relaxed) == 0; }
+  /// Whether the handle is all that holds the block. Acquire, as begin_write(): the caller, alone, may end it.
+  bool only_handle() const noexcept { return word_.load(std::memory_order_acquire) == handle; }
   /// Whether the program has let go of the handle; for reports.
   bool dropped() const noexcept { return (word_.load(std::memory_order_relaxed) & handle) == 0; }
 

@@ -34,6 +34,6 @@ int main() try {
   pages.clear();  // freed behind the work; dropping never waits, and no stream waits for another
   fmt::print("found {} in {} pages\n", best.borrow()[0], uses.size() - 1);
 } catch (const thole::Error& error) {
-  fmt::print(stderr, "07_several_buffers: {}\n", error.what());
+  fmt::print(stderr, "12_several_buffers: {}\n", error.what());
   return 1;
 }

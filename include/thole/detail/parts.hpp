@@ -1,0 +1,23 @@
+#pragma once
+
+// The untyped half of splitting buffers into parts and joining them.
+
+#include <cstddef>
+
+#include <thole/detail/block_head.hpp>
+#include <thole/error.hpp>
+#include <thole/export.hpp>
+
+namespace thole::detail {
+
+/// Makes parts of `sizes[i]` elements each, one behind the other, which are all of the block; nullptr where it is 0. On
+/// success the block's handle is gone; on failure nothing has changed.
+THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes, std::size_t count,
+                                      std::size_t element_bytes, BlockHead** parts, const char* call) noexcept;
+/// One part of neighbours, in their order: some blocks may be nullptr, nothing. On success their handles are gone; on
+/// failure nothing has changed.
+THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
+/// Its memory.
+THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
+
+}  // namespace thole::detail

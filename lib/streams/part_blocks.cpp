@@ -1,0 +1,103 @@
+#include "streams/part_blocks.hpp"
+
+#include "blocks/block_pool.hpp"
+#include "streams/timeline.hpp"
+#include "streams/uses.hpp"
+
+namespace thole::detail {
+namespace {
+
+void link(Block& whole, Block* part) noexcept {
+  const SpinGuard guard(whole.uses.lock);
+  Block* const first = whole.has_parts ? whole.first_part : nullptr;
+  part->address_before = nullptr;
+  part->address_after = first;
+  if (first != nullptr) first->address_before = part;
+  whole.first_part = part;
+  whole.has_parts = true;
+}
+
+void unlink(Block& whole, const Block* part) noexcept {
+  const SpinGuard guard(whole.uses.lock);
+  (part->address_before != nullptr ? part->address_before->address_after : whole.first_part) = part->address_after;
+  if (part->address_after != nullptr) part->address_after->address_before = part->address_before;
+  whole.has_parts = whole.first_part != nullptr;
+}
+
+/// The part's record is nobody's any more. Returns the whole where nobody holds that.
+Block* give_back(Block* part) noexcept {
+  Block& whole = *part->whole;
+  unlink(whole, part);
+  forget_all(part->uses);
+  part->used.store(false, std::memory_order_relaxed);
+  part->address_before = part->address_after = nullptr;
+  part->owner = nullptr;
+  release_block(part);
+  return whole.holders.drop_graph() ? &whole : nullptr;
+}
+
+}  // namespace
+
+bool copy_uses(const Uses& from, Block& to) noexcept {
+  const auto note_all = [&](Against against) {
+    return for_each_open(from, against, [&](const OpenUse& open) {
+      bool was_open = false;
+      if (!reserve(to.uses, *open.timeline, &was_open)) return false;
+      to.used.store(true, std::memory_order_release);
+      note(to.uses, *open.timeline, open.position, against == Against::writes);
+      return true;
+    });
+  };
+  // Both, since what was written last may be followed by reads that are open, too.
+  return note_all(Against::writes) && note_all(Against::everything);
+}
+
+Block* make_part(Block& of, std::byte* data, std::size_t bytes) noexcept {
+  Block& whole = of.is_part() ? *of.whole : of;
+  Block* const part = acquire_block();
+  if (part == nullptr) return nullptr;
+  part->store = nullptr;
+  part->whole = &whole;
+  part->data = data;
+  part->capacity = bytes;
+  part->heap.store(of.heap.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  part->asked_bytes.store(bytes, std::memory_order_relaxed);
+  part->made_at.store(of.made_at.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  part->used_since_ns.store(of.used_since_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  whole.holders.add_graph();
+  const bool copied = copy_uses(of.uses, *part);
+  link(whole, part);
+  if (copied) {
+    part->holders.open();
+    return part;
+  }
+  (void)give_back(part);  // the caller holds `of`, and so the whole
+  return nullptr;
+}
+
+Block* end_split(Block* block) noexcept {
+  if (!block->is_part()) {
+    forget_all(block->uses);
+    block->used.store(false, std::memory_order_relaxed);
+    return block->holders.drop_handle() ? block : nullptr;
+  }
+  (void)block->holders.drop_handle();
+  return give_back(block);
+}
+
+Block* end_part(Block* part) noexcept {
+  Block& whole = *part->whole;
+  if (any_open(part->uses, Against::everything)) {
+    whole.used_since_ns.store(part->used_since_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    // Where there is no memory to note that the whole is in use, it is lost, rather than used twice.
+    if (!copy_uses(part->uses, whole)) whole.holders.add_graph();
+  }
+  return give_back(part);
+}
+
+bool has_parts(const Block& block) noexcept {
+  const SpinGuard guard(block.uses.lock);
+  return block.has_parts;
+}
+
+}  // namespace thole::detail
