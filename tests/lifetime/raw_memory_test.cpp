@@ -18,7 +18,7 @@ std::byte* allocated(const Rig& rig, std::size_t size = bytes) {
 
 /// A copy to the device behind thole's back.
 struct Copying {
-  explicit Copying(const Rig& rig) : rig(rig), stream(rig.device), target(stream, bytes) { rig.settle(stream); }
+  explicit Copying(const Rig& on) : rig(on), stream(rig.device), target(stream, bytes) { rig.settle(stream); }
   void copy_from(const std::byte* data) {
     REQUIRE(rig.backend()
                 .copy(target.span().native(), const_cast<std::byte*>(data), bytes, detail::CopyKind::host_to_device,
