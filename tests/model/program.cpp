@@ -196,6 +196,8 @@ void Program::finish() {
 }
 
 void Program::all_back() {
+  // So often at most while that thread does not get the processor: some seconds, on a busy machine.
+  constexpr int most_looks = 1'000'000;
   if (heaps_.empty()) make_heap();
   say("everything must be back");
   collect_all();
@@ -207,7 +209,7 @@ void Program::all_back() {
     }
     // A thread of the library's, which watches for an earlier program's device, may have some in its hands.
     auto stats = heap.heap.stats();
-    for (int i = 0; i != 10000 && exact && stats.in_flight + stats.in_use != 0; ++i) {
+    for (int i = 0; i != most_looks && exact && stats.in_flight + stats.in_use != 0; ++i) {
       std::this_thread::yield();
       (void)heap.heap.collect();
       stats = heap.heap.stats();
@@ -231,7 +233,7 @@ void Program::all_back() {
   const auto device_bytes_left = [this] {
     return std::ranges::any_of(devices_, [](auto& device) { return device.simulation().device_bytes() != 0; });
   };
-  for (int i = 0; i < 2 || (i < 10000 && exact && !fault_seen_ && device_bytes_left()); ++i) {
+  for (int i = 0; i < 2 || (i < most_looks && exact && !fault_seen_ && device_bytes_left()); ++i) {
     if (i >= 2) std::this_thread::yield();
     collect_all();
     (void)run_dry();
