@@ -29,6 +29,7 @@ THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std
 THOLE_EXPORT void* device_block_data(const DeviceBlock* block) noexcept;
 THOLE_EXPORT const void* device_block_device(const DeviceBlock* block) noexcept;
 THOLE_EXPORT void drop_device_block(DeviceBlock* block) noexcept;
+THOLE_EXPORT void drop_device_handle(DeviceBlock* block) noexcept;
 /// Which life of its record the block has, for spans that may outlive it.
 THOLE_EXPORT std::uint32_t device_block_generation(const DeviceBlock* block) noexcept;
 /// The identity of a device, for DeviceSpan::from_native. Throws `moved_from`.
@@ -147,7 +148,7 @@ class [[nodiscard]] DeviceBuffer {
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
   ~DeviceBuffer() {
-    if (block_ != nullptr) detail::drop_device_block(block_);
+    if (block_ != nullptr) detail::drop_device_handle(block_);
   }
 
   std::size_t size() const noexcept { return size_; }

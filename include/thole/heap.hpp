@@ -199,8 +199,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// What the address is part of; nothing where it is not this heap's. Asks the device, and never waits.
   std::optional<RawBlock> find(const void* data) const noexcept;
   /// Waits until the CPU may read (`device_reads`: until no recorded write goes on) or write (`device_writes`: until no
-  /// use does) the memory that the address lies in: `timed_out`, `invalid_argument` for other memory, `device_lost`,
-  /// `capturing`.
+  /// use does) the memory that the address lies in: `timed_out`, `borrowed` while a function of `use_on` runs that
+  /// writes it,, `invalid_argument` for other memory, `device_lost`, `capturing`.
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Reads,
                                           std::chrono::nanoseconds timeout) const noexcept;
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Writes,

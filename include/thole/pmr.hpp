@@ -67,6 +67,10 @@ class PinnedAllocator {
   using is_always_equal = std::false_type;
 
   explicit PinnedAllocator(PinnedHeap heap) noexcept : heap_(std::move(heap)) {}
+  // Not moved: an allocator that is moved from stays what it was, for the container that it is left in.
+  PinnedAllocator(const PinnedAllocator&) noexcept = default;
+  PinnedAllocator& operator=(const PinnedAllocator&) noexcept = default;
+  ~PinnedAllocator() = default;
   template <class Other>
   PinnedAllocator(const PinnedAllocator<Other>& other) noexcept : heap_(other.heap()) {}  // as allocators convert
 

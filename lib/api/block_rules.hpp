@@ -26,9 +26,9 @@ Error borrowed_error(const Block& block, const char* call, bool writes);
 /// RefCell's rule, asked: whether the CPU's borrows allow a use of the block now. Of a block that another process made
 /// nothing else is said.
 Result<void> check_borrows(const Block& block, bool writes, const char* call) noexcept;
-/// The same, taken: false where it forbids the borrow.
+/// The same, taken: false where it forbids the borrow. Who calls may have no handle, but a list or an address.
 inline bool begin(Block& block, bool writes) noexcept {
-  return writes ? block.holders.begin_write() : block.holders.begin_read();
+  return writes ? block.holders.begin_write_shared() : block.holders.begin_read();
 }
 /// Whether a stream of that device may use the block; notes it where the block is of another device's arena.
 Result<void> check_device(const Block& block, const std::shared_ptr<DeviceCore>& device, const char* call) noexcept;

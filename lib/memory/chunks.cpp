@@ -143,6 +143,8 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
       else
         delete std::exchange(chunk, nullptr);
     }
+  } else {
+    clear_headers(*chunk);
   }
   const bool serves = chunk != nullptr && (chunk->heap != nullptr || give_heap(*chunk, table));
   if (chunk != nullptr && chunk->own_bytes != own_bytes) {
@@ -208,6 +210,9 @@ bool Chunks::lend_back() noexcept {
       continue;
     }
     rest_chunk(*chunk);
+    // What others have there is no child's.
+    if constexpr (config::arena_data_in_region)
+      copy_to_children(chunk->data + chunk->own_bytes, chunk->bytes - chunk->own_bytes, false);
     *at = chunk->next_active;
     chunk->next_active = nullptr;
     extents_.give(chunk->extent);

@@ -236,15 +236,20 @@ std::string_view mimalloc_trouble() noexcept {
   return {};
 }
 
+// 2.0.9 takes memory that it has not seen for zero and does not clear its segments' headers, whatever is_zero says.
+// What it has seen and does not use may be cleared, too.
+void clear_headers(const Chunk& chunk) noexcept {
+  if constexpr (!is_v3)
+    for (std::size_t at = 0; at < chunk.bytes; at += config::region_alignment)
+      std::memset(chunk.data + at, 0, std::min<std::size_t>(chunk.bytes - at, std::size_t{256} << 10));
+}
+
 bool introduce_chunk(Chunk& chunk, ChunkTable& table) noexcept {
   if (no_slots.load(std::memory_order_relaxed) || in_trouble.load(std::memory_order_relaxed)) return false;
   // 2.0.9 has 64 slots, later versions twice as many: half are for who comes first, some are kept for those with few.
   const std::size_t taken = slots.load(std::memory_order_relaxed);
   if (table.known != 0 && taken >= (table.known < 4 ? 48 : 32)) return false;
-  // 2.0.9 takes memory that it has not seen for zero and does not clear its segments' headers, whatever is_zero says.
-  if constexpr (!is_v3)
-    for (std::size_t at = 0; at < chunk.bytes; at += config::region_alignment)
-      std::memset(chunk.data + at, 0, std::min<std::size_t>(chunk.bytes - at, std::size_t{256} << 10));
+  clear_headers(chunk);
   mi_arena_id_t arena{};
   // is_large (is_pinned): else it gives pages back to the system, under a running copy.
   if (!functions.manage_os_memory_ex(chunk.data, chunk.bytes, true, true, false, -1, true, &arena)) {
@@ -260,7 +265,15 @@ bool introduce_chunk(Chunk& chunk, ChunkTable& table) noexcept {
 bool give_heap(Chunk& chunk, ChunkTable& table) noexcept {
   if (chunk.useless) return false;
   chunk.heap = heap_of_a_resting_thread(chunk, table);
-  if (chunk.heap == nullptr) return false;  // no thread now; the next time that a chunk is wanted there may be one
+  if (chunk.heap == nullptr) {
+    // No thread now. The next time that a chunk is wanted there may be one; but the versions that keep data of their
+    // own in it have done so already, nobody knows how much, and it is lost to all others.
+    if (is_v3) {
+      chunk.own_bytes = chunk.bytes;
+      chunk.useless = true;
+    }
+    return false;
+  }
   [[maybe_unused]] const void* const made = chunk.heap;
   chunk.useless = !probe(chunk);
 #if MI_MALLOC_VERSION >= 3000

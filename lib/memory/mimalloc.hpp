@@ -17,6 +17,10 @@ struct ChunkTable;
 /// not the one that thole was compiled for.
 Result<void> start_mimalloc();
 
+/// Makes memory that others had, and that no block of mimalloc's is in, fit to be mimalloc's again: called before the
+/// chunk is used again.
+void clear_headers(const Chunk& chunk) noexcept;
+
 /// Makes mimalloc know the chunk's [data, bytes), which must lie at config::region_alignment, be pinned, and be
 /// unmapped never again. False when mimalloc has no slot left, or serves nothing (mimalloc_trouble()). Slots are never
 /// given back: a table that has many chunks gets no more when they run short.

@@ -87,6 +87,8 @@ Region* take(PinnedPool& pool, const std::shared_ptr<DeviceCore>& device, std::s
     const Region& region = **at;
     if (region.pinned_bytes < bytes || region.pinned_bytes / at_most_times > bytes || region.options != options)
       continue;
+    // Where mimalloc keeps data of its own, a small arena could have less than that, and would take it for its own.
+    if (region.mapping != nullptr && region.mapping->kept_bytes != 0 && bytes < least_parked) continue;
     if (best == nullptr || region.pinned_bytes < (*best)->pinned_bytes) best = at;
   }
   if (best == nullptr) return nullptr;

@@ -79,6 +79,12 @@ void keep_place(DeviceBlock* block) noexcept {
   block->made_on.reset();
 }
 
+/// Its stream, if that is a foreign one, may be gone: nobody touches it any more, and only the uses that thole saw
+/// count.
+void leave_foreign(DeviceBlock* block) noexcept {
+  if (block->made_on != nullptr && block->made_on->foreign()) block->made_on.reset();
+}
+
 /// Frees what has a place kept, or a stream that is gone, once all is done: of such a stream also the work behind the
 /// last use that thole saw, the program's own, up to its end.
 bool free_when_done(DeviceBlock* block) noexcept {
@@ -149,6 +155,7 @@ void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcep
     // that a free, or a wait, would invalidate. An event does not.
     bool gone = nothing_to_free(block);
     if (!gone) {
+      leave_foreign(block);
       keep_place(block);
       gone = free_when_done(block);
     }
@@ -163,6 +170,7 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   auto& waiting = timeline.device()->streams->device_blocks;
   DeviceBlock* const block = waiting.pop();
   if (block == nullptr) return false;
+  leave_foreign(block);
   keep_place(block);
   // A stream that is gone has no place, and what is done without one is freed elsewhere.
   if (block->made_on != nullptr || !order_after(block->uses, Against::everything, timeline).ok() ||
@@ -172,6 +180,15 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   }
   recycle_waiting(block);
   return true;
+}
+
+void drop_handle(DeviceBlock* block) noexcept {
+  if (block->core->of_another_process()) return;
+  // A graph or a list keeps the memory on, and the program may destroy a stream of its own with the handle.
+  if (block->made_on != nullptr && block->made_on->foreign() && block->holders() > 1 && !block->core->lost() &&
+      !in_host_function())
+    keep_place(block);
+  if (block->let_go()) free_device_block(block);
 }
 
 void free_device_block(DeviceBlock* block) noexcept {

@@ -91,10 +91,11 @@ Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const C
 }
 
 bool GraphTable::launches_seen(const CaptureInfo& capture) const noexcept {
+  std::shared_ptr<GraphUses> uses;  // ends after the lock: its end may take the watcher's, which comes before this one
   const std::scoped_lock lock(mutex_);
   const auto found = by_handle_.find(capture.graph);
   if (found == by_handle_.end() || found->second.capture != capture.id) return false;
-  const auto uses = found->second.uses.lock();
+  uses = found->second.uses.lock();
   return uses != nullptr && uses->launches_seen;
 }
 

@@ -1,5 +1,6 @@
 // Rule 6: streams that others made. No CUDA header is needed here: the door takes a void*.
 
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -318,4 +319,43 @@ TEST_CASE("many foreign streams, each destroyed after one use, leave nothing beh
   }
   CHECK(rig.heap.stats().in_flight == 0);
   CHECK(rig.sim().live_events() <= 8);
+}
+
+TEST_CASE("a foreign stream may go with its device buffers, also where a graph keeps their memory") {
+  for (const bool in_flight : {false, true}) {
+    const Rig rig;
+    std::optional<Foreign> foreign(std::in_place, rig);
+    const Stream own(rig.device);
+    std::optional<SimulatedGraph> graph;
+    auto kept = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{5});
+    {
+      const auto theirs = view(rig.device, foreign->native);
+      auto memory = std::make_optional<DeviceBuffer<std::byte>>(theirs, 4 * KiB);
+      rig.settle(theirs);
+      rig.sim().begin_capture(own);
+      rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(own, memory->span());
+      graph = rig.sim().end_capture(own);
+      rig.sim().hold(theirs);
+      if (in_flight) kept.async_to_device(theirs, DeviceSpan<std::byte>(memory->span()));
+    }
+    foreign->destroy();
+    // The next stream may have the handle of the one that is gone, and nothing in it.
+    const Foreign next(rig);
+    graph.reset();
+    (void)rig.heap.collect();
+    rig.sim().step(view(rig.device, next.native), 10);
+    (void)rig.heap.collect();
+    if (in_flight) errc_text_of(kept.try_borrow_mut(), Errc::in_flight);
+    rig.sim().run_all();
+    for (int look = 0; look != 3; ++look) {
+      (void)rig.heap.collect();
+      rig.sim().run_all();
+    }
+    CHECK(kept.try_borrow_mut().has_value());
+    until([&] {
+      (void)rig.heap.collect();
+      rig.sim().run_all();
+      return rig.sim().device_bytes() == 0;
+    });
+  }
 }

@@ -1,5 +1,6 @@
 // Containers of the standard library in pinned memory.
 
+#include <deque>
 #include <memory_resource>
 #include <numeric>
 #include <string>
@@ -99,4 +100,19 @@ TEST_CASE("a pinned allocator goes with its container when that is moved, assign
   const Text text(1000, 'x', PinnedAllocator<char>(rig.heap));
   CHECK(rig.arena.contains(text.data()));
   CHECK_THROWS_AS(one.reserve(std::size_t{1} << 40), std::bad_alloc);
+}
+
+TEST_CASE("a container that was moved from keeps its pinned allocator, and can be used again") {
+  const Rig rig;
+  {
+    PinnedVector<int> one(100, 1, PinnedAllocator<int>(rig.heap));
+    const PinnedVector<int> two = std::move(one);
+    one.assign(10, 2);
+    CHECK(rig.arena.contains(one.data()));
+    std::deque<int, PinnedAllocator<int>> three(1000, 3, PinnedAllocator<int>(rig.heap));
+    const auto four = std::move(three);
+    three.push_back(4);
+    CHECK(four.size() == 1000);
+  }
+  CHECK(rig.heap.stats().in_use == 0);
 }

@@ -202,3 +202,25 @@ TEST_CASE("memory that is allocated here is deallocated there, by many threads")
   CHECK(rig.heap.stats().in_use == 0);
   CHECK(rig.heap.stats().in_flight == 0);
 }
+
+TEST_CASE("many threads may use one address in turn and at once: each is refused or recorded, and nothing is lost") {
+  const Rig rig(Device::simulated());
+  std::byte* const data = allocated(rig);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i != 4; ++i)
+    threads.emplace_back([&] {
+      const Stream stream(rig.device);
+      for (int round = 0; round != 500; ++round) try {
+          rig.heap.use_on(data, stream, Access::device_writes, [](NativeStream) {});
+        } catch (const Error& error) {
+          if (error.errc() != Errc::borrowed) ++wrong;
+        }
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong.load() == 0);
+  CHECK(rig.heap.try_wait_for(data, Access::device_writes, forever).has_value());
+  CHECK(rig.heap.deallocate(data));
+  rig.heap.drain();
+  CHECK(rig.heap.stats().in_use == 0);
+}

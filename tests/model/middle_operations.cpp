@@ -2,6 +2,8 @@
 // device do it at a place that the seed decides.
 
 #include <algorithm>
+#include <functional>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -87,21 +89,29 @@ void Program::capture_in_a_record(Lane& lane) {
   say(fmt::format("a capture begins and ends in record({})", lane.id));
   void* const native = thole::detail::HandleAccess::raw(*lane.ref, "model");
   auto simulation = device(lane).simulation();
-  simulation.before_call(SimulatedCall::record_event, [&] {
+  // The library's own thread may record, too, for device memory that waits: then the hook waits for this one's record.
+  const auto self = std::this_thread::get_id();
+  bool began = false;
+  std::function<void()> begin = [&] {
+    if (std::this_thread::get_id() != self) return simulation.before_call(SimulatedCall::record_event, begin);
+    began = true;
     if (!backend(device(lane)).begin_capture(native, thole::detail::CaptureMode::relaxed).ok())
       broken("a capture could not be begun");
-  });
-  simulation.after_call(SimulatedCall::record_event, [&] {
+  };
+  std::function<void()> end = [&] {
+    if (std::this_thread::get_id() != self) return simulation.after_call(SimulatedCall::record_event, end);
     void* graph = nullptr;
     if (!backend(device(lane)).end_capture(native, &graph).ok() || !backend(device(lane)).destroy_graph(graph).ok())
       broken("a capture could not be ended");
-  });
+  };
+  simulation.before_call(SimulatedCall::record_event, begin);
+  simulation.after_call(SimulatedCall::record_event, end);
   void_seen_ = true;
   std::optional<thole::Event> event;
   (void)call(true, {}, [&] { event = lane.ref->record(); });
   simulation.before_call(SimulatedCall::record_event, nullptr);
   simulation.after_call(SimulatedCall::record_event, nullptr);
-  if (event && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
+  if (event && began && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
   ledger_.look();
 }
 

@@ -40,6 +40,10 @@ class BorrowState {
       word_.store(handle | writer, std::memory_order_relaxed);  // alone, as in drop_handle()
       return true;
     }
+    return begin_write_shared();
+  }
+  /// The same for callers who do not have exclusive access to the handle, or where there is none.
+  bool begin_write_shared() noexcept {
     return add(writer, [](std::uint64_t word) { return (word & (writer | readers)) == 0; });
   }
   /// Return as drop_handle() does.
