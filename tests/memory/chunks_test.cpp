@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -163,4 +164,29 @@ TEST_CASE("the mimalloc that answers is the one that thole was compiled for") {
   CHECK(mimalloc_trouble().empty());
   CHECK(config::region_alignment % 4096 == 0);
   CHECK(config::largest_mimalloc_block > 0);
+}
+
+TEST_CASE("mimalloc takes nothing of what others left in its places for data of its own") {
+  // So large that a place has two of mimalloc's segments, of which it has seen one.
+  const Machine machine;
+  auto opened = Store::open(machine.device, {2 * GiB, 0, {PinMethod::register_pages, -1}});
+  if (!opened) {
+    MESSAGE("not enough memory here: " << opened.error().what());
+    return;
+  }
+  Store& store = **opened;
+  Blocks large = fill(store, 256 * MiB);
+  REQUIRE(!large.empty());
+  for (const Block* const block : large) std::memset(block->data, 0xa5, block->capacity);
+  free_all(store, large);
+  Blocks small;
+  for (std::size_t i = 0; i != 60 * MiB / 512; ++i) {
+    std::array<Block*, 1> made{};
+    REQUIRE(store.allocate_batch(512, 64, made.data(), 1) == 1);
+    std::memset(made[0]->data, 0x5a, 512);
+    small.push_back(made[0]);
+  }
+  free_all(store, small);
+  CHECK(all_free(store));
+  store.close();
 }
