@@ -31,7 +31,7 @@ const void* device_key(const Device& device) {
   return core.get();
 }
 
-void drop_device_handle(DeviceBlock* block) noexcept { drop_handle(block); }
+void drop_device_handle(DeviceBlock* block) noexcept { drop_device_block_handle(block); }
 void drop_device_block(DeviceBlock* block) noexcept {
   if (block->let_go()) free_device_block(block);
 }

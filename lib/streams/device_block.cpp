@@ -182,7 +182,7 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   return true;
 }
 
-void drop_handle(DeviceBlock* block) noexcept {
+void drop_device_block_handle(DeviceBlock* block) noexcept {
   if (block->core->of_another_process()) return;
   // A graph or a list keeps the memory on, and the program may destroy a stream of its own with the handle.
   if (block->made_on != nullptr && block->made_on->foreign() && block->holders() > 1 && !block->core->lost() &&

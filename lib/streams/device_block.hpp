@@ -44,7 +44,7 @@ DeviceBlock* new_device_block(std::shared_ptr<DeviceCore> core) noexcept;
 /// A record whose memory is gone, or was never there.
 void recycle(DeviceBlock* block) noexcept;
 /// The program's handle is gone, which it alone has; others may hold the memory on.
-void drop_handle(DeviceBlock* block) noexcept;
+void drop_device_block_handle(DeviceBlock* block) noexcept;
 /// Nobody holds the block any more: frees the memory and the record once nothing uses it: now, in the order of its
 /// stream, or later, by the library's own thread.
 void free_device_block(DeviceBlock* block) noexcept;
