@@ -20,6 +20,7 @@
 #include "heap/collect.hpp"
 #include "memory/pinned_pool.hpp"
 #include "streams/stream_registry.hpp"
+#include "streams/watcher.hpp"
 #ifdef THOLE_WITH_CUDA
 #include "backend/cuda/cuda_backend.hpp"
 #endif
@@ -30,7 +31,7 @@ namespace {
 using detail::DeviceCore;
 
 std::shared_ptr<DeviceCore> make_core(std::shared_ptr<detail::DeviceBackend> backend) {
-  auto core = std::make_shared<DeviceCore>(std::move(backend));
+  std::shared_ptr<DeviceCore> core(new DeviceCore(std::move(backend)), detail::end_device);
   core->streams = std::make_shared<detail::StreamRegistry>();
   core->collect = detail::collect;
   return core;

@@ -69,6 +69,8 @@ struct DeviceCore {
   std::atomic<bool> used_across_devices{false};
   /// Whether the library's own thread looks at the device already (is_watched() in streams/watcher.hpp).
   std::atomic<bool> watched{false};
+  /// The next one of those that wait for their end (end_device() in streams/watcher.hpp); under the watcher's mutex.
+  DeviceCore* next_to_end = nullptr;
 
  private:
   void note_lost(Status status) noexcept;

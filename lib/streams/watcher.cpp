@@ -12,6 +12,7 @@
 #include "base/background_thread.hpp"
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
+#include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -31,6 +32,17 @@ class Watcher {
     wake();
   } catch (...) {
     // No memory or no thread: the next call that collects does it.
+  }
+
+  /// Whoever holds the device no more has no way left to hand it over a second time.
+  void end(DeviceCore* device) noexcept {
+    const std::scoped_lock lock(mutex_);
+    device->next_to_end = std::exchange(to_end_, device);
+    try {
+      wake();
+    } catch (...) {
+      // No thread to be had: whoever gets one next ends it.
+    }
   }
 
  private:
@@ -74,9 +86,11 @@ class Watcher {
       const bool news = std::exchange(news_, false);
       for (Watched& watched : watched_) watched.asked = false;
       auto round = watched_;
+      auto* ending = std::exchange(to_end_, nullptr);
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
       if (!calls) return;
+      while (ending != nullptr) delete std::exchange(ending, ending->next_to_end);
       bool progress = false;
       bool keenly = false;
       for (const Watched& watched : round) {
@@ -102,6 +116,7 @@ class Watcher {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::list<Watched> watched_;
+  DeviceCore* to_end_ = nullptr;
   bool news_ = false;
   bool started_ = false;
 };
@@ -111,6 +126,13 @@ class Watcher {
 // A device that is lost, too: once, to let go of the records that would keep it for ever.
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
   if (!device->of_another_process()) immortal<Watcher>().add(device, keenly);
+}
+
+void end_device(DeviceCore* device) noexcept {
+  if (in_host_function() && !device->of_another_process())
+    immortal<Watcher>().end(device);
+  else
+    delete device;
 }
 
 }  // namespace thole::detail

@@ -22,4 +22,8 @@ inline bool is_watched(const DeviceCore& device) noexcept {
   return device.watched.load(std::memory_order_relaxed);
 }
 
+/// Deletes a device that nobody holds any more. A device waits for its streams before it ends: one whose last owner was
+/// a function in such a stream is ended by the library's own thread, or the function would wait for itself.
+void end_device(DeviceCore* device) noexcept;
+
 }  // namespace thole::detail

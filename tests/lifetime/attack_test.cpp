@@ -217,6 +217,26 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a function in a stream may own the last handle of its device, which ends after it") {
+  struct Both {
+    Device device;
+    Stream stream;
+  };
+  for (int round = 0; round != 20; ++round) {
+    auto device = Device::simulated();
+    Stream stream(device);
+    std::atomic<bool> alone{false}, gone{false};
+    {
+      const StreamRef view(stream);
+      auto both = std::make_shared<Both>(Both{std::move(device), std::move(stream)});
+      const auto last = std::shared_ptr<void>(nullptr, [&gone](void*) { gone = true; });
+      view.launch_host_function([last, both = std::move(both), &alone] { until([&] { return alone.load(); }); });
+    }
+    alone = true;
+    until([&] { return gone.load(); });  // `last` goes after `both`
+  }
+}
+
 TEST_CASE(
     "memory goes from one arena over the device into another, while all "
     "that made it ends in any order") {
