@@ -300,6 +300,46 @@ TEST_CASE("a write by address that comes behind the launch, and is noted before 
   rig.heap.deallocate(data);
 }
 
+TEST_CASE(
+    "a write by address that comes behind the launch, took its position before it, and is noted last, is waited for") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  auto* const data = static_cast<std::byte*>(rig.heap.allocate(bytes));
+  rig.settle(stream);
+  const auto write = [&](NativeStream native) {
+    const auto way = detail::CopyKind::device_to_host;
+    REQUIRE(rig.backend().copy(data, memory.span().native(), bytes, way, native).ok());
+  };
+  auto exec =
+      capture(stream, [&] { rig.heap.use_on(data, stream, Access::device_writes, write); }, {.completion = each_write})
+          .instantiate();
+  std::atomic<bool> has_position{false}, launched{false};
+  std::thread other;
+  rig.sim().after_call(SimulatedCall::launch_graph, [&] {
+    (void)rig.backend().launch_host_function(
+        stream.native(), [](void*) {}, nullptr);
+    write(stream.native());
+    // The other thread asks twice whether the stream captures: before its position is taken, and after.
+    rig.sim().before_call(SimulatedCall::capture_info, [&] {
+      rig.sim().before_call(SimulatedCall::capture_info, [&] {
+        has_position = true;
+        until([&] { return launched.load(); });
+      });
+    });
+    other = std::thread([&] { (void)rig.heap.record_use(data, stream, Access::device_writes); });
+    until([&] { return has_position.load(); });
+  });
+  exec.launch(stream);
+  launched = true;
+  other.join();
+  CHECK(rig.sim().step(stream, 3) == 3);  // the launch, and the function behind it
+  CHECK(!rig.heap.try_wait_for(data, Access::device_reads, {}).has_value());
+  rig.sim().run_all();
+  CHECK(rig.heap.try_wait_for(data, Access::device_reads, {}).has_value());
+  rig.heap.deallocate(data);
+}
+
 TEST_CASE("where the device refuses the event of a write, the launch as a whole is waited for") {
   Rig rig;
   const Stream stream(rig.device);
