@@ -57,6 +57,12 @@ def check_runs(program):
         assert bad not in said, f"{bad!r} in:\n{said}"
 
 
+def check_sum_is_right(program):
+    """On the device that is there, and on the simulated one in any case."""
+    for device in None, "simulated":
+        assert succeeds(program, device=device) == "40 + 2 = 42\n"
+
+
 def check_device_nonsense(program):
     fails(program, device="nonsense", says=["nonsense", "THOLE_DEVICE"])
 

@@ -40,8 +40,10 @@ constexpr Access::Writes operator|(Access::Writes, Access::Reads) noexcept { ret
 namespace detail {
 
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
+/// Before that it moves `*place`, an address in the block, to where the device finds it.
 THOLE_EXPORT Result<void> use_on(BlockHead* block, const StreamRef& stream, bool writes,
-                                 void (*run)(void* context, thole::NativeStream stream), void* context);
+                                 void (*run)(void* context, thole::NativeStream stream), void* context,
+                                 const void** place);
 
 // The untyped halves of PinnedBuffer. None blocks but wait_*, begin_read and begin_write; sizes are bytes. `call` names
 // who asks, such as "PinnedBuffer::borrow", in errors.
@@ -285,7 +287,8 @@ class [[nodiscard]] PinnedBuffer {
 
   /// For kernels and library calls: runs `f(pointer, NativeStream)`, which enqueues work that uses the buffer, and
   /// records the use, also when `f` throws. While `f` runs the use is a borrow of its kind. The pointer is a `const T*`
-  /// for `Access::device_reads`, a `T*` for `Access::device_writes`. Returns what `f` returns. `f` neither begins nor
+  /// for `Access::device_reads`, a `T*` for `Access::device_writes`, and good on the device: kernels may read and write
+  /// there what the CPU has pinned. Returns what `f` returns. `f` neither begins nor
   /// ends a capture. Throws as `async_to_device`, and what `f` throws.
   template <class F>
   std::invoke_result_t<F, const T*, NativeStream> use_on(const StreamRef& stream, Access::Reads, F&& f) const {
@@ -319,27 +322,31 @@ class [[nodiscard]] PinnedBuffer {
 
   /// Runs `call(native)` as a use of the buffer.
   template <bool Writes, class Call>
-  Result<void> run_use(const StreamRef& stream, Call& call) const {
+  Result<void> run_use(const StreamRef& stream, Call& call, const void** place) const {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::use_on", "the buffer"));
     if (block_ == nullptr) return call(stream.native()), Result<void>();
     return detail::use_on(
         block_, stream, Writes, [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); },
-        &call);
+        &call, place);
+  }
+  template <class Element>
+  static Element* at(const void* place) noexcept {
+    return static_cast<Element*>(const_cast<void*>(place));
   }
   template <class Element, class F>
   std::invoke_result_t<F, Element*, NativeStream> use(const StreamRef& stream, F&& f) const {
     using R = std::invoke_result_t<F, Element*, NativeStream>;
-    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
-    Element* const data = span_.data();
+    const void* place = span_.data();
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call, &place); };
     return detail::returning_or_throw<R>(
-        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), at<Element>(place), native); });
   }
   template <class Element, class F, class R = std::invoke_result_t<F, Element*, NativeStream>>
   [[nodiscard]] Result<R> try_use(const StreamRef& stream, F&& f) const {
-    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call); };
-    Element* const data = span_.data();
+    const void* place = span_.data();
+    const auto run = [&](auto& call) { return run_use<!std::is_const_v<Element>>(stream, call, &place); };
     return detail::returning<R>(
-        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), data, native); });
+        run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), at<Element>(place), native); });
   }
 
   /// Gives parts of these sizes, all of the buffer, to `parts`; `blocks` is room for as many.

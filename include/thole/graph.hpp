@@ -35,6 +35,20 @@ namespace thole {
 using NativeGraph = ::CUgraph_st*;
 using NativeGraphExec = ::CUgraphExec_st*;
 
+/// When a buffer that a launch writes can be read.
+enum class Completion {
+  whole_launch,  ///< when the launch is done
+  each_write,    ///< when what writes it is done, while the launch goes on
+};
+using enum Completion;
+
+struct CaptureOptions {
+  /// `each_write` puts an event behind each piece of work in the capture that writes pinned memory: a launch takes
+  /// longer by about what an event costs for each. `borrow()`, and work on other streams that reads, then wait for the
+  /// writes of that buffer; `borrow_mut()` waits for the launch, as always.
+  Completion completion = whole_launch;
+};
+
 namespace detail {
 class GraphUses;
 class GraphCapture;
@@ -55,10 +69,10 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
   Device device() const;
   /// Enqueues the graph's work in the stream, as one use of all that was captured, each in its direction, with one
   /// event: it comes after the earlier uses on whatever streams that it must come after, and `borrow_mut()` afterwards
-  /// waits for this launch and for nothing behind it. Returns at once. While the stream is captured itself, the launch
-  /// becomes part of that graph. Throws `Error`: `borrowed` where a borrow forbids one of the uses (nothing is launched
-  /// then), `wrong_device` where the stream is of
-  /// another kind of device, `device_lost`, `moved_from`, `out_of_memory`.
+  /// waits for this launch and for nothing behind it (see `CaptureOptions` for what reads). Returns at once. While the
+  /// stream is captured itself, the launch becomes part of that graph. Throws `Error`: `borrowed` where a borrow
+  /// forbids one of the uses (nothing is launched then), `wrong_device` where the stream is of another kind of device,
+  /// `device_lost`, `moved_from`, `out_of_memory`.
   void launch(const StreamRef& stream) { detail::unwrap(try_launch(stream)); }
   [[nodiscard]] Result<void> try_launch(const StreamRef& stream) noexcept;
   /// The raw handle. Launches of it that the program makes itself are not seen: see `thole::launch` below.
@@ -107,7 +121,7 @@ namespace detail {
 /// A capture that goes on; one that nobody ends comes to nothing.
 class THOLE_EXPORT GraphCapture {
  public:
-  static Result<GraphCapture> begin(const StreamRef& stream) noexcept;
+  static Result<GraphCapture> begin(const StreamRef& stream, const CaptureOptions& options) noexcept;
   GraphCapture(GraphCapture&& other) noexcept
       : stream_(std::exchange(other.stream_, nullptr)), uses_(std::move(other.uses_)) {}
   GraphCapture& operator=(GraphCapture&&) = delete;
@@ -132,15 +146,15 @@ class THOLE_EXPORT GraphCapture {
 /// thread disturbs the capture. Its mode is thread-local, as cudaStreamBeginCapture says. Throws `Error`: `capturing`
 /// where the stream is captured already, or where something has invalidated the capture, `device_lost`, `moved_from`.
 template <class F>
-[[nodiscard]] Result<Graph> try_capture(const StreamRef& stream, F&& f) {
-  auto capture = detail::GraphCapture::begin(stream);
+[[nodiscard]] Result<Graph> try_capture(const StreamRef& stream, F&& f, const CaptureOptions& options = {}) {
+  auto capture = detail::GraphCapture::begin(stream, options);
   if (!capture) return tl::unexpected(std::move(capture.error()));
   std::invoke(std::forward<F>(f));
   return capture->end();
 }
 template <class F>
-Graph capture(const StreamRef& stream, F&& f) {
-  return detail::unwrap(try_capture(stream, std::forward<F>(f)));
+Graph capture(const StreamRef& stream, F&& f, const CaptureOptions& options = {}) {
+  return detail::unwrap(try_capture(stream, std::forward<F>(f), options));
 }
 
 /// Launches a graph that was made elsewhere, by a library or by the program, as one use of what is named:

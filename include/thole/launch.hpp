@@ -71,12 +71,14 @@ struct LaunchCall<std::tuple<Arguments...>, std::index_sequence<I...>> {
                                         {std::get<I>(arguments).use.bytes / sizeof(Element<I>)...}});
       return launch_on_cpu(stream, uses, sizeof...(I), {kernel, &OnCpu::run}, call);
     }
+    const void* places[sizeof...(I)] = {};
     auto gpu = [&](NativeStream native) {
-      std::invoke(std::get<sizeof...(I)>(arguments), std::get<I>(arguments).pointer..., native);
+      std::invoke(std::get<sizeof...(I)>(arguments),
+                  static_cast<decltype(Argument<I>::pointer)>(const_cast<void*>(places[I]))..., native);
     };
     return run_uses(
         stream, uses, sizeof...(I), call,
-        [](void* context, NativeStream native) { (*static_cast<decltype(gpu)*>(context))(native); }, &gpu);
+        [](void* context, NativeStream native) { (*static_cast<decltype(gpu)*>(context))(native); }, &gpu, places);
   }
 };
 template <class... Arguments>

@@ -15,7 +15,7 @@ struct SimulationOptions {
   std::size_t max_pinned_bytes = SIZE_MAX;
   /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.
   double bytes_per_second = 0;
-  /// Simulated time from the start of an operation to its end, besides the bytes.
+  /// Simulated time from the start of an operation to its end, besides the bytes; events and waits take none.
   std::chrono::nanoseconds latency{0};
   /// false: worker threads run each stream by themselves, in real time. true: nothing runs until `Simulation`
   /// steps or releases it; this is how tests decide what has happened and what has not.
@@ -31,6 +31,9 @@ struct SimulationOptions {
   /// with the old pages and says nothing; here the device is lost, and says so. Reads /proc/self/smaps each time, so it
   /// costs about a millisecond. Pages that are given back by madvise(MADV_DONTNEED) it does not see.
   bool watch_registrations = false;
+  /// Whether the device finds pinned memory at addresses of its own, as GPUs do that cannot use the host's: what
+  /// `use_on` hands on is then good for the device alone.
+  bool own_addresses = false;
   /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
   /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
   std::optional<std::size_t> queue_limit = std::nullopt;
@@ -45,6 +48,7 @@ enum class SimulatedCall {
   unregister_host,
   allocate_host,
   free_host,
+  device_address,
   allocate_device,
   free_device,
   create_stream,

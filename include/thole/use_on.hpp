@@ -78,16 +78,18 @@ struct UseCall<std::tuple<Arguments...>, std::index_sequence<I...>> {
   const StreamRef& stream;
   std::tuple<Arguments...> arguments;
   const char* name;
+  const void* places[sizeof...(I)] = {};
 
   template <class Call>
-  Result<void> operator()(Call& call) const {
+  Result<void> operator()(Call& call) {
     const ListedUse uses[] = {std::get<I>(arguments).use...};
     return run_uses(
         stream, uses, sizeof...(I), name,
-        [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); }, &call);
+        [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); }, &call, places);
   }
   R invoke(NativeStream native) {
-    return std::invoke(std::forward<F>(std::get<sizeof...(I)>(arguments)), std::get<I>(arguments).pointer..., native);
+    return std::invoke(std::forward<F>(std::get<sizeof...(I)>(arguments)),
+                       static_cast<decltype(Argument<I>::pointer)>(const_cast<void*>(places[I]))..., native);
   }
 };
 template <class... Arguments>

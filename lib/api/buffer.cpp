@@ -220,7 +220,7 @@ Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes
 }
 
 Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void (*run)(void*, thole::NativeStream),
-                    void* context) {
+                    void* context, const void** place) {
   constexpr const char* call = "PinnedBuffer::use_on";
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
@@ -234,6 +234,9 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   const HeldBorrow borrow(block, writes);
   auto work = start_work(block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
+  if (place != nullptr)
+    if (const Status status = work->backend().device_address(*place, place); !status.ok())
+      return tl::unexpected(work->error(status, "asking where the device finds the buffer"));
   work->expect_long_work();
   struct Enqueued {
     Submission& work;

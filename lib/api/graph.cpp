@@ -16,10 +16,13 @@ namespace detail {
 /// What each launch uses. It keeps the memory.
 struct LaunchPlan {
   explicit LaunchPlan(std::shared_ptr<GraphUses> kept) : uses(std::move(kept)) {
-    if (uses != nullptr) all = uses->all();
+    if (uses == nullptr) return;
+    all = uses->all();
+    writes = uses->writes(all);
   }
   const std::shared_ptr<GraphUses> uses;
   std::vector<Used> all;
+  std::vector<std::shared_ptr<GraphWrite>> writes;  // of each of them, or none
 };
 
 namespace {
@@ -57,7 +60,7 @@ Result<void> launch_native(const StreamRef& stream, NativeGraphExec exec) noexce
 
 // ---- Capturing
 
-Result<GraphCapture> GraphCapture::begin(const StreamRef& stream) noexcept {
+Result<GraphCapture> GraphCapture::begin(const StreamRef& stream, const CaptureOptions& options) noexcept {
   constexpr const char* call = "capture";
   auto found = HandleAccess::live_timeline(stream, call);
   if (!found) return tl::unexpected(std::move(found.error()));
@@ -75,8 +78,10 @@ Result<GraphCapture> GraphCapture::begin(const StreamRef& stream) noexcept {
   if (status.ok()) status = device.note(device.backend->begin_capture(timeline.native(), CaptureMode::thread_local_));
   if (!status.ok()) return tl::unexpected(device.error(status, call, "beginning a capture"));
   GraphCapture capture(HandleAccess::shared(stream));
+  const auto launches =
+      options.completion == Completion::each_write ? GraphLaunches::seen_by_write : GraphLaunches::seen;
   status = timeline.capture_info(&info);
-  if (status.ok()) status = device.streams->graphs.of_capture(timeline.device(), info, true, &capture.uses_);
+  if (status.ok()) status = device.streams->graphs.of_capture(timeline.device(), info, launches, &capture.uses_);
   if (!status.ok()) return tl::unexpected(device.error(status, call, "keeping a record in the graph"));
   return capture;
 }
@@ -208,7 +213,8 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
   if (auto all = detail::hold_all(held, plan_->all, device, call); !all) return all;
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
-  if (auto used = work->use_all(held.data(), held.size()); !used) return used;
+  const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();
+  if (auto used = work->use_all(held.data(), held.size(), writes); !used) return used;
   work->expect_long_work();
   if (const Status status = device->backend->launch_graph(exec_, (*timeline)->native()); !status.ok())
     return tl::unexpected(work->error(status, "launching the graph"));

@@ -21,16 +21,18 @@ Result<void> launch_on_cpu(const StreamRef& stream, const ListedUse* listed, std
   DeviceCore& device = *(*timeline)->device();
   std::vector<SimulatedBackend::KernelUse> uses;
   uses.reserve(count);
-  for (std::size_t i = 0; i != count; ++i)
-    uses.push_back({const_cast<void*>(listed[i].data), listed[i].bytes, listed[i].writes});
+  std::vector<const void*> places(count);
   Status status;
   auto enqueue = [&](NativeStream native) {
+    for (std::size_t i = 0; i != count; ++i)
+      uses.push_back({const_cast<void*>(places[i]), listed[i].bytes, listed[i].writes});
     auto& backend = static_cast<SimulatedBackend&>(*device.backend);
     status = backend.launch_kernel(native, uses.data(), uses.size(), kernel.run, kernel.function);
   };
   auto run = run_uses(
       stream, listed, count, call,
-      [](void* context, NativeStream native) { (*static_cast<decltype(enqueue)*>(context))(native); }, &enqueue);
+      [](void* context, NativeStream native) { (*static_cast<decltype(enqueue)*>(context))(native); }, &enqueue,
+      places.data());
   if (!run) return run;
   if (!status.ok()) return tl::unexpected(device.error(status, call, "enqueueing the function for the CPU"));
   return {};

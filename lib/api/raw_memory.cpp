@@ -120,7 +120,7 @@ Result<void> PinnedHeap::use_raw(const void* data, const StreamRef& stream, bool
                                  void (*run)(void*, NativeStream), void* context) const {
   detail::BlockHead* const block = raw_block(data);
   if (block == nullptr) return tl::unexpected(not_this_heaps("PinnedHeap::use_on"));
-  return detail::use_on(block, stream, writes, run, context);
+  return detail::use_on(block, stream, writes, run, context, nullptr);
 }
 
 std::optional<RawBlock> PinnedHeap::find(const void* data) const noexcept {

@@ -92,10 +92,20 @@ Result<void> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count
   return shared ? check_overlaps(listed, count, call) : Result<void>();
 }
 
+/// Where the device finds what is listed.
+Status find_places(DeviceBackend& backend, const ListedUse* listed, std::size_t count, const void** places) noexcept {
+  Status status;
+  for (std::size_t i = 0; i != count && status.ok(); ++i) {
+    places[i] = listed[i].data;
+    if (listed[i].block != nullptr) status = backend.device_address(listed[i].data, &places[i]);
+  }
+  return status;
+}
+
 }  // namespace
 
 Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::size_t count, const char* call,
-                      void (*run)(void*, NativeStream), void* context) {
+                      void (*run)(void*, NativeStream), void* context, const void** places) {
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
@@ -105,6 +115,9 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (auto used = work->use_all(held.data(), held.size()); !used) return used;
+  if (places != nullptr)
+    if (const Status status = find_places(work->backend(), listed, count, places); !status.ok())
+      return tl::unexpected(work->error(status, "asking where the device finds a buffer"));
   work->expect_long_work();
   struct Enqueued {
     Submission& work;

@@ -105,6 +105,10 @@ class DeviceBackend {
   /// Undoes allocate_host. Unsafe in capture. Waits as unregister_host [18].
   virtual Status free_host(void* data) noexcept = 0;
 
+  /// Where kernels find pinned memory that the CPU has at `data`: there, or at an address of the device's own, which
+  /// copies take, too [63]. `data` is pinned. Not unsafe in capture; costs nothing where the addresses are the same.
+  virtual Status device_address(const void* data, const void** device) noexcept = 0;
+
   // ---- Device memory, in stream order [19]. Both unsafe in capture, whatever the stream. The CPU can neither read nor
   // write it [20]. No stream is made to wait for another one to get memory [21].
   virtual Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept = 0;
@@ -159,6 +163,11 @@ class DeviceBackend {
   // ---- Graph capture
   /// Sets the calling thread's mode and returns the one before (cudaThreadExchangeStreamCaptureMode) [45].
   virtual CaptureMode exchange_capture_mode(CaptureMode mode) noexcept = 0;
+  /// While the stream captures: each launch records the event where the stream is now, behind what it was given before
+  /// [60]. From the return of launch_graph on, query_event and wait_event go by that launch: the event is not ready
+  /// before the point is reached, which may be long before the launch is done [61]. A stream that does not capture:
+  /// invalid [62]. The event lives as long as the graph and its executables.
+  virtual Status record_event_in_graph(EventHandle event, StreamHandle stream) noexcept = 0;
   /// The graph takes over one reference to `object`; when the graph and every executable made from it are gone and
   /// their launched work is done, `release(object)` is called once [46], on any thread; it must not call the backend.
   virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;

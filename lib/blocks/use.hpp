@@ -10,6 +10,7 @@
 
 namespace thole::detail {
 
+class GraphWrite;
 class Timeline;
 
 /// One stream's uses of the memory. The slot is vacant while it names no stream.
@@ -32,6 +33,7 @@ struct Uses {
   mutable SpinLock lock;
   Use first;
   UseBatch* more = nullptr;
+  std::shared_ptr<GraphWrite> early;  ///< says when the last launch of a graph that it was in has written the memory
 };
 
 }  // namespace thole::detail

@@ -8,6 +8,7 @@
 #include "base/immortal.hpp"
 #include "base/lock_free_stack.hpp"
 #include "streams/host_functions.hpp"
+#include "streams/timeline.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::detail {
@@ -40,6 +41,11 @@ GraphUses::~GraphUses() {
 
 bool GraphUses::add(const Used& used) noexcept try {
   const std::scoped_lock lock(mutex_);
+  if (launches == GraphLaunches::seen_by_write && used.block != nullptr && used.writes) {
+    auto& write = writes_[used.block];
+    if (write == nullptr) write = std::make_shared<GraphWrite>(device_);
+    write->expect();
+  }
   uses_.push_back(used);
   if (used.block != nullptr)
     used.block->holders.add_graph();
@@ -48,6 +54,23 @@ bool GraphUses::add(const Used& used) noexcept try {
   return true;
 } catch (const std::bad_alloc&) {
   return false;
+}
+
+void GraphUses::written(const Block& block, const Timeline& stream) noexcept {
+  if (stream.device() != device_) return;  // an event is one device's
+  const std::scoped_lock lock(mutex_);
+  if (const auto found = writes_.find(&block); found != writes_.end()) found->second->add(stream.native());
+}
+
+std::vector<std::shared_ptr<GraphWrite>> GraphUses::writes(const std::vector<Used>& all) const {
+  std::vector<std::shared_ptr<GraphWrite>> writes;
+  const std::scoped_lock lock(mutex_);
+  if (writes_.empty()) return writes;
+  writes.resize(all.size());
+  for (std::size_t i = 0; i != all.size(); ++i)
+    if (const auto found = writes_.find(all[i].block); found != writes_.end() && found->second->complete())
+      writes[i] = found->second;
+  return writes;
 }
 
 std::vector<Used> GraphUses::all() const {
@@ -64,8 +87,8 @@ std::vector<Used> GraphUses::all() const {
   return all;
 }
 
-Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture, bool launches_seen,
-                              std::shared_ptr<GraphUses>* uses) noexcept try {
+Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture,
+                              GraphLaunches launches, std::shared_ptr<GraphUses>* uses) noexcept try {
   const std::scoped_lock lock(mutex_);
   if (by_handle_.size() > drop_beyond_) {
     std::erase_if(by_handle_, [](const auto& entry) { return entry.second.uses.expired(); });
@@ -74,7 +97,7 @@ Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const C
   Entry& entry = by_handle_[capture.graph];
   if (entry.capture == capture.id) *uses = entry.uses.lock();
   if (*uses != nullptr) return {};
-  auto made = std::make_shared<GraphUses>(device, launches_seen);
+  auto made = std::make_shared<GraphUses>(device, launches);
   auto* const kept = new std::shared_ptr<GraphUses>(made);
   const auto release = [](void* object) { delete static_cast<std::shared_ptr<GraphUses>*>(object); };
   // CUDA: "Graph Management", cudaGraphRetainUserObject.
@@ -96,7 +119,7 @@ bool GraphTable::launches_seen(const CaptureInfo& capture) const noexcept {
   const auto found = by_handle_.find(capture.graph);
   if (found == by_handle_.end() || found->second.capture != capture.id) return false;
   uses = found->second.uses.lock();
-  return uses != nullptr && uses->launches_seen;
+  return uses != nullptr && uses->launches != GraphLaunches::unseen;
 }
 
 std::shared_ptr<GraphUses> GraphTable::of_graph(GraphHandle graph) const noexcept {

@@ -13,15 +13,20 @@
 
 #include "backend/device_core.hpp"
 #include "blocks/moving_blocks.hpp"
+#include "streams/graph_write.hpp"
 #include "streams/used.hpp"
 
 namespace thole::detail {
 
+/// What is known of a graph's launches: nothing; or all go through thole, which orders them; and then, also when each
+/// has written each buffer.
+enum class GraphLaunches { unseen, seen, seen_by_write };
+
 /// What one graph uses. Thread safety: any thread, at any time: a capture may go on in several streams.
 class GraphUses {
  public:
-  /// `seen`: the graph is launched through thole, which orders each launch.
-  GraphUses(std::shared_ptr<DeviceCore> device, bool seen) noexcept : launches_seen(seen), device_(std::move(device)) {}
+  GraphUses(std::shared_ptr<DeviceCore> device, GraphLaunches known) noexcept
+      : launches(known), device_(std::move(device)) {}
   /// Lets go of all, without a call of the device.
   ~GraphUses();
   GraphUses(const GraphUses&) = delete;
@@ -29,15 +34,20 @@ class GraphUses {
 
   /// The graph holds the memory from now on; the caller holds it, too. False: the system has no memory.
   bool add(const Used& used) noexcept;
+  /// The write, which was added, is in the graph, and nothing follows it in the stream yet.
+  void written(const Block& block, const Timeline& stream) noexcept;
   /// Each piece once, as written where any use writes. Throws std::bad_alloc.
   std::vector<Used> all() const;
+  /// For each of `all` what says when a launch has written it, or nullptr. Empty: nothing does. Throws std::bad_alloc.
+  std::vector<std::shared_ptr<GraphWrite>> writes(const std::vector<Used>& all) const;
 
-  const bool launches_seen;
+  const GraphLaunches launches;
 
  private:
   const std::shared_ptr<DeviceCore> device_;
   mutable std::mutex mutex_;
   std::vector<Used> uses_;
+  std::unordered_map<const Block*, std::shared_ptr<GraphWrite>> writes_;
 };
 
 /// The graphs of one device that use memory of thole's, by handle; and those that could not be destroyed where they
@@ -45,7 +55,7 @@ class GraphUses {
 class GraphTable {
  public:
   /// The record of the graph that is being captured, made and given to it where there is none.
-  Status of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture, bool launches_seen,
+  Status of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture, GraphLaunches launches,
                     std::shared_ptr<GraphUses>* uses) noexcept;
   /// Whether each launch of the graph that is being captured will be seen.
   bool launches_seen(const CaptureInfo& capture) const noexcept;

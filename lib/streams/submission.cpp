@@ -48,6 +48,8 @@ Submission::Submission(Submission&& other) noexcept
       reserved_(std::exchange(other.reserved_, nullptr)),
       used_(other.used_),
       many_(other.many_),
+      writes_(other.writes_),
+      before_(other.before_),
       count_(std::exchange(other.count_, 0)) {}
 
 Submission::~Submission() {
@@ -110,7 +112,9 @@ Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept 
 
 Status Submission::keep_in(const CaptureInfo& capture, const Used& used) noexcept {
   std::shared_ptr<GraphUses> uses;
-  if (const Status status = core().streams->graphs.of_capture(timeline_->device(), capture, false, &uses); !status.ok())
+  if (const Status status =
+          core().streams->graphs.of_capture(timeline_->device(), capture, GraphLaunches::unseen, &uses);
+      !status.ok())
     return status;
   return {uses->add(used) ? StatusCode::ok : StatusCode::out_of_memory};
 }
@@ -135,9 +139,11 @@ Result<void> Submission::use(Used used) noexcept {
   return keep_and_reserve(used_[count_]);
 }
 
-Result<void> Submission::use_all(Used* all, std::size_t count) noexcept {
+Result<void> Submission::use_all(Used* all, std::size_t count, const std::shared_ptr<GraphWrite>* writes) noexcept {
   if (auto ordered = order_all(all, count); !ordered) return ordered;
   many_ = all;
+  writes_ = writes;
+  if (writes != nullptr) before_ = timeline_->issued();
   for (std::size_t i = 0; i != count; ++i)
     if (auto kept = keep_and_reserve(all[i]); !kept) return kept;
   return {};
@@ -166,9 +172,24 @@ void Submission::note_all(std::uint64_t position) noexcept {
       if (now == 0) now = now_ns();
       used.block->used_since_ns.store(now, std::memory_order_relaxed);
     }
-    detail::note(used.uses(), *timeline_, position, used.writes);
+    if (writes_ != nullptr && writes_[i] != nullptr && writes_[i]->complete() && position != 0)
+      note_launch(used.uses(), *timeline_, position, before_, writes_[i]);
+    else
+      detail::note(used.uses(), *timeline_, position, used.writes);
   }
   count_ = 0;
+}
+
+/// The work is in the graph, and perhaps each launch is to say when it is done.
+void Submission::tell_graph_of_writes() noexcept {
+  std::shared_ptr<GraphUses> uses;
+  for (std::size_t i = 0; i != count_; ++i) {
+    const Used& used = this->used()[i];
+    if (used.block == nullptr || !used.writes) continue;
+    if (uses == nullptr) uses = core().streams->graphs.of_graph(capture_.graph);
+    if (uses == nullptr || uses->launches != GraphLaunches::seen_by_write) return;
+    uses->written(*used.block, *timeline_);
+  }
 }
 
 /// A capture has begun since the work was checked, and may have taken it.
@@ -196,7 +217,10 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   CaptureInfo after;
   if (capturing()) {
     const Status status = timeline_->capture_info(&after);
-    if (!status.ok() || (after.state != CaptureInfo::State::none && after.id == capture_.id)) return note_all(0);
+    if (!status.ok() || (after.state != CaptureInfo::State::none && after.id == capture_.id)) {
+      if (status.ok()) tell_graph_of_writes();
+      return note_all(0);
+    }
   }
   // The position comes first, so that the event covers it.
   const auto position = timeline_->issue();

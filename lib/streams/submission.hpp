@@ -36,8 +36,8 @@ class Submission {
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
   /// The same for many at once, and nothing else: `all` lives as long as the submission, which writes to it. One piece
-  /// of memory may be there several times.
-  Result<void> use_all(Used* all, std::size_t count) noexcept;
+  /// of memory may be there several times. `writes`, where the work is a graph: what says of each when it is written.
+  Result<void> use_all(Used* all, std::size_t count, const std::shared_ptr<GraphWrite>* writes = nullptr) noexcept;
 
   /// The work is enqueued already, by the program itself, and used the block: nothing is ordered any more.
   Result<void> note(Block& block, bool writes) noexcept;
@@ -70,6 +70,7 @@ class Submission {
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
   bool must_be_done() const noexcept;
   Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
+  void tell_graph_of_writes() noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;
@@ -80,7 +81,9 @@ class Submission {
   CaptureInfo capture_;
   Ticket* reserved_ = nullptr;
   std::array<Used, 2> used_;
-  Used* many_ = nullptr;  // instead of used_
+  Used* many_ = nullptr;                                 // instead of used_
+  const std::shared_ptr<GraphWrite>* writes_ = nullptr;  // of many_
+  std::uint64_t before_ = 0;                             // where there are writes_: what was issued before the work
   std::size_t count_ = 0;
 };
 

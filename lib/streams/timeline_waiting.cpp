@@ -3,28 +3,14 @@
 #include "streams/timeline.hpp"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
 
+#include "backend/ask_until.hpp"
 #include "backend/capture_guard.hpp"
 #include "base/trace_log.hpp"
 
 namespace thole::detail {
 namespace {
-
-/// Asks again and again, ever less often, until the answer is another than not_ready or the time is over.
-template <class Ask>
-Status ask_until(std::chrono::steady_clock::time_point deadline, Ask ask) noexcept {
-  constexpr auto longest_pause = std::chrono::microseconds(1000);
-  auto pause = std::chrono::microseconds(5);
-  for (;;) {
-    const Status status = ask();
-    const auto now = std::chrono::steady_clock::now();
-    if (status.code != StatusCode::not_ready || now >= deadline) return status;
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, deadline - now));
-    pause = std::min(pause * 2, longest_pause);
-  }
-}
 
 // A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program that
 // captures again and again.

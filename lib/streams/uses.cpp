@@ -14,11 +14,23 @@ std::uint64_t position_of(const Use& use, Against against) noexcept {
   return against == Against::everything ? std::max(use.read, use.write) : use.write;
 }
 
-bool is_open(const Use& use, Against against) noexcept {
-  return use.timeline != nullptr && !use.timeline->done(position_of(use, against));
+bool is_open(const Use& use) noexcept {
+  return use.timeline != nullptr && !use.timeline->done(position_of(use, Against::everything));
 }
 
-bool is_vacant(const Use& use) noexcept { return use.under_way == 0 && !is_open(use, Against::everything); }
+/// Whether the last write of the slot's stream is that of a launch that says when it has written.
+bool says_when_written(const Uses& uses, const Use& use) noexcept {
+  return uses.early != nullptr && use.timeline != nullptr && uses.early->stream == use.timeline->id() &&
+         uses.early->position == use.write;
+}
+
+bool is_open(const Uses& uses, const Use& use, Against against) noexcept {
+  if (against == Against::everything) return is_open(use);
+  return use.timeline != nullptr && !use.timeline->done(use.write) &&
+         !(says_when_written(uses, use) && uses.early->done);
+}
+
+bool is_vacant(const Use& use) noexcept { return use.under_way == 0 && !is_open(use); }
 
 /// Calls `f(use)` for each slot, until it returns true; the slot for which it did, or nullptr. Under the lock.
 template <class AnyUses, class F>
@@ -50,17 +62,19 @@ void ask_some(const Uses& uses) noexcept {
 bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& found, const Timeline* except) noexcept {
   const SpinGuard guard(uses.lock);
   std::size_t at = 0;
-  const Use* const use = find_slot(
-      uses, [&](const Use& slot) { return at++ >= index && slot.timeline.get() != except && is_open(slot, against); });
+  const Use* const use = find_slot(uses, [&](const Use& slot) {
+    return at++ >= index && slot.timeline.get() != except && is_open(uses, slot, against);
+  });
   index = at;
   if (use == nullptr) return false;
-  found = {use->timeline, position_of(*use, against)};
+  const bool early = against == Against::writes && says_when_written(uses, *use);
+  found = {use->timeline, position_of(*use, against), early ? uses.early : nullptr};
   return true;
 }
 
 bool any_open(const Uses& uses, Against against) noexcept {
   const SpinGuard guard(uses.lock);
-  return find_slot(uses, [&](const Use& use) { return is_open(use, against); }) != nullptr;
+  return find_slot(uses, [&](const Use& use) { return is_open(uses, use, against); }) != nullptr;
 }
 
 std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept {
@@ -74,10 +88,30 @@ std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept {
 
 // ---- Waiting
 
+namespace {
+
+/// Asks the graph's own events, or waits for them. What they cannot say is left to the launch's event.
+Status ask_early(const Uses& uses, const OpenUse& open, const Deadline* deadline) noexcept {
+  const Status status = open.early->ask(deadline);
+  if (!status.ok()) return status;
+  const SpinGuard guard(uses.lock);
+  if (uses.early == open.early && uses.early->stream == open.timeline->id() && uses.early->position == open.position)
+    uses.early->done = true;
+  return status;
+}
+
+Status order_before(const OpenUse& open, Timeline& waiter) noexcept {
+  if (open.early != nullptr && open.early->order_before(waiter).ok()) return {};
+  return open.timeline->order_before(waiter, open.position);
+}
+
+}  // namespace
+
 Status query(const Uses& uses, Against against) noexcept {
   Status status;
   for_each_open(uses, against, [&](const OpenUse& open) {
-    status = open.timeline->query(open.position);
+    if (open.early != nullptr) status = ask_early(uses, open, nullptr);
+    if (open.early == nullptr || !status.ok()) status = open.timeline->query(open.position);
     return status.ok();
   });
   return status;
@@ -86,7 +120,8 @@ Status query(const Uses& uses, Against against) noexcept {
 Status wait(const Uses& uses, Against against, const Deadline& deadline) noexcept {
   Status status;
   for_each_open(uses, against, [&](const OpenUse& open) {
-    status = open.timeline->wait(open.position, deadline);
+    if (open.early != nullptr) status = ask_early(uses, open, &deadline);
+    if (open.early == nullptr || !status.ok()) status = open.timeline->wait(open.position, deadline);
     return status.ok();
   });
   return status;
@@ -95,7 +130,7 @@ Status wait(const Uses& uses, Against against, const Deadline& deadline) noexcep
 Status order_after(const Uses& uses, Against against, Timeline& waiter) noexcept {
   OpenUse open;
   for (std::size_t index = 0; next_open(uses, against, index, open, &waiter);)
-    if (const Status status = open.timeline->order_before(waiter, open.position); !status.ok()) return status;
+    if (const Status status = order_before(open, waiter); !status.ok()) return status;
   return {};
 }
 
@@ -109,6 +144,7 @@ Status OrderAfterAll::wait_for(OpenUse& open) noexcept {
 Status OrderAfterAll::add(const Uses& uses, Against against) noexcept {
   OpenUse found;
   for (std::size_t index = 0; next_open(uses, against, index, found, &waiter_);) {
+    if (found.early != nullptr && found.early->order_before(waiter_).ok()) continue;
     OpenUse& place = open_[found.timeline->id() % places];
     if (place.timeline == found.timeline) {
       place.position = std::max(place.position, found.position);
@@ -141,7 +177,7 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
         slot = &std::exchange(batch, nullptr)->uses[0];
       }
       if (slot != nullptr) {
-        *was_open = find_slot(uses, [](const Use& use) { return is_open(use, Against::everything); }) != nullptr;
+        *was_open = find_slot(uses, [](const Use& use) { return is_open(use); }) != nullptr;
         if (slot->timeline.get() != &timeline) {
           forgotten = std::exchange(slot->timeline, timeline.shared_from_this());
           slot->read = slot->write = 0;
@@ -162,11 +198,31 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
 }
 
 void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept {
+  std::shared_ptr<GraphWrite> forgotten;  // let go of after the lock, here and below
   const SpinGuard guard(uses.lock);
   Use& slot = *slot_of(uses, timeline);  // there is one while a call is under way
   --slot.under_way;
+  // A write whose position came after that of a launch, or before it and is noted only now, has not its events.
+  if (writes && position != 0 && uses.early != nullptr && uses.early->stream == timeline.id())
+    forgotten = std::move(uses.early);
   auto& noted = writes ? slot.write : slot.read;
   noted = std::max(noted, position);
+}
+
+void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, std::uint64_t before,
+                 std::shared_ptr<GraphWrite> write) noexcept {
+  const SpinGuard guard(uses.lock);
+  Use& slot = *slot_of(uses, timeline);
+  --slot.under_way;
+  if (slot.write > before) {
+    write.reset();  // a write was enqueued meanwhile, perhaps behind the launch
+  } else {
+    write->stream = timeline.id();
+    write->position = position;
+    write->done = false;
+  }
+  uses.early.swap(write);
+  slot.write = std::max(slot.write, position);
 }
 
 namespace {
@@ -176,6 +232,7 @@ namespace {
 template <class May, class Then>
 bool forget_some(Uses& uses, May may_go, Then then) noexcept {
   std::array<std::shared_ptr<Timeline>, 1 + std::tuple_size_v<decltype(UseBatch::uses)>> forgotten;
+  std::shared_ptr<GraphWrite> forgotten_early;
   std::size_t count = 0;
   const SpinGuard guard(uses.lock);
   const bool left = find_slot(uses, [&](Use& use) {
@@ -183,6 +240,7 @@ bool forget_some(Uses& uses, May may_go, Then then) noexcept {
                         forgotten[count++] = std::move(use.timeline);
                       return use.timeline != nullptr;
                     }) != nullptr;
+  if (!left) forgotten_early = std::move(uses.early);
   then(left);
   return left;
 }

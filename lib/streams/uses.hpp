@@ -13,6 +13,7 @@
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
 #include "blocks/use.hpp"
+#include "streams/graph_write.hpp"
 
 namespace thole::detail {
 
@@ -25,6 +26,7 @@ enum class Against { writes, everything };
 struct OpenUse {
   std::shared_ptr<Timeline> timeline;
   std::uint64_t position = 0;
+  std::shared_ptr<GraphWrite> early;  ///< says that what counts of it is done, perhaps before the position is
 };
 
 // ---- Asking
@@ -80,6 +82,10 @@ class OrderAfterAll {
 bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept;
 /// The work is enqueued at the position; or it was not, with position 0. Follows each reserve().
 void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept;
+/// The work is the launch of a graph, which writes, and `write` says when. All positions up to `before` were enqueued
+/// before it.
+void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, std::uint64_t before,
+                 std::shared_ptr<GraphWrite> write) noexcept;
 /// Forgets the streams if nothing is open or under way, so that the next borrow need not look. Returns whether it did.
 bool forget_done(Block& block) noexcept;
 /// Nobody holds the memory any more: forgets the streams.

@@ -62,10 +62,12 @@ struct ListAccess {
   }
 };
 
-/// Runs `run(context, stream)` as one use of all that is listed, in the stream. `call` names who asks. Throws only what
-/// `run` throws; the use is recorded then, too.
+/// Runs `run(context, stream)` as one use of all that is listed, in the stream. `call` names who asks. Before that it
+/// sets `places`, if that is given, to where the device finds each. Throws only what `run` throws; the use is recorded
+/// then, too.
 THOLE_EXPORT Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::size_t count,
-                                   const char* call, void (*run)(void* context, NativeStream stream), void* context);
+                                   const char* call, void (*run)(void* context, NativeStream stream), void* context,
+                                   const void** places = nullptr);
 /// Whoever lists keeps the memory from now on. False: the DeviceBuffer is gone, and nothing is kept.
 THOLE_EXPORT bool keep_listed(const ListedUse& use) noexcept;
 /// Lets go of what keep_listed() kept.

@@ -41,8 +41,9 @@ void CUDART_CB release_kept(void* kept) {
 
 class CudaBackend final : public DeviceBackend {
  public:
-  CudaBackend(int ordinal, std::string name, CUcontext context)
-      : ordinal_(ordinal), name_(std::move(name)), context_(context) {}
+  /// `same_addresses`: kernels may use the CPU's addresses of registered memory.
+  CudaBackend(int ordinal, std::string name, CUcontext context, bool same_addresses)
+      : ordinal_(ordinal), name_(std::move(name)), context_(context), same_addresses_(same_addresses) {}
   ~CudaBackend() override {
     if (pool_ != nullptr) (void)call([&] { return cudaMemPoolDestroy(pool_); });
   }
@@ -91,21 +92,33 @@ class CudaBackend final : public DeviceBackend {
     return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
   }
 
-  // CUDA: "Memory Management", cudaHostRegister.
+  // CUDA: "Memory Management", cudaHostRegister. Mapped, so that kernels may read and write it themselves.
   Status register_host(void* data, std::size_t bytes) noexcept override {
-    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable); });
+    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped); });
   }
   Status unregister_host(void* data) noexcept override {
     return call([&] { return cudaHostUnregister(data); });
   }
   Status allocate_host(std::size_t bytes, void** data) noexcept override {
     void* made = nullptr;
-    const Status status = call([&] { return cudaHostAlloc(&made, bytes, cudaHostAllocPortable); });
+    const Status status =
+        call([&] { return cudaHostAlloc(&made, bytes, cudaHostAllocPortable | cudaHostAllocMapped); });
     if (status.ok()) *data = made;
     return status;
   }
   Status free_host(void* data) noexcept override {
     return call([&] { return cudaFreeHost(data); });
+  }
+
+  Status device_address(const void* data, const void** device) noexcept override {
+    if (same_addresses_) {
+      *device = data;
+      return {};
+    }
+    void* found = nullptr;
+    const Status status = call([&] { return cudaHostGetDevicePointer(&found, const_cast<void*>(data), 0); });
+    if (status.ok()) *device = found;
+    return status;
   }
 
   // CUDA: "Stream Ordered Memory Allocator".
@@ -227,6 +240,11 @@ class CudaBackend final : public DeviceBackend {
         return CaptureMode::relaxed;
     }
   }
+  Status record_event_in_graph(EventHandle event, StreamHandle stream) noexcept override {
+    // CUDA: "Event Management", cudaEventRecordWithFlags: a node of the graph; refused where the stream does not
+    // capture.
+    return call([&] { return cudaEventRecordWithFlags(event_of(event), stream_of(stream), cudaEventRecordExternal); });
+  }
   Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept override {
     // CUDA: "Graph Management", cudaGraphRetainUserObject: the graph takes over our reference.
     auto* const kept = new (std::nothrow) Kept{object, release};
@@ -293,6 +311,7 @@ class CudaBackend final : public DeviceBackend {
   const int ordinal_;
   const std::string name_;
   const CUcontext context_;
+  const bool same_addresses_;
   const std::uint32_t process_ = this_process();  // that made it
   cudaMemPool_t pool_ = nullptr;
 };
@@ -321,9 +340,17 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   const CurrentContext current(*context);
   cudaDeviceProp properties{};
   int has_pools = 0;
+  int maps_memory = 0;
+  int same_addresses = 0;
   Status status = status_of(cudaGetDeviceProperties(&properties, ordinal));
-  if (status.ok()) status = status_of(cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, ordinal));
-  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context);
+  const auto ask = [&](int* answer, cudaDeviceAttr attribute) {
+    if (status.ok()) status = status_of(cudaDeviceGetAttribute(answer, attribute, ordinal));
+  };
+  ask(&has_pools, cudaDevAttrMemoryPoolsSupported);
+  ask(&maps_memory, cudaDevAttrCanMapHostMemory);
+  ask(&same_addresses, cudaDevAttrCanUseHostPointerForRegisteredMem);
+  const auto backend =
+      std::make_shared<CudaBackend>(ordinal, properties.name, *context, maps_memory == 0 || same_addresses != 0);
   if (status.ok() && has_pools == 0) {
     return refused(Errc::no_device, std::string(properties.name) +
                                         " has no memory pools, so that device memory cannot be freed in stream order");

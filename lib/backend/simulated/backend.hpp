@@ -34,6 +34,7 @@ class SimulatedBackend final : public DeviceBackend {
   /// On a device that runs by itself this waits for all running work, as CUDA does, and meanwhile other calls do; on a
   /// stepped one only for the operations that touch the memory at the moment: one that runs later loses the device with
   /// an illegal access.
+  Status device_address(const void* data, const void** device) noexcept override;
   Status unregister_host(void* data) noexcept override;
   Status allocate_host(std::size_t bytes, void** data) noexcept override;
   Status free_host(void* data) noexcept override;
@@ -65,6 +66,7 @@ class SimulatedBackend final : public DeviceBackend {
   Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept override;
 
   CaptureMode exchange_capture_mode(CaptureMode mode) noexcept override;
+  Status record_event_in_graph(EventHandle event, StreamHandle stream) noexcept override;
   Status retain_in_graph(GraphHandle graph, void* object, void (*released)(void*)) noexcept override;
   Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept override;
   Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept override;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "backend/simulated/call.hpp"
 #include "backend/simulated/run.hpp"
 
 namespace thole::detail::simulated {
@@ -216,7 +217,19 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   for (const Step& step : order) {
     Operation operation = step.operation();
     operation.graph = graph;
-    if (&step == &order.back()) operation.point = exec.last;
+    if (operation.event != nullptr) {
+      operation.point = std::make_shared<Point>();
+      if (SimulatedEvent* const event = find_event(operation.event)) {
+        event->point = operation.point;
+        event->captured.reset();
+      }
+    }
+    if (&step == &order.back()) {
+      if (operation.point != nullptr)
+        exec.last = operation.point;
+      else
+        operation.point = exec.last;
+    }
     enqueue(stream, std::move(operation));
   }
   return {};

@@ -24,6 +24,18 @@ Status SimulatedBackend::retain_in_graph(GraphHandle graph, void* object, void (
   });
 }
 
+Status SimulatedBackend::record_event_in_graph(EventHandle handle, StreamHandle stream_handle) noexcept {
+  return stream_call(*device_, SimulatedCall::record_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
+    const SimulatedEvent* event = find_event(handle);
+    if (event == nullptr || event->device != stream->device) return refuse(Refusal::invalid_handle);
+    if (!stream->capture) return refuse(Refusal::invalid_value);
+    Operation operation;
+    operation.kind = Operation::Kind::record;
+    operation.event = handle;
+    return capture_node(*stream, std::move(operation));
+  });
+}
+
 Status SimulatedBackend::begin_capture(StreamHandle handle, CaptureMode mode) noexcept {
   return stream_call(*device_, SimulatedCall::begin_capture, handle, [&](Lock&, const auto& stream) -> Status {
     if (handle == nullptr || handle == legacy_handle) return refuse(Refusal::capture_unsupported);

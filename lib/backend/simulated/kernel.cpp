@@ -29,7 +29,7 @@ const char* run_kernel(Lock& lock, const Kernel& kernel) {
     std::byte* place = reach(argument.data, argument.bytes, argument.id);
     if (place == nullptr)
       return "illegal access: a kernel used memory that is not pinned or not allocated any more, or not yet";
-    if (place != argument.data) {
+    if (machine().device_memory.find(argument.data, argument.bytes).range != nullptr) {
       views.push_back(std::make_unique<DeviceView>(place, argument.bytes, argument.writes));
       place = views.back()->data();
       if (place == nullptr) return "the system has no memory for a kernel's view of device memory";
@@ -59,6 +59,7 @@ Status SimulatedBackend::launch_kernel(StreamHandle handle, const KernelUse* use
       if (use.bytes != 0) {
         const Range* range = machine().device_memory.find(use.data, use.bytes).range;
         if (range == nullptr) range = machine().pinned.find(use.data, use.bytes).range;
+        if (range == nullptr) range = machine().mapped.find(use.data, use.bytes).range;
         if (range == nullptr) return refuse(Refusal::invalid_value);
         argument.id = range->id;
       }

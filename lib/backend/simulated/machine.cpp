@@ -9,6 +9,8 @@ namespace thole::detail::simulated {
 Machine& machine() noexcept { return immortal<Machine>(); }
 
 Duration SimulatedDevice::time_for(const Operation& operation) const noexcept {
+  // An event, and a wait that need not wait, take a GPU next to no time.
+  if (operation.kind == Operation::Kind::record || operation.kind == Operation::Kind::wait) return Duration{0};
   Duration time = options.latency;
   if (operation.kind == Operation::Kind::copy && options.bytes_per_second > 0) {
     time += std::chrono::duration_cast<Duration>(

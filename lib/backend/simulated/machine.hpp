@@ -81,6 +81,7 @@ struct Operation {
   std::shared_ptr<std::byte[]> staged;  ///< what a pageable source held when the copy was enqueued
   /// A wait's: what it waits for. Any other's: the point after it, if anybody asks for that.
   std::shared_ptr<Point> point;
+  EventHandle event = nullptr;  ///< a graph's record: what each launch records
   // host_function
   void (*function)(void*) = nullptr;
   void* argument = nullptr;
@@ -251,6 +252,7 @@ struct Machine {
   std::condition_variable changed;  ///< something completed, was lost, or stopped running
   std::string lost_because;         ///< not empty: a loss that was final
   RangeTable pinned;
+  RangeTable mapped;  ///< pinned memory by the devices' own addresses, where they differ
   RangeTable device_memory;
   bool unpinning = false;  ///< somebody unpins, and waits for running work with CUDA's lock held
   std::uint64_t last_range_id = 0;

@@ -56,6 +56,18 @@ bool is_writable(const void* data, std::size_t bytes) {
   return checked >= from + bytes;
 }
 
+std::byte* reserve_addresses(const void* data, std::size_t bytes) noexcept {
+  const std::size_t offset = address(data) % page;
+  void* const reserved =
+      mmap(nullptr, whole_pages(offset + bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return reserved == MAP_FAILED ? nullptr : static_cast<std::byte*>(reserved) + offset;
+}
+
+void give_back_addresses(std::byte* address, std::size_t bytes) noexcept {
+  std::byte* const first = align_down(address, page);
+  munmap(first, whole_pages(static_cast<std::size_t>(address - first) + bytes));
+}
+
 void mark_pages(void* data, std::size_t bytes, bool marked) noexcept {
   std::byte* const first = align_down(static_cast<std::byte*>(data), page);
   const std::size_t pages = whole_pages(static_cast<std::size_t>(static_cast<std::byte*>(data) - first) + bytes);

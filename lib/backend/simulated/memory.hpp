@@ -13,7 +13,8 @@ struct SimulatedDevice;
 
 struct Range {
   std::byte* data = nullptr;
-  std::byte* view = nullptr;  ///< where the device finds it: the same place, but for device memory
+  std::byte* view = nullptr;    ///< where its bytes can be touched: the same place, but for what only the device can
+  std::byte* mapped = nullptr;  ///< pinned: the device's own address of it, where that differs
   std::size_t bytes = 0;
   std::uint64_t id = 0;  ///< never used again, so that a copy can tell memory from its successor at one address
   SimulatedDevice* device = nullptr;  ///< whose books it is on
@@ -45,6 +46,11 @@ class RangeTable {
 
 /// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
 bool is_writable(const void* data, std::size_t bytes);
+
+/// Addresses at which nothing can be touched, for so many bytes, with the same place in their first page as `data`; or
+/// nullptr.
+std::byte* reserve_addresses(const void* data, std::size_t bytes) noexcept;
+void give_back_addresses(std::byte* address, std::size_t bytes) noexcept;
 
 /// Marks the pages of [data, data + bytes) in the system's records, where nobody minds; a mapping that takes their
 /// place has no mark.

@@ -23,16 +23,24 @@ bool may_pin(const SimulatedDevice& device, std::size_t bytes) {
   return device.pinned_bytes <= limit && bytes <= limit - device.pinned_bytes;
 }
 
-void pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine) {
+bool pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine) {
   Range range;
   range.data = range.view = static_cast<std::byte*>(data);
   range.bytes = bytes;
   range.id = ++machine().last_range_id;
   range.device = &device;
   range.from_machine = from_machine;
+  if (device.options.own_addresses) {
+    range.mapped = reserve_addresses(data, bytes);
+    if (range.mapped == nullptr) return false;
+    Range mapped = range;
+    mapped.data = std::exchange(mapped.mapped, nullptr);
+    machine().mapped.insert(mapped);
+  }
   machine().pinned.insert(range);
   device.pinned_bytes += bytes;
   if (device.options.watch_registrations && !from_machine) mark_pages(data, bytes, true);
+  return true;
 }
 
 /// Undoes `pin`. On a lost device too, or the address could never be pinned again, though the call reports the loss.
@@ -52,6 +60,7 @@ Status unpin(SimulatedDevice& device, SimulatedCall kind, void* data) {
         const Range* still = machine().pinned.at(data);
         if (still == nullptr || still->id != range.id) return refuse(Refusal::not_registered);
         range.device->pinned_bytes -= range.bytes;
+        forget_mapped(range);
         machine().pinned.erase(data);
         if (range.device->options.watch_registrations && !from_machine) mark_pages(data, range.bytes, false);
         if (from_machine) std::free(data);
@@ -73,7 +82,8 @@ Status find_device_side(const void* data, std::size_t bytes, const SimulatedStre
 /// Fills in a copy's host side: 0 for pageable memory.
 Status find_host_side(const void* data, std::size_t bytes, std::uint64_t* id) {
   if (machine().device_memory.find(data, bytes).overlaps) return refuse(Refusal::invalid_value);
-  const auto found = machine().pinned.find(data, bytes);
+  auto found = machine().pinned.find(data, bytes);
+  if (found.range == nullptr && !found.overlaps) found = machine().mapped.find(data, bytes);
   if (found.range == nullptr && found.overlaps) return refuse(Refusal::two_registrations);
   *id = found.range == nullptr ? 0 : found.range->id;
   return {};
@@ -87,7 +97,20 @@ Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
     if (bytes == 0 || !is_writable(data, bytes)) return refuse(Refusal::invalid_value);
     if (machine().pinned.find(data, bytes).overlaps) return refuse(Refusal::already_registered);
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
-    pin(*device_, data, bytes, false);
+    return pin(*device_, data, bytes, false) ? Status{} : refuse(Refusal::out_of_memory);
+  });
+}
+
+Status SimulatedBackend::device_address(const void* data, const void** device) noexcept {
+  if (!device_->options.own_addresses) {
+    *device = data;
+    return {};
+  }
+  return call(*device_, SimulatedCall::device_address, [&](Lock&) -> Status {
+    const Range* range = machine().pinned.find(data, 1).range;
+    if (range == nullptr) return refuse(Refusal::not_registered);
+    const auto* const place = static_cast<const std::byte*>(data);
+    *device = range->mapped == nullptr ? place : range->mapped + (place - range->data);
     return {};
   });
 }
@@ -103,7 +126,7 @@ Status SimulatedBackend::allocate_host(std::size_t bytes, void** data) noexcept 
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
     std::unique_ptr<void, void (*)(void*)> made(std::aligned_alloc(page, whole_pages(bytes)), std::free);
     if (made == nullptr) return refuse(Refusal::out_of_memory);
-    pin(*device_, made.get(), bytes, true);
+    if (!pin(*device_, made.get(), bytes, true)) return refuse(Refusal::out_of_memory);
     *data = made.release();
     return {};
   });

@@ -99,6 +99,7 @@ void forget_ranges(SimulatedDevice& device) {
       const Range range = (next++)->second;
       if (range.device != &device) continue;
       table->erase(range.data);
+      forget_mapped(range);
       if (table == &machine().device_memory) {
         device.memory.free({range.data, range.view}, range.bytes);
       } else if (range.from_machine) {
@@ -162,6 +163,12 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
 
 }  // namespace
 
+void forget_mapped(const Range& range) noexcept {
+  if (range.mapped == nullptr) return;
+  machine().mapped.erase(range.mapped);
+  give_back_addresses(range.mapped, range.bytes);
+}
+
 bool same_pages(const void* data, std::size_t bytes) {
   const Range* range = machine().pinned.find(data, bytes).range;
   return range == nullptr || range->from_machine || !range->device->options.watch_registrations ||
@@ -170,7 +177,7 @@ bool same_pages(const void* data, std::size_t bytes) {
 
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
   if (id == 0) return static_cast<std::byte*>(const_cast<void*>(data));
-  for (RangeTable* table : {&machine().pinned, &machine().device_memory}) {
+  for (RangeTable* table : {&machine().pinned, &machine().device_memory, &machine().mapped}) {
     const Range* range = table->find(data, bytes).range;
     if (range != nullptr && range->id == id && range->usable)
       return range->view + (static_cast<const std::byte*>(data) - range->data);

@@ -14,6 +14,8 @@ namespace thole::detail::simulated {
 /// Where the device finds memory that an operation means; nullptr: a GPU would meet an illegal access. `id` is the
 /// Range's, 0: pageable memory.
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id);
+/// The range's own addresses of the device, if it has any, mean nothing any more.
+void forget_mapped(const Range& range) noexcept;
 /// False where SimulationOptions::watch_registrations shows that other pages lie where some were pinned.
 bool same_pages(const void* data, std::size_t bytes);
 /// Appends to the stream and makes it run where it runs by itself.

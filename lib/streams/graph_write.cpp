@@ -1,0 +1,52 @@
+#include "streams/graph_write.hpp"
+
+#include <new>
+
+#include "backend/ask_until.hpp"
+#include "base/trace_log.hpp"
+#include "streams/timeline.hpp"
+
+namespace thole::detail {
+
+GraphWrite::~GraphWrite() {
+  if (device_->of_another_process()) return;
+  for (EventHandle const event : events_) device_->events.give(event);
+}
+
+void GraphWrite::add(StreamHandle native) noexcept try {
+  events_.reserve(events_.size() + 1);
+  EventHandle event = nullptr;
+  if (!device_->note(device_->events.take(&event)).ok()) return;
+  if (device_->note(device_->backend->record_event_in_graph(event, native)).ok())
+    events_.push_back(event);
+  else
+    device_->events.give(event);
+} catch (const std::bad_alloc&) {
+  // The launch as a whole is waited for.
+}
+
+Status GraphWrite::ask(const Deadline* deadline) const noexcept {
+  const TraceScope scope(deadline != nullptr ? "wait for a graph's write" : nullptr, 0, nullptr);
+  DeviceBackend& backend = *device_->backend;
+  const CaptureGuard guard(backend);
+  Status status;
+  for (EventHandle const event : events_) {
+    if (deadline == nullptr)
+      status = backend.query_event(event);
+    else if (*deadline)
+      status = ask_until(**deadline, [&] { return backend.query_event(event); });
+    else
+      status = backend.synchronize_event(event);
+    if (!device_->note(status).ok()) return status;
+  }
+  return status;
+}
+
+Status GraphWrite::order_before(Timeline& waiter) const noexcept {
+  if (device_->lost()) return {StatusCode::device_lost};
+  for (EventHandle const event : events_)
+    if (const Status status = waiter.device()->backend->wait_event(waiter.native(), event); !status.ok()) return status;
+  return {};
+}
+
+}  // namespace thole::detail

@@ -1,0 +1,90 @@
+// Events that a graph's launches record.
+
+#include "contract.hpp"
+
+using namespace contract;
+
+namespace {
+
+constexpr std::size_t bytes = std::size_t{1} << 20;
+
+/// A host function that a graph stops at, in each launch, until it is opened.
+class Stop {
+ public:
+  static void wait(void* stop) { static_cast<Stop*>(stop)->opened_.wait(false, std::memory_order_acquire); }
+  void open() {
+    opened_.store(true, std::memory_order_release);
+    opened_.notify_all();
+  }
+  void close() { opened_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool> opened_{false};
+};
+
+}  // namespace
+
+CONTRACT_CASE("an event in a graph is ready when its point in that launch is reached, and the launch goes on [60]") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const TestStream other(backend);
+  const OnDevice device(backend, bytes, stream);
+  const OnDevice second(backend, bytes, other);
+  const Pinned again(backend, bytes);
+  const TestEvent event(backend);
+  Stop stop;
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  CONTRACT_OK(backend, record_event_in_graph(event, stream));
+  CONTRACT_OK(backend, launch_host_function(stream, &Stop::wait, &stop));
+  const TestGraph graph(backend, end_capture(backend, stream));
+  for (unsigned char round = 1; round != 4; ++round) {
+    stop.close();
+    source.fill(round);
+    graph.launch(stream);
+    CONTRACT_OK(backend, wait_event(other, event));
+    CONTRACT_OK(backend, copy(second.data(), back.data(), bytes, CopyKind::host_to_device, other));
+    CONTRACT_OK(backend, copy(again.data(), second.data(), bytes, CopyKind::device_to_host, other));
+    CONTRACT_OK(backend, synchronize_event(event));
+    CHECK(back.holds(round));
+    other.synchronize();  // the launch still stands
+    CHECK(again.holds(round));
+    stop.open();
+    stream.synchronize();
+  }
+}
+
+CONTRACT_CASE(
+    "from the return of a launch on its events are not ready before their points, however often it was launched [61]") {
+  const Pinned source(backend, bytes);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const TestStream other(backend);
+  const OnDevice device(backend, bytes, stream);
+  const TestEvent event(backend);
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  CONTRACT_OK(backend, record_event_in_graph(event, stream));
+  const TestGraph graph(backend, end_capture(backend, stream));
+  for (unsigned char round = 1; round != 20; ++round) {
+    source.fill(round);
+    const StreamHandle on = round % 2 == 0 ? stream : other;  // each launch is done before the next one
+    Gate gate(backend, on);
+    graph.launch(on);
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    gate.open();
+    CONTRACT_OK(backend, synchronize_event(event));
+    CHECK(back.holds(round));
+    CONTRACT_OK(backend, query_event(event));
+  }
+}
+
+CONTRACT_CASE("an event is not recorded in the graph of a stream that does not capture [62]") {
+  const TestStream stream(backend);
+  const TestEvent event(backend);
+  CONTRACT_CODE(backend, record_event_in_graph(event, stream), invalid);
+  CONTRACT_OK(backend, query_event(event));
+}
