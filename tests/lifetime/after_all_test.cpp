@@ -111,6 +111,17 @@ TEST_CASE("a capture in the default stream of another thread goes on unharmed") 
   until([&] { return in_use(rig) == 0; });
 }
 
+TEST_CASE("a capture on another device goes on unharmed, and nobody waits for it") {
+  const Rig rig;
+  const Rig other;
+  const Stream stream(other.device);
+  void* const data = rig.heap.allocate(bytes);
+  other.sim().begin_capture(stream, SimulatedCaptureMode::global);
+  CHECK(rig.heap.deallocate_after_all(data));
+  until([&] { return in_use(rig) == 0; });
+  CHECK_NOTHROW((void)other.sim().end_capture(stream));
+}
+
 TEST_CASE("what cannot be given back after all is told, and stays the caller's") {
   const Rig rig;
   auto buffer = rig.heap.make_buffer<std::byte>(bytes);

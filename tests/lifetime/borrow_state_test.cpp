@@ -88,32 +88,6 @@ TEST_CASE("a shared BorrowMut that outlives its buffer keeps the memory, and fre
   CHECK(rig.all_free());
 }
 
-TEST_CASE("of threads that want to write, none gets between the writer and the reader that it becomes") {
-  detail::BorrowState state;
-  state.open();
-  int value = 0;
-  std::atomic<bool> done{false};
-  std::atomic<int> wrong{0};
-  std::thread other([&] {
-    while (!done)
-      if (state.begin_write_shared()) {
-        ++value;
-        if (state.end_write()) ++wrong;
-      }
-  });
-  for (int round = 0; round != 20000; ++round) {
-    until([&] { return state.begin_write_shared(); });
-    const int mine = ++value;
-    state.write_to_read();
-    if (value != mine || state.borrows() != 1) ++wrong;
-    if (state.end_read()) ++wrong;
-  }
-  done = true;
-  other.join();
-  CHECK(wrong.load() == 0);
-  CHECK(state.drop_handle());
-}
-
 TEST_CASE("a device read under a mutable borrow is an error, and nothing is enqueued") {
   const Rig rig;
   Scene scene(rig);
