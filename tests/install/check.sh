@@ -26,6 +26,10 @@ install_thole() {
   PKG_CONFIG_PATH=$root/$libdir/pkgconfig
   PKG_CONFIG_SYSROOT_DIR=$work/installed
   export LD_LIBRARY_PATH PKG_CONFIG_PATH
+  for library in "$root/$libdir"/libthole.so; do # gdb looks for this name, in a folder that is named as the library's
+    printers=$root/share/gdb/auto-load$prefix/$libdir/$(basename "$(readlink -f "$library")")-gdb.py
+    test -f "$printers" || { echo "gdb finds no $printers"; exit 1; }
+  done
 }
 
 case $way in
