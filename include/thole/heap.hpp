@@ -182,8 +182,9 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// an interface that used to end in cudaFreeHost; unlike that, it never waits: a thread of the library's own waits
   /// for the device. While that thread sees a graph capture it lets it end first; CUDA lets it see captures in streams
   /// of thole's and in those that wait for the legacy default stream. A capture in another one, which CUDA calls
-  /// non-blocking, is invalidated, as by cudaDeviceSynchronize: do without this call beside such. Throws `Error`, and
-  /// the memory stays the caller's: `device_lost`, `out_of_memory` (no memory, or no thread).
+  /// non-blocking, is invalidated, as by cudaDeviceSynchronize: do without this call beside such. Until it comes back
+  /// the memory counts as in use; `make_buffer_for` waits for it where it needs some, `drain()` does not. Throws
+  /// `Error`, and the memory stays the caller's: `device_lost`, `out_of_memory` (no memory, or no thread).
   bool deallocate_after_all(void* data) const;
   /// As that, without throwing.
   [[nodiscard]] Result<bool> try_deallocate_after_all(void* data) const noexcept;

@@ -212,6 +212,24 @@ TEST_CASE("a forked child knows none of its parent's memory") {
   until([&] { return in_use(rig) == 0; });
 }
 
+TEST_CASE("who waits for memory gets what comes back after all") {
+  const Rig rig;
+  Unknown unknown(rig);
+  void* const data = rig.heap.allocate(MiB);
+  unknown.read(data);
+  CHECK(rig.heap.deallocate_after_all(data));
+  std::atomic<bool> made{false};
+  std::thread waiting([&] {
+    const auto buffer = rig.heap.make_buffer_for<std::byte>(MiB, forever);
+    made = true;
+  });
+  until_blocked(rig.sim());
+  CHECK(!made);
+  rig.sim().run_all();
+  waiting.join();
+  CHECK(made);
+}
+
 TEST_CASE("many threads give memory back after all, and nothing is lost") {
   const Rig rig(Device::simulated(), {.bytes = 16 * MiB});
   std::atomic<int> wrong{0};
