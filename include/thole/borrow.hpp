@@ -70,6 +70,21 @@ class [[nodiscard]] BasicBorrow {
     return span_.data()[index];
   }
   T& at(std::size_t index) const THOLE_LIFETIMEBOUND { return (*this)[index]; }
+  /// The same memory as bytes; valid while this borrow lives, as `span()`.
+  gsl::span<const std::byte> as_bytes() const& noexcept THOLE_LIFETIMEBOUND { return gsl::as_bytes(span_); }
+  gsl::span<const std::byte> as_bytes() const&& = delete;
+  /// Of a `BorrowMut`.
+  gsl::span<std::byte> as_writable_bytes() const& noexcept THOLE_LIFETIMEBOUND requires(!std::is_const_v<T>) {
+    return gsl::as_writable_bytes(span_);
+  }
+  gsl::span<std::byte> as_writable_bytes() const&& = delete;
+
+  /// Of a `BorrowMut`, `std::move(borrow).share()`: the same as a `Borrow`, beside which others may read and the device
+  /// may, too. Nobody can borrow to write in between. Never waits. This one is empty from then on.
+  BasicBorrow<const T> share() && noexcept requires(!std::is_const_v<T>) {
+    if (block_ != nullptr) block_->holders.write_to_read();
+    return BasicBorrow<const T>(std::exchange(block_, nullptr), std::exchange(span_, {}));
+  }
 
   void swap(BasicBorrow& other) noexcept {
     std::swap(block_, other.block_);
@@ -79,6 +94,8 @@ class [[nodiscard]] BasicBorrow {
  private:
   template <class U>
   friend class thole::PinnedBuffer;
+  template <class U>
+  friend class BasicBorrow;
   BasicBorrow(BlockHead* block, gsl::span<T> span) noexcept : block_(block), span_(span) {}
 
   BlockHead* block_ = nullptr;  // nullptr: moved from, or a borrow of nothing

@@ -96,8 +96,7 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// (`thole::launch`), or synchronise with them before you borrow.
 template <class T>
 class [[nodiscard]] PinnedBuffer {
-  static_assert(std::is_trivially_copyable_v<T>, "a copy engine moves bytes: T must be trivially copyable");
-  static_assert(!std::is_const_v<T> && !std::is_volatile_v<T>);
+  static_assert(detail::CopiedAsBytes<T>, "a copy engine moves bytes: T must be trivially copyable, and not const");
 
  public:
   using value_type = T;

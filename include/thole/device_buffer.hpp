@@ -24,6 +24,10 @@ namespace detail {
 struct DeviceBlock;
 struct ListAccess;
 
+/// What buffers hold. A concept, so that compilers name the T that is none.
+template <class T>
+concept CopiedAsBytes = std::is_trivially_copyable_v<T> && !std::is_const_v<T> && !std::is_volatile_v<T>;
+
 THOLE_EXPORT Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count,
                                                     std::size_t element_bytes) noexcept;
 THOLE_EXPORT void* device_block_data(const DeviceBlock* block) noexcept;
@@ -83,6 +87,9 @@ class [[nodiscard]] DeviceSpan {
     part.size_ = count;
     return part;
   }
+  /// The same memory as bytes.
+  DeviceSpan<const std::byte> as_bytes() const noexcept { return bytes<const std::byte>(); }
+  DeviceSpan<std::byte> as_writable_bytes() const noexcept requires(!std::is_const_v<T>) { return bytes<std::byte>(); }
   /// Which device, as an opaque identity.
   const void* device() const noexcept { return device_; }
 
@@ -101,6 +108,16 @@ class [[nodiscard]] DeviceSpan {
         device_(detail::device_block_device(block)),
         block_(block),
         generation_(detail::device_block_generation(block)) {}
+  template <class Byte>
+  DeviceSpan<Byte> bytes() const noexcept {
+    DeviceSpan<Byte> all;
+    all.data_ = reinterpret_cast<Byte*>(data_);
+    all.size_ = size_bytes();
+    all.device_ = device_;
+    all.block_ = block_;
+    all.generation_ = generation_;
+    return all;
+  }
   detail::DeviceSide side() const noexcept {
     return {const_cast<std::remove_const_t<T>*>(data_), device_, block_, generation_};
   }
@@ -121,7 +138,7 @@ class [[nodiscard]] DeviceSpan {
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
 class [[nodiscard]] DeviceBuffer {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(detail::CopiedAsBytes<T>, "a copy engine moves bytes: T must be trivially copyable, and not const");
 
  public:
   /// `count` uninitialised elements. Throws `Error`: `out_of_memory`, `too_large`, `device_lost`.

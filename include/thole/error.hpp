@@ -13,22 +13,22 @@
 namespace thole {
 
 /// What went wrong: the code of an `Error`. The text of the `Error` that carries it names the object, the call and the
-/// numbers.
+/// numbers. Code that knows nothing of thole compares with `std::errc`: what each equals stands in brackets.
 enum class Errc {
-  invalid_argument = 1,  ///< A count, option or name that cannot be meant.
-  out_of_memory,         ///< No pinned or device memory is left for the request.
-  limit,                 ///< The system would not map or pin the memory (RLIMIT_MEMLOCK, a container's limit).
-  too_large,             ///< More than the arena could ever hold, or `n * sizeof(T)` overflows.
-  too_small,             ///< A destination that holds fewer elements than the source.
-  borrowed,              ///< A live `Borrow` or `BorrowMut` forbids the call.
-  in_flight,             ///< A `try_` call would have had to wait for the device.
-  timed_out,             ///< The time that the caller gave has passed.
-  moved_from,            ///< The handle has been moved from and owns nothing.
-  wrong_device,          ///< Objects of two devices met in one call.
-  no_device,             ///< There is no such device.
-  capturing,             ///< The answer cannot be had until a graph capture has ended.
-  device_lost,           ///< The device has failed for good; nothing more runs on it.
-  device_error,          ///< The device refused one call; its own words are in the text.
+  invalid_argument = 1,  ///< A count, option or name that cannot be meant. [invalid_argument]
+  out_of_memory,         ///< No pinned or device memory is left for the request. [not_enough_memory]
+  limit,         ///< The system would not map or pin it (RLIMIT_MEMLOCK, a container's limit). [not_enough_memory]
+  too_large,     ///< More than the arena could ever hold, or `n * sizeof(T)` overflows. [value_too_large]
+  too_small,     ///< A destination that holds fewer elements than the source. [no_buffer_space]
+  borrowed,      ///< A live `Borrow` or `BorrowMut` forbids the call. [device_or_resource_busy]
+  in_flight,     ///< A `try_` call would have had to wait for the device. [operation_would_block]
+  timed_out,     ///< The time that the caller gave has passed. [timed_out]
+  moved_from,    ///< The handle has been moved from and owns nothing. [invalid_argument]
+  wrong_device,  ///< Objects of two devices met in one call. [cross_device_link]
+  no_device,     ///< There is no such device. [no_such_device]
+  capturing,     ///< The answer cannot be had until a graph capture has ended. [operation_in_progress]
+  device_lost,   ///< The device has failed for good; nothing more runs on it. [no_such_device_or_address]
+  device_error,  ///< The device refused one call; its own words are in the text. [io_error]
 };
 
 /// The category of `Errc`, named "thole".

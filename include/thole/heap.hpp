@@ -177,6 +177,18 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// `Error` where that cannot be noted, and the memory stays the caller's: the stream is gone, another thread's or
   /// another kind of device's (`invalid_argument`, `moved_from`, `wrong_device`), `device_lost`, `out_of_memory`.
   bool deallocate(void* data, const StreamRef& stream) const;
+  /// As `deallocate`, and the memory is not reused before the arena's device has done all that it has been given so
+  /// far, by whomever: also in streams that nobody has told thole of. For memory whose uses nobody recorded, as behind
+  /// an interface that used to end in cudaFreeHost; unlike that, it never waits: a thread of the library's own waits
+  /// for the device, and spins meanwhile where cudaDeviceSynchronize does. While that thread sees a graph capture it
+  /// lets it end first; CUDA lets it see captures in streams of thole's and in those that wait for the legacy default
+  /// stream. A capture in another one, which CUDA calls non-blocking, is invalidated, as by cudaDeviceSynchronize: do
+  /// without this call beside such. Until it comes back the memory counts as in use; `make_buffer_for` waits for it
+  /// where it needs some, `drain()` does not. Throws `Error`, and the memory stays the caller's: `device_lost`,
+  /// `out_of_memory` (no memory, or no thread).
+  bool deallocate_after_all(void* data) const;
+  /// As that, without throwing.
+  [[nodiscard]] Result<bool> try_deallocate_after_all(void* data) const noexcept;
   /// Work that was enqueued in the stream just before uses the memory that the address lies in. False where that is not
   /// this heap's. Throws `Error` as above: the use is not known then. In a capture the graph keeps the memory.
   bool record_use(const void* data, const StreamRef& stream, Access::Reads) const;

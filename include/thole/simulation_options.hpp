@@ -54,6 +54,7 @@ enum class SimulatedCall {
   create_stream,
   destroy_stream,
   synchronize_stream,
+  synchronize_device,
   stream_id,
   check_stream,
   capture_info,

@@ -1,6 +1,7 @@
 // A heap's memory by its addresses: <thole/heap.hpp>.
 
 #include <bit>
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "api/handle_access.hpp"
 #include "base/bytes.hpp"
 #include "blocks/block_index.hpp"
+#include "heap/after_all.hpp"
 #include "heap/heap_handle.hpp"
 #include "streams/uses.hpp"
 
@@ -94,6 +96,23 @@ Result<bool> PinnedHeap::try_deallocate(void* data, const StreamRef& stream) con
 bool PinnedHeap::deallocate(void* data, const StreamRef& stream) const {
   return detail::unwrap(try_deallocate(data, stream));
 }
+
+Result<bool> PinnedHeap::try_deallocate_after_all(void* data) const noexcept try {
+  constexpr const char* call = "PinnedHeap::deallocate_after_all";
+  if (data == nullptr) return true;
+  if (core_ == nullptr) return false;
+  const Block* const block = BlockIndex::at(data);
+  if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
+  const auto& device = core_->arena()->device();
+  if (device->lost()) return tl::unexpected(device->lost_error(call));
+  return detail::end_handle_after_all(device, data);
+} catch (const std::exception&) {  // no memory for the list, or no thread
+  return tl::unexpected(Error::make(Errc::out_of_memory, [] {
+    return std::string("PinnedHeap::deallocate_after_all: the system has no memory, or no thread, to wait with");
+  }));
+}
+
+bool PinnedHeap::deallocate_after_all(void* data) const { return detail::unwrap(try_deallocate_after_all(data)); }
 
 Result<bool> PinnedHeap::record_raw(const void* data, const StreamRef& stream, bool writes) const noexcept {
   detail::BlockHead* const block = raw_block(data);

@@ -124,6 +124,10 @@ class DeviceBackend {
   /// Blocks until all work in the stream is done [25]. Not allowed while it captures [26]; unsafe in capture, whatever
   /// the stream.
   virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
+  /// Blocks until all that the device has been given so far is done, by whomever and in whatever stream, also in those
+  /// that this library has never heard of [55]. While any stream of the device captures: `capture`, which invalidates
+  /// the capture, whatever the thread's mode [56]; else unsafe in capture.
+  virtual Status synchronize_device() noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId) [27].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default

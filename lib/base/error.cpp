@@ -41,6 +41,37 @@ class Category final : public std::error_category {
     }
     return "unknown error";
   }
+  std::error_condition default_error_condition(int value) const noexcept override {
+    switch (static_cast<Errc>(value)) {
+      case Errc::invalid_argument:
+      case Errc::moved_from:
+        return std::errc::invalid_argument;
+      case Errc::out_of_memory:
+      case Errc::limit:  // as mlock() says it
+        return std::errc::not_enough_memory;
+      case Errc::too_large:
+        return std::errc::value_too_large;
+      case Errc::too_small:
+        return std::errc::no_buffer_space;
+      case Errc::borrowed:
+        return std::errc::device_or_resource_busy;
+      case Errc::in_flight:
+        return std::errc::operation_would_block;
+      case Errc::timed_out:
+        return std::errc::timed_out;
+      case Errc::wrong_device:
+        return std::errc::cross_device_link;
+      case Errc::no_device:
+        return std::errc::no_such_device;
+      case Errc::capturing:
+        return std::errc::operation_in_progress;
+      case Errc::device_lost:
+        return std::errc::no_such_device_or_address;
+      case Errc::device_error:
+        return std::errc::io_error;
+    }
+    return {value, *this};
+  }
 };
 
 }  // namespace

@@ -51,6 +51,21 @@ void StreamRegistry::take_finished(MovingBlocks& out, bool thorough) noexcept {
   }
 }
 
+bool StreamRegistry::own_stream_captures() noexcept {
+  for (std::size_t at = 0;; ++at) {
+    std::shared_ptr<Timeline> timeline;
+    {
+      const std::scoped_lock lock(mutex_);
+      while (at < all_.size() && (timeline = all_[at].lock()) == nullptr) ++at;
+      if (timeline == nullptr) return false;
+    }
+    if (timeline->foreign()) continue;
+    const Timeline::Call going_on(*timeline);
+    CaptureInfo info;
+    if (going_on && timeline->capture_info(&info).ok() && info.state != CaptureInfo::State::none) return true;
+  }
+}
+
 void StreamRegistry::end(std::shared_ptr<Timeline> timeline) noexcept {
   timeline->drop_handle();
   if (!in_host_function() && timeline->end()) return;

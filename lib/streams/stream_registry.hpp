@@ -34,6 +34,9 @@ class StreamRegistry {
   void end(std::shared_ptr<Timeline> timeline) noexcept;
   void end_waiting() noexcept;
 
+  /// Whether a stream of the library's own captures. Of foreign ones nobody knows whether they still live.
+  bool own_stream_captures() noexcept;
+
   /// Whether any block waits, of pinned memory or of the device's, or a stream that cannot end yet; those count, too,
   /// that another thread is just looking at.
   bool has_work() const noexcept;

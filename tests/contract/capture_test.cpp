@@ -191,6 +191,20 @@ CONTRACT_CASE("synchronising a capturing stream fails and invalidates its captur
   }
 }
 
+CONTRACT_CASE("synchronising the device invalidates each capture on it, whatever the mode of who asks [56]") {
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed})
+    for (const CaptureMode asking : {CaptureMode::global, CaptureMode::relaxed}) {
+      Capturing capturing(backend, mode);
+      std::thread([&] {
+        const CaptureMode before = backend.exchange_capture_mode(asking);
+        CONTRACT_CODE(backend, synchronize_device(), capture);
+        backend.exchange_capture_mode(before);
+      }).join();
+      CHECK(!capturing.end());
+    }
+  CONTRACT_OK(backend, synchronize_device());
+}
+
 CONTRACT_CASE("an event recorded in a capturing stream cannot be asked [34]") {
   const TestEvent event(backend);
   Capturing capturing(backend, CaptureMode::relaxed);

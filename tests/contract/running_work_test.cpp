@@ -198,6 +198,29 @@ CONTRACT_CASE("who synchronises with an event waits for its point [36]") {
   waiter.join();
 }
 
+CONTRACT_CASE(
+    "who synchronises with the device waits for the work in every stream, and for nothing that comes later [55]") {
+  const TestStream stuck(backend), idle(backend), later(backend);
+  const TestEvent event(backend);
+  CONTRACT_OK(backend, record_event(event, idle));
+  CONTRACT_OK(backend, synchronize_device());
+  CONTRACT_CODE(backend, query_event(event), ok);
+  std::atomic<bool> began{false}, opened{false};
+  Gate gate(backend, stuck);
+  std::thread waiting([&] {
+    began = true;
+    CHECK(backend.synchronize_device().ok());
+    CHECK(opened);
+  });
+  while (!began) std::this_thread::yield();
+  for (int i = 0; i < 1000; ++i) CONTRACT_CODE(backend, query_event(event), ok);  // others go on
+  CONTRACT_OK(backend, record_event(event, later));
+  later.synchronize();
+  opened = true;
+  gate.open();
+  waiting.join();
+}
+
 CONTRACT_CASE("the time between two events is known once both are done, of events that measure time [37]") {
   const TestStream stream(backend);
   EventHandle from = nullptr, to = nullptr;

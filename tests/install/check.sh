@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds and runs a small program outside the tree, as a user of the installed library would.
 #   check.sh WAY SOURCE_ROOT BUILD_ROOT PREFIX LIBDIR COMPILER...
-# WAY is pkg-config, cmake, meson (with the installed library) or subproject (with the sources). Exit status 77: skipped.
+# WAY is pkg-config, cmake, meson (with the installed library) or subproject (with the sources). CC: the compiler of C, for a
+# second program. Exit status 77: skipped.
 set -eu
 
 way=$1 source=$2 build=$3 prefix=$4 libdir=$5
@@ -11,7 +12,7 @@ compiler="$*"
 here=$source/tests/install
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$here/consumer" "$work/consumer"
+cp -r "$here/consumer" "$here/consumer_c" "$work"
 cd "$work"
 
 needs() {
@@ -25,6 +26,10 @@ install_thole() {
   PKG_CONFIG_PATH=$root/$libdir/pkgconfig
   PKG_CONFIG_SYSROOT_DIR=$work/installed
   export LD_LIBRARY_PATH PKG_CONFIG_PATH
+  for library in "$root/$libdir"/libthole.so; do # gdb looks for this name, in a folder that is named as the library's
+    printers=$root/share/gdb/auto-load$prefix/$libdir/$(basename "$(readlink -f "$library")")-gdb.py
+    test -f "$printers" || { echo "gdb finds no $printers"; exit 1; }
+  done
 }
 
 case $way in
@@ -36,6 +41,9 @@ pkg-config)
   # shellcheck disable=SC2046,SC2086 # both are lists of words
   $compiler -std=c++20 consumer/main.cpp $(pkg-config --cflags --libs thole) -ldl -o program
   ./program
+  # shellcheck disable=SC2046,SC2086
+  $CC -std=c99 consumer_c/main.c $(pkg-config --cflags --libs thole) -o program_c
+  ./program_c
   ;;
 cmake)
   needs cmake
@@ -45,13 +53,19 @@ cmake)
     { cat log; exit 1; }
   cmake --build out >log 2>&1 || { cat log; exit 1; }
   out/consumer
+  cmake -G Ninja -S consumer_c -B out_c -DCMAKE_PREFIX_PATH="$root" -DCMAKE_BUILD_TYPE=Debug >log 2>&1 ||
+    { cat log; exit 1; }
+  cmake --build out_c >log 2>&1 || { cat log; exit 1; }
+  out_c/consumer
   ;;
 meson)
   install_thole
   export PKG_CONFIG_SYSROOT_DIR
-  CXX=$compiler meson setup out consumer --wrap-mode=nofallback >log 2>&1 || { cat log; exit 1; }
-  meson compile -C out >log 2>&1 || { cat log; exit 1; }
-  out/consumer
+  for consumer in consumer consumer_c; do
+    CXX=$compiler meson setup "out_$consumer" "$consumer" --wrap-mode=nofallback >log 2>&1 || { cat log; exit 1; }
+    meson compile -C "out_$consumer" >log 2>&1 || { cat log; exit 1; }
+    "out_$consumer/consumer"
+  done
   ;;
 subproject)
   mkdir consumer/subprojects

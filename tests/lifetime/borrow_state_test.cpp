@@ -55,6 +55,39 @@ TEST_CASE("one mutable borrow excludes every other") {
   CHECK(scene.buffer.try_borrow().has_value());
 }
 
+TEST_CASE("a BorrowMut that is shared is a Borrow, and at no moment can another write") {
+  const Rig rig(under_test());
+  Scene scene(rig);
+  auto writer = scene.buffer.borrow_mut();
+  writer[3] = std::byte{9};
+  const std::byte* const data = writer.data();
+  auto reader = std::make_optional(std::move(writer).share());
+  static_assert(std::is_same_v<decltype(reader), std::optional<Borrow<std::byte>>>);
+  CHECK(writer.empty());
+  CHECK(reader->data() == data);
+  CHECK((*reader)[3] == std::byte{9});
+  CHECK(has(errc_text([&] { (void)scene.buffer.borrow_mut(); }, Errc::borrowed), "1 live Borrow"));
+  const auto beside = scene.buffer.borrow();
+  scene.buffer.async_to_device(scene.stream, scene.memory.span());  // a device read
+  errc_text([&] { scene.buffer.async_from_device(scene.stream, scene.memory.span()); }, Errc::borrowed);
+  rig.finish(scene.stream);
+  reader.reset();
+  CHECK(has(errc_text([&] { (void)scene.buffer.borrow_mut(); }, Errc::borrowed), "1 live Borrow"));
+}
+
+TEST_CASE("a shared BorrowMut that outlives its buffer keeps the memory, and frees it") {
+  const Rig rig(under_test());
+  auto scene = std::make_optional<Scene>(rig);
+  auto writer = scene->buffer.borrow_mut();
+  scene.reset();
+  {
+    const auto reader = std::move(writer).share();
+    CHECK(!rig.heap.try_make_buffer<std::byte>(1).has_value());
+    CHECK(all_are(reader.data(), reader.size(), 4));
+  }
+  CHECK(rig.all_free());
+}
+
 TEST_CASE("a device read under a mutable borrow is an error, and nothing is enqueued") {
   const Rig rig;
   Scene scene(rig);

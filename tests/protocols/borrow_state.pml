@@ -14,6 +14,7 @@
  * mutation: READ_STORES          begin_read() stores the word that it has checked, whatever it is by now
  * mutation: WORD_READ_AGAIN      take_away() reads the word again, instead of using what the subtraction returned
  * mutation: LAST_READ_BEFORE     take_away() reads the word before it subtracts
+ * mutation: SHARED_IN_TWO_STEPS  a BorrowMut that becomes a Borrow ends, and then begins to read
  * mutation: GRAPHS_APART         take_away() does not count the graphs
  */
 
@@ -157,6 +158,13 @@ end:
      atomic { seen = 0; calling-- }
 #else
      atomic { seen = 0; alone = false }
+#endif
+  /* A BorrowMut becomes a Borrow: what its owner knows stays so. */
+#ifdef SHARED_IN_TWO_STEPS
+  :: atomic { writes && !reads -> word = word - WRITER; writes = false; writers-- };
+     d_step { assert(writers == 0); word = word + READER; reads = true; readers++; judge_borrows() }
+#else
+  :: d_step { writes && !reads -> word = word - WRITER + READER; writes = false; writers--; reads = true; readers++; judge_borrows() }
 #endif
   /* A graph gets the block, in a call that shares the handle or while a borrow holds the block. */
   :: d_step { (reads || writes || (usable && !alone)) && nodes > 0 ->

@@ -31,6 +31,7 @@ def without_template_arguments(text):
 def statements(text):
     """Yields (namespaces, head, end) for what stands at namespace level; end is "{" or ";"."""
     text = without_template_arguments(NOISE.sub(" ", text))
+    text = re.sub(r"\bnamespace\s+(\w+)::inline\s+\w+", r"namespace \1", text)  # an inline namespace has no name of its own
     scopes, head, position = [], "", 0
     while position < len(text):
         letter = text[position]

@@ -52,6 +52,41 @@ TEST_CASE("a borrow is a gsl::span while it lives") {
   CHECK_FALSE(reader.empty());
 }
 
+template <class Handle>
+concept has_bytes = requires(Handle&& handle) {
+  std::forward<Handle>(handle).as_bytes();
+};
+template <class Handle>
+concept has_writable_bytes = requires(Handle&& handle) {
+  std::forward<Handle>(handle).as_writable_bytes();
+};
+template <class Handle>
+concept can_be_shared = requires(Handle&& handle) {
+  std::forward<Handle>(handle).share();
+};
+static_assert(has_bytes<const Borrow<int>&> && has_bytes<BorrowMut<int>&> && !has_bytes<Borrow<int>>);
+static_assert(has_writable_bytes<BorrowMut<int>&> && !has_writable_bytes<Borrow<int>&>);
+static_assert(!has_writable_bytes<BorrowMut<int>>);
+static_assert(can_be_shared<BorrowMut<int>> && !can_be_shared<BorrowMut<int>&> && !can_be_shared<Borrow<int>>);
+
+TEST_CASE("a borrow's elements are bytes, too, which a BorrowMut may write") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<std::uint32_t>(3, 0x01010101);
+  {
+    const auto writer = buffer.borrow_mut();
+    const gsl::span<std::byte> bytes = writer.as_writable_bytes();
+    CHECK(bytes.size() == 12);
+    bytes[4] = bytes[5] = bytes[6] = bytes[7] = std::byte{2};
+    CHECK(writer.as_bytes()[3] == std::byte{1});
+  }
+  const auto reader = buffer.borrow();
+  CHECK(reader[1] == 0x02020202);
+  const gsl::span<const std::byte> bytes = reader.as_bytes();
+  CHECK(static_cast<const void*>(bytes.data()) == reader.data());
+  CHECK(BorrowMut<int>().share().empty());
+  CHECK(PinnedBuffer<int>().borrow_mut().share().empty());
+}
+
 TEST_CASE("a temporary borrow goes through range-v3's views and lives as long as what the pipe made") {
   const Rig rig;
   const auto buffer = rig.heap.make_buffer_from(std::vector<int>{1, 2, 3, 4, 5});

@@ -29,6 +29,23 @@ TEST_CASE("a span knows its pointer, its count and its device, and parts of it d
   CHECK(DeviceSpan<int>::from_native(rig.device, span.native(), 10).device() == span.device());
 }
 
+TEST_CASE("a span's elements are bytes, too, of the same buffer") {
+  const Rig rig(Device::simulated());
+  const Stream stream(rig.device);
+  DeviceBuffer<int> memory(stream, 10);
+  const DeviceSpan<std::byte> bytes = memory.span().as_writable_bytes();
+  CHECK(static_cast<void*>(bytes.native()) == memory.span().native());
+  CHECK(bytes.size() == 40);
+  CHECK(bytes.device() == memory.span().device());
+  const auto ones = rig.heap.make_buffer<std::byte>(40, std::byte{1});
+  ones.async_to_device(stream, bytes);
+  auto back = rig.heap.make_buffer<std::byte>(40);
+  back.async_from_device(stream, std::as_const(memory).span().as_bytes());
+  CHECK(all_are(back, 1));
+  memory = DeviceBuffer<int>();
+  errc_text([&] { ones.async_to_device(stream, bytes); }, Errc::invalid_argument);  // it knows its buffer
+}
+
 TEST_CASE("more than the device has is out_of_memory with the number, and what fits still fits") {
   const Rig rig(Device::simulated({.device_bytes = MiB, .stepped = true}));
   const Stream stream(rig.device);

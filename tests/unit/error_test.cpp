@@ -1,6 +1,7 @@
 // <thole/error.hpp>
 
 #include <doctest/doctest.h>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -32,6 +33,34 @@ TEST_CASE("every code has words of its own") {
       CHECK(words != make_error_code(static_cast<Errc>(other)).message());
   }
   CHECK(error_category().message(9999) == "unknown error");
+}
+
+TEST_CASE("code that knows nothing of thole tells its errors by std::errc") {
+  const std::pair<Errc, std::errc> all[] = {
+      {Errc::invalid_argument, std::errc::invalid_argument},
+      {Errc::out_of_memory, std::errc::not_enough_memory},
+      {Errc::limit, std::errc::not_enough_memory},
+      {Errc::too_large, std::errc::value_too_large},
+      {Errc::too_small, std::errc::no_buffer_space},
+      {Errc::borrowed, std::errc::device_or_resource_busy},
+      {Errc::in_flight, std::errc::operation_would_block},
+      {Errc::timed_out, std::errc::timed_out},
+      {Errc::moved_from, std::errc::invalid_argument},
+      {Errc::wrong_device, std::errc::cross_device_link},
+      {Errc::no_device, std::errc::no_such_device},
+      {Errc::capturing, std::errc::operation_in_progress},
+      {Errc::device_lost, std::errc::no_such_device_or_address},
+      {Errc::device_error, std::errc::io_error},
+  };
+  CHECK(std::size(all) == static_cast<std::size_t>(Errc::device_error));
+  for (const auto& [code, condition] : all) {
+    const std::error_code ours = code;  // by is_error_code_enum and make_error_code
+    CHECK(ours == condition);
+    CHECK(ours != std::errc::permission_denied);
+    CHECK(Error(code, "text").code() == condition);
+  }
+  const std::error_code unknown(9999, error_category());
+  CHECK(unknown.default_error_condition() == std::error_condition(9999, error_category()));
 }
 
 TEST_CASE("a Result holds the value, or the Error that the throwing twin throws") {

@@ -46,6 +46,9 @@ class BorrowState {
   bool begin_write_shared() noexcept {
     return add(writer, [](std::uint64_t word) { return (word & (writer | readers)) == 0; });
   }
+  /// The caller's BorrowMut is a Borrow from now on, with no moment at which another could begin to write. Release:
+  /// pairs with add(), so that whoever begins to read now sees what was written.
+  void write_to_read() noexcept { word_.fetch_sub(writer - reader, std::memory_order_release); }
   /// Return as drop_handle() does.
   bool end_read() noexcept { return take_away(reader); }
   bool end_write() noexcept { return take_away(writer); }

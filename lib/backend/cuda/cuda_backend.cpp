@@ -145,6 +145,10 @@ class CudaBackend final : public DeviceBackend {
   Status synchronize_stream(StreamHandle stream) noexcept override {
     return call([&] { return cudaStreamSynchronize(stream_of(stream)); });
   }
+  // CUDA: "Device Management".
+  Status synchronize_device() noexcept override {
+    return call([&] { return cudaDeviceSynchronize(); });
+  }
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override {
     unsigned long long number = 0;
     const Status status = call([&] { return cudaStreamGetId(stream_of(stream), &number); });

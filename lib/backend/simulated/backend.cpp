@@ -149,6 +149,19 @@ Status SimulatedBackend::synchronize_stream(StreamHandle handle) noexcept {
       });
 }
 
+Status SimulatedBackend::synchronize_device() noexcept {
+  return call(*device_, SimulatedCall::synchronize_device, [&](Lock& lock) -> Status {
+    bool captures = forbidden_by_capture();
+    for (const auto& [id, stream] : device_->streams) {
+      if (!stream->capture) continue;
+      invalidate(*stream->capture);
+      captures = true;
+    }
+    if (captures) return refuse(Refusal::capture_unsupported);
+    return wait_for_device(lock, *device_) ? Status{} : refuse(Refusal::lost);
+  });
+}
+
 Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexcept {
   return stream_call(*device_, SimulatedCall::stream_id, handle, [&](Lock&, const auto& stream) -> Status {
     *id = stream->id;

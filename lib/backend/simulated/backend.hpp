@@ -48,6 +48,8 @@ class SimulatedBackend final : public DeviceBackend {
   Status destroy_stream(StreamHandle stream) noexcept override;
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
+  /// Blocks also where a stream of the device is held.
+  Status synchronize_device() noexcept override;
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override;
   Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;

@@ -45,6 +45,7 @@ constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
     case SimulatedCall::query_event:
     case SimulatedCall::synchronize_event:
     case SimulatedCall::synchronize_stream:
+    case SimulatedCall::synchronize_device:
     case SimulatedCall::capture_info:
     case SimulatedCall::stream_id:
     case SimulatedCall::check_stream:

@@ -18,6 +18,8 @@ void demand_all();
 /// Blocks the caller until the stream has completed so many operations. False when its device was lost.
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
 /// Blocks the caller while the stream's queue is full. False when its device was lost.
+/// The same for all that the device has been given by now, in all its streams.
+bool wait_for_device(Lock& lock, SimulatedDevice& device);
 bool wait_for_room(Lock& lock, const StreamPtr& stream);
 /// What CUDA does when memory is unpinned: waits until no device that runs by itself has anything to do. Meanwhile
 /// callers of most calls are held up in wait_while_unpinning, on every thread.

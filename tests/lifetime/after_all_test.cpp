@@ -1,0 +1,251 @@
+// Memory that is given back after all that the device has been given: PinnedHeap::deallocate_after_all.
+
+#include <optional>
+#include <utility>
+
+#include "../support/allocations.hpp"
+#include "../support/child.hpp"
+#include "../support/rig.hpp"
+#include "../support/sanitized.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 64 * KiB;
+
+/// A stream that thole has never heard of, with work in it that nobody recorded.
+class Unknown {
+ public:
+  explicit Unknown(const Rig& rig) : backend_(rig.backend()), target_(Stream(rig.device), bytes) {
+    REQUIRE(backend_.create_stream(&stream_).ok());
+    rig.sim().run_all();  // the target is there
+  }
+  ~Unknown() { (void)backend_.destroy_stream(stream_); }  // lost devices say so
+  Unknown(const Unknown&) = delete;
+  Unknown& operator=(const Unknown&) = delete;
+  void read(void* data) {
+    REQUIRE(backend_.copy(target_.span().native(), data, bytes, detail::CopyKind::host_to_device, stream_).ok());
+  }
+
+ private:
+  detail::DeviceBackend& backend_;
+  DeviceBuffer<std::byte> target_;
+  detail::StreamHandle stream_ = nullptr;
+};
+
+std::size_t in_use(const Rig& rig) { return rig.heap.stats().in_use; }
+
+}  // namespace
+
+TEST_CASE("memory that is given back after all waits for work that thole has never heard of, and nobody waits for it") {
+  const Rig rig;
+  Unknown unknown(rig);
+  void* const data = rig.heap.allocate(bytes);
+  std::memset(data, 7, bytes);
+  unknown.read(data);
+  CHECK(rig.heap.deallocate_after_all(data));
+  CHECK(!rig.heap.find(data).has_value());
+  until_blocked(rig.sim());  // the library's own thread
+  (void)rig.heap.collect();
+  CHECK(in_use(rig) == bytes);
+  CHECK(!rig.all_free());
+  rig.sim().run_all();
+  until([&] { return in_use(rig) == 0; });
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("it waits for what the device has been given before, and for nothing later") {
+  const Rig rig;
+  Unknown unknown(rig);
+  const Stream later(rig.device);
+  void* const first = rig.heap.allocate(bytes);
+  void* const second = rig.heap.allocate(2 * bytes);
+  unknown.read(first);
+  CHECK(rig.heap.deallocate_after_all(first));
+  until_blocked(rig.sim());
+  rig.sim().hold(later);
+  CHECK(rig.heap.record_use(second, later, Access::device_reads));
+  const Event held = later.record();
+  CHECK(rig.heap.deallocate_after_all(second));
+  rig.sim().run_all();  // but what is held
+  until([&] { return in_use(rig) == 2 * bytes; });
+  until_blocked(rig.sim());  // for the second
+  CHECK(in_use(rig) == 2 * bytes);
+  rig.sim().release(later);
+  until([&] { return in_use(rig) == 0; });
+  rig.heap.drain();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("a graph capture in a stream of thole's goes on unharmed, and the memory waits until it has ended") {
+  for (const auto mode :
+       {SimulatedCaptureMode::global, SimulatedCaptureMode::thread_local_, SimulatedCaptureMode::relaxed}) {
+    const Rig rig;
+    const Stream stream(rig.device);
+    void* const data = rig.heap.allocate(bytes);
+    rig.sim().begin_capture(stream, mode);
+    CHECK(rig.heap.deallocate_after_all(data));
+    const auto asked = rig.calls(SimulatedCall::capture_info);
+    until([&] { return rig.calls(SimulatedCall::capture_info) > asked + 4; });  // the thread has looked, and again
+    CHECK(rig.calls(SimulatedCall::synchronize_device) == 0);
+    CHECK(in_use(rig) == bytes);
+    CHECK_NOTHROW((void)rig.sim().end_capture(stream));
+    until([&] { return in_use(rig) == 0; });
+    CHECK(rig.calls(SimulatedCall::synchronize_device) == 1);
+  }
+}
+
+TEST_CASE("a capture in the default stream of another thread goes on unharmed") {
+  const Rig rig;
+  void* const per_thread = reinterpret_cast<void*>(2);
+  detail::GraphHandle graph = nullptr;
+  void* const data = rig.heap.allocate(bytes);
+  REQUIRE(rig.backend().begin_capture(per_thread, detail::CaptureMode::global).ok());
+  CHECK(rig.heap.deallocate_after_all(data));
+  const auto asked = rig.calls(SimulatedCall::capture_info);
+  until([&] { return rig.calls(SimulatedCall::capture_info) > asked + 4; });
+  CHECK(rig.calls(SimulatedCall::synchronize_device) == 0);
+  REQUIRE(rig.backend().end_capture(per_thread, &graph).ok());
+  CHECK(rig.backend().destroy_graph(graph).ok());
+  until([&] { return in_use(rig) == 0; });
+}
+
+TEST_CASE("a capture on another device goes on unharmed, and nobody waits for it") {
+  const Rig rig;
+  const Rig other;
+  const Stream stream(other.device);
+  void* const data = rig.heap.allocate(bytes);
+  other.sim().begin_capture(stream, SimulatedCaptureMode::global);
+  CHECK(rig.heap.deallocate_after_all(data));
+  until([&] { return in_use(rig) == 0; });
+  CHECK_NOTHROW((void)other.sim().end_capture(stream));
+}
+
+TEST_CASE("what cannot be given back after all is told, and stays the caller's") {
+  const Rig rig;
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  const PinnedHeap other(rig.arena);
+  std::byte* const data = static_cast<std::byte*>(rig.heap.allocate(bytes));
+  CHECK(rig.heap.deallocate_after_all(nullptr));
+  CHECK(!rig.heap.deallocate_after_all(buffer.unsynchronized_data()));
+  CHECK(!rig.heap.deallocate_after_all(data + 64));
+  CHECK(!other.deallocate_after_all(data));
+  CHECK(rig.heap.deallocate_after_all(data));
+  CHECK(!rig.heap.deallocate_after_all(data));
+  CHECK(!rig.heap.deallocate(data));
+  until([&] { return in_use(rig) == bytes; });  // the buffer's
+  void* const late = rig.heap.allocate(bytes);
+  rig.sim().lose_device();
+  errc_text_of(Stream::try_make(rig.device), Errc::device_lost);  // now it is known
+  errc_text_of(rig.heap.try_deallocate_after_all(late), Errc::device_lost);
+  CHECK(rig.heap.find(late).has_value());
+  CHECK(rig.heap.deallocate(late));
+}
+
+#if !THOLE_TEST_SANITIZED
+TEST_CASE("where there is no memory to wait with, it stays the caller's") {
+  const Rig rig;
+  CHECK(rig.heap.deallocate_after_all(rig.heap.allocate(bytes)));
+  until([&] { return in_use(rig) == 0; });
+  void* const data = rig.heap.allocate(bytes);
+  std::optional<Result<bool>> given;
+  {
+    const support::NoMemory no_memory;
+    given.emplace(rig.heap.try_deallocate_after_all(data));
+  }
+  errc_text_of(*given, Errc::out_of_memory);
+  REQUIRE(rig.heap.find(data).has_value());
+  CHECK(rig.heap.deallocate(data));
+}
+#endif
+
+TEST_CASE("a wait that the device refuses is made again, and Device::take_error says what was refused") {
+  Rig rig;
+  Unknown unknown(rig);
+  void* const data = rig.heap.allocate(bytes);
+  unknown.read(data);
+  rig.sim().fail_call(SimulatedCall::synchronize_device, 1);
+  CHECK(rig.heap.deallocate_after_all(data));
+  until_blocked(rig.sim());
+  CHECK(in_use(rig) == bytes);
+  const auto error = rig.device.take_error();
+  REQUIRE(error.has_value());
+  CHECK(has(error->what(), "PinnedHeap::deallocate_after_all"));
+  rig.sim().run_all();
+  until([&] { return in_use(rig) == 0; });
+}
+
+TEST_CASE("a device that is lost lets go of what waits for all of it") {
+  const Rig rig;
+  Unknown unknown(rig);
+  void* const data = rig.heap.allocate(bytes);
+  unknown.read(data);
+  CHECK(rig.heap.deallocate_after_all(data));
+  until_blocked(rig.sim());
+  rig.sim().lose_device();
+  until([&] { return in_use(rig) == 0; });
+}
+
+TEST_CASE("memory that waits for all keeps its heap and its arena, and ends them") {
+  const Device device = stepped();
+  void* data = nullptr;
+  {
+    const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+    data = heap.allocate(bytes);
+    const Stream stream(device);
+    (void)stream.record();
+    CHECK(heap.deallocate_after_all(data));
+  }
+  until_blocked(device.simulation());
+  CHECK(device.simulation().arena_bytes() != 0);
+  std::memset(data, 1, bytes);  // still there
+  device.simulation().run_all();
+  until([&] { return device.simulation().arena_bytes() == 0; });
+}
+
+TEST_CASE("a forked child knows none of its parent's memory") {
+  const Rig rig;
+  void* const data = rig.heap.allocate(bytes);
+  CHECK(in_child([&] { return rig.heap.deallocate_after_all(data) ? 1 : 0; }) == 0);
+  CHECK(rig.heap.deallocate_after_all(data));
+  until([&] { return in_use(rig) == 0; });
+}
+
+TEST_CASE("who waits for memory gets what comes back after all") {
+  const Rig rig;
+  Unknown unknown(rig);
+  void* const data = rig.heap.allocate(MiB);
+  unknown.read(data);
+  CHECK(rig.heap.deallocate_after_all(data));
+  std::atomic<bool> made{false};
+  std::thread waiting([&] {
+    const auto buffer = rig.heap.make_buffer_for<std::byte>(MiB, forever);
+    made = true;
+  });
+  until_blocked(rig.sim());
+  CHECK(!made);
+  rig.sim().run_all();
+  waiting.join();
+  CHECK(made);
+}
+
+TEST_CASE("many threads give memory back after all, and nothing is lost") {
+  const Rig rig(Device::simulated(), {.bytes = 16 * MiB});
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i != 4; ++i)
+    threads.emplace_back([&] {
+      const Stream stream(rig.device);
+      for (int round = 0; round != 500; ++round) {
+        void* const data = rig.heap.allocate(std::size_t{64} << (round % 8));
+        if (!rig.heap.record_use(data, stream, Access::device_reads)) ++wrong;
+        if (!rig.heap.deallocate_after_all(data)) ++wrong;
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong.load() == 0);
+  until([&] { return in_use(rig) == 0; });
+  rig.heap.drain();
+  CHECK(rig.heap.stats().in_flight == 0);
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""A call with a type that no buffer may hold does not compile, and the compiler says why and with which type.
+
+    check.py SOURCE CALL COMPILER...
+"""
+
+import subprocess
+import sys
+
+
+def compiled(source, compiler, *options):
+    return subprocess.run([*compiler, "-fsyntax-only", *options, source], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+
+
+def main():
+    source, call, *compiler = sys.argv[1:]
+    good = compiled(source, compiler)
+    if good.returncode != 0:
+        sys.exit(f"without the call it should compile:\n{good.stdout}")
+    refused = compiled(source, compiler, f"-DCALL={call}")
+    if refused.returncode == 0:
+        sys.exit(f"{call} should not compile")
+    wanted = ["CopiedAsBytes", "trivially copyable", "Text" if "Text" in call else "const int"]
+    for words in wanted:
+        if words not in refused.stdout:
+            sys.exit(f"{words!r} should be in what the compiler says of {call}:\n{refused.stdout}")
+    print("\n".join(line for line in refused.stdout.splitlines() if "CopiedAsBytes" in line))
+
+
+if __name__ == "__main__":
+    main()
