@@ -41,8 +41,8 @@ void CUDART_CB release_kept(void* kept) {
 
 class CudaBackend final : public DeviceBackend {
  public:
-  CudaBackend(int ordinal, std::string name, CUcontext context)
-      : ordinal_(ordinal), name_(std::move(name)), context_(context) {}
+  CudaBackend(int ordinal, std::string name, CUcontext context, bool knows_read_only)
+      : ordinal_(ordinal), name_(std::move(name)), context_(context), knows_read_only_(knows_read_only) {}
   ~CudaBackend() override {
     if (pool_ != nullptr) (void)call([&] { return cudaMemPoolDestroy(pool_); });
   }
@@ -92,8 +92,9 @@ class CudaBackend final : public DeviceBackend {
   }
 
   // CUDA: "Memory Management", cudaHostRegister.
-  Status register_host(void* data, std::size_t bytes) noexcept override {
-    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable); });
+  Status register_host(void* data, std::size_t bytes, HostAccess access) noexcept override {
+    const unsigned read_only = access == HostAccess::read_only && knows_read_only_ ? cudaHostRegisterReadOnly : 0U;
+    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable | read_only); });
   }
   Status unregister_host(void* data) noexcept override {
     return call([&] { return cudaHostUnregister(data); });
@@ -293,6 +294,7 @@ class CudaBackend final : public DeviceBackend {
   const int ordinal_;
   const std::string name_;
   const CUcontext context_;
+  const bool knows_read_only_;  // cudaHostRegisterReadOnly; others refuse the flag, and what is not writable without it
   const std::uint32_t process_ = this_process();  // that made it
   cudaMemPool_t pool_ = nullptr;
 };
@@ -320,10 +322,12 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   if (!context) return tl::unexpected(std::move(context.error()));
   const CurrentContext current(*context);
   cudaDeviceProp properties{};
-  int has_pools = 0;
+  int has_pools = 0, knows_read_only = 0;
   Status status = status_of(cudaGetDeviceProperties(&properties, ordinal));
   if (status.ok()) status = status_of(cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, ordinal));
-  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context);
+  if (status.ok())
+    status = status_of(cudaDeviceGetAttribute(&knows_read_only, cudaDevAttrHostRegisterReadOnlySupported, ordinal));
+  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context, knows_read_only != 0);
   if (status.ok() && has_pools == 0) {
     return refused(Errc::no_device, std::string(properties.name) +
                                         " has no memory pools, so that device memory cannot be freed in stream order");
