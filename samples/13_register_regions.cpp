@@ -111,14 +111,17 @@ int main() try {
   const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
   for (const std::size_t bytes : {std::size_t{4096}, std::size_t{2} << 20}) {  // the second makes the arena grow
     auto buffer = heap.make_buffer<std::byte>(bytes);
-    const long got = ring->read(file, buffer.borrow_mut().span());
+    auto borrow = buffer.borrow_mut();
+    const long got = ring->read(file, borrow.span());
+    borrow.drop();
     const auto there = buffer.async_to_device(stream);
     fmt::print("{} of {} bytes, and on to the device\n", got, bytes);
   }
   close(file);
   stream.synchronize();
   heap.collect();
-  fmt::print("{} regions; trimmed by {} KiB\n", arena.regions().size(), arena.trim() >> 10);
+  const std::size_t regions = arena.regions().size(), trimmed = arena.trim();
+  fmt::print("of {} regions {} KiB were trimmed\n", regions, trimmed >> 10);
 } catch (const std::exception& error) {
   fmt::print(stderr, "13_register_regions: {}\n", error.what());
   return 1;

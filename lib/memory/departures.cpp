@@ -70,7 +70,7 @@ class Departures {
       auto departure = take();
       const BackgroundCalls calls;  // while it works, not while it sleeps: the end of the process waits for it
       if (!calls) {
-        (void)departure.release();  // what the program's functions hold is the program's, which is ending
+        left_ = departure.release();  // what the program's functions hold is the program's, which is ending
         return;
       }
       finish(*departure);
@@ -82,6 +82,7 @@ class Departures {
   Departure* first_ = nullptr;
   Departure** last_ = &first_;
   bool started_ = false;
+  Departure* left_ = nullptr;  // the thread's own: never finished
 };
 
 }  // namespace
