@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 # dpkg-dev: else Meson installs into lib64, where Debian looks for nothing.
 build_packages="meson ninja-build g++ dpkg-dev pkg-config python3 libmimalloc-dev libmsgsl-dev libexpected-dev"
-sample_packages="librange-v3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev"
+sample_packages="librange-v3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev liburing-dev"
 mpi_packages="libopenmpi-dev openmpi-bin" # for the main job over ranks; without them it is left out
 test_packages="doctest-dev libbenchmark-dev cmake spin gdb"
 

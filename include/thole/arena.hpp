@@ -1,12 +1,21 @@
 #pragma once
 
+// Defined in: adopt.cpp, arena.cpp
+
 #include <cstddef>
+#include <functional>
 #include <iosfwd>
 #include <memory>
 #include <optional>
+#include <source_location>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
+#include <gsl/span>
+
+#include <thole/buffer.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -32,6 +41,28 @@ struct ArenaOptions {
   /// and what is in flight says little; switch it on to look at buffers in a debugger afterwards. With
   /// `PinMethod::host_alloc` the driver decides.
   bool in_core_dumps = false;
+  /// For libraries that register memory themselves, as RDMA, UCX and io_uring do: called with each stretch of pinned
+  /// memory that the arena gets, before anything is in it, and with each that it lets go of, when nothing is in it any
+  /// more and before it is unpinned. What an arena lets go of may stay pinned for the next one, which is told of it
+  /// anew. `added` runs on the thread that makes the arena or makes it grow; `removed`, where the arena is trimmed or
+  /// lets go of a region to grow by a larger one, on that thread, and at the arena's end on a thread of the library's
+  /// own: what the functions need they should hold, for instance as a shared_ptr. They are destroyed after the last
+  /// call. When the process ends, or the device is lost with copies in flight, the arena's end may never be told.
+  ///
+  /// Where `added` throws, the arena does not grow, or is not made: the Error says what was thrown, with its code where
+  /// that was an Error, else `limit`. What `removed` throws goes to `Device::take_error`. Both may call thole, but must
+  /// not make their own arena grow, or trim it (`invalid_argument`), nor wait for a thread that wants its memory.
+  std::function<void(gsl::span<std::byte>)> on_region_added = {};
+  std::function<void(gsl::span<std::byte>)> on_region_removed = {};
+};
+
+/// How memory of the program's own is taken over by `PinnedArena::adopt` and `adopt_buffer`.
+/// Thread safety: plain data.
+struct AdoptOptions {
+  /// The program has pinned all of it, as cudaHostAlloc or cudaHostRegister do, and unpins it after `release`; thole
+  /// neither pins nor unpins. Memory that is not pinned, though this says so, is copied as any: slowly, and to it the
+  /// device's copies block.
+  bool already_pinned = false;
 };
 
 /// A snapshot of an arena, in bytes where it does not say otherwise. Taking one costs microseconds.
@@ -82,13 +113,100 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
   /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
   /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister.
+  /// In a function that is told of this arena's regions it throws `Error` with `Errc::invalid_argument`.
   std::size_t trim();
+  /// The pinned stretches of memory that it has now, in no order. Each is one registration, and stays until `trim()`, a
+  /// growth, or the arena's end; `ArenaOptions::on_region_removed` says when. A read-only arena's must not be written.
+  std::vector<gsl::span<std::byte>> regions() const;
+
   /// Writes a picture of the arena, block by block, coloured by state, as SVG.
   void draw_svg(std::ostream& out) const;
 
+  // ---- Memory that the program has already: a mapped file, /dev/shm, another allocator's.
+  //
+  // The caller keeps it mapped, its pages in place and, where it is a file, as long as it is, until `release` is
+  // called: once, with nothing pinned any more, after the last handle, buffer, borrow and use is gone. It is called on
+  // a thread of the library's own, since unpinning waits for all running work of the process, and holds up nearly
+  // every call meanwhile (see `trim()`); what it throws goes to `Device::take_error`. It is not called when the process
+  // ends before, in a forked child, or where a device is lost with the memory in use. Where adopting fails nothing is
+  // pinned, the memory stays the caller's, and `release` is never called. `release` may be empty.
+  //
+  // A forked child gets of these pages what the program's own settings (madvise) say; its parent's are not shared.
+  // Another process that has the same file or /dev/shm mapped pins its own view. Nothing is cleared or copied.
+
+  /// An arena over that memory, which serves buffers and never grows. It starts at a page and is whole pages. Throws
+  /// `Error`: `invalid_argument` (that is not so, or the device refuses it: not all mapped and writable, or pinned
+  /// already; with the device's words), `limit`, `out_of_memory`, `device_lost`, `moved_from`. Does not wait for the
+  /// device; pinning 4 GiB of a mapped file takes about 130 ms.
+  static PinnedArena adopt(const Device& device, gsl::span<std::byte> memory, std::function<void()> release,
+                           const AdoptOptions& options = {});
+  /// A read-only one, over memory that need not be writable: no heap can be made on it, but `view()`. It may start
+  /// anywhere and have any size, but 0.
+  static PinnedArena adopt(const Device& device, gsl::span<const std::byte> memory, std::function<void()> release,
+                           const AdoptOptions& options = {});
+  [[nodiscard]] static Result<PinnedArena> try_adopt(const Device& device, gsl::span<std::byte> memory,
+                                                     std::function<void()> release,
+                                                     const AdoptOptions& options = {}) noexcept;
+  [[nodiscard]] static Result<PinnedArena> try_adopt(const Device& device, gsl::span<const std::byte> memory,
+                                                     std::function<void()> release,
+                                                     const AdoptOptions& options = {}) noexcept;
+
+  /// A buffer of all the memory of a read-only arena; there may be several, and each may be split into parts. Throws
+  /// `Error`: `invalid_argument` where the arena is not read-only, or its memory is no whole number of aligned `T`.
+  template <class T>
+  PinnedBuffer<const T> view(std::source_location location = std::source_location::current()) const {
+    return detail::unwrap(try_view<T>(location));
+  }
+  template <class T>
+  [[nodiscard]] Result<PinnedBuffer<const T>> try_view(
+      std::source_location location = std::source_location::current()) const noexcept {
+    auto block = whole_block(sizeof(T), alignof(T), location);
+    if (!block) return tl::unexpected(std::move(block.error()));
+    return PinnedBuffer<const T>(block->head, static_cast<const T*>(block->data), block->bytes / sizeof(T));
+  }
+
+  /// One buffer of all of `data`, where it lies, which may be anywhere: the pages around it are pinned. With borrows
+  /// and uses as any other buffer's, and `release` as above. A span of const elements gives a buffer that can only be
+  /// read, by the CPU and by the device, of memory that need not be writable. CUDA: "Memory Management",
+  /// cudaHostRegister and cudaHostRegisterReadOnly, which devices without cudaDevAttrHostRegisterReadOnlySupported do
+  /// not know: there the memory must be writable, though nothing writes it. Throws `Error` as `adopt`; an empty span is
+  /// `invalid_argument`.
+  template <class T>
+  static PinnedBuffer<T> adopt_buffer(const Device& device, gsl::span<T> data, std::function<void()> release,
+                                      const AdoptOptions& options = {},
+                                      std::source_location location = std::source_location::current()) {
+    return detail::unwrap(try_adopt_buffer(device, data, std::move(release), options, location));
+  }
+  template <class T>
+  [[nodiscard]] static Result<PinnedBuffer<T>> try_adopt_buffer(
+      const Device& device, gsl::span<T> data, std::function<void()> release, const AdoptOptions& options = {},
+      std::source_location location = std::source_location::current()) noexcept {
+    auto block = adopt_block(device, {data.data(), data.size_bytes(), !std::is_const_v<T>}, std::move(release), options,
+                             location);
+    if (!block) return tl::unexpected(std::move(block.error()));
+    return PinnedBuffer<T>(*block, data.data(), data.size());
+  }
+
  private:
   friend class PinnedHeap;
+  struct Memory {
+    const void* data;
+    std::size_t bytes;
+    bool writable;
+  };
+  struct WholeBlock {
+    detail::BlockHead* head;
+    void* data;
+    std::size_t bytes;
+  };
   static Result<PinnedArena> make(const Device& device, const ArenaOptions& options, bool may_unpin) noexcept;
+  static Result<PinnedArena> adopt_memory(const Device& device, const Memory& memory, std::function<void()>&& release,
+                                          const AdoptOptions& options) noexcept;
+  static Result<detail::BlockHead*> adopt_block(const Device& device, const Memory& memory,
+                                                std::function<void()>&& release, const AdoptOptions& options,
+                                                const std::source_location& location) noexcept;
+  Result<WholeBlock> whole_block(std::size_t element_bytes, std::size_t alignment,
+                                 const std::source_location& location) const noexcept;
   explicit PinnedArena(std::shared_ptr<detail::ArenaCore> core) noexcept : core_(std::move(core)) {}
   const std::shared_ptr<detail::ArenaCore>& core(const char* call) const;  // throws `moved_from`
   std::shared_ptr<detail::ArenaCore> core_;

@@ -22,6 +22,7 @@
 
 namespace thole {
 
+class PinnedArena;
 class PinnedHeap;
 namespace detail {
 struct ListAccess;
@@ -79,6 +80,8 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// borrows; the device through copies and `use_on`. Dropping the buffer never waits: memory that the device still uses
 /// is recycled when it is done, not before.
 ///
+/// A `PinnedBuffer<const T>`, which `PinnedArena::adopt_buffer` and `view` give, has no call that writes.
+///
 /// Rules, checked in every build, as with Rust's RefCell: any number of `Borrow`s or one `BorrowMut`; no device read
 /// while a `BorrowMut` lives; no device write while any borrow lives (`Errc::borrowed`). While the device reads, the
 /// CPU may read too; while it writes, the CPU waits. A device write is ordered after earlier uses on other streams,
@@ -96,10 +99,12 @@ THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size
 /// (`thole::launch`), or synchronise with them before you borrow.
 template <class T>
 class [[nodiscard]] PinnedBuffer {
-  static_assert(detail::CopiedAsBytes<T>, "a copy engine moves bytes: T must be trivially copyable, and not const");
+  static_assert(detail::CopiedAsBytes<std::remove_const_t<T>>,
+                "a copy engine moves bytes: T must be trivially copyable, and not volatile");
+  static constexpr bool writable = !std::is_const_v<T>;
 
  public:
-  using value_type = T;
+  using value_type = std::remove_const_t<T>;
 
   /// An empty one, as a place for a buffer to be moved to: a member, an element.
   PinnedBuffer() noexcept : PinnedBuffer(nullptr, nullptr, 0) {}
@@ -137,7 +142,7 @@ class [[nodiscard]] PinnedBuffer {
   }
   /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and
   /// `borrowed` while any borrow lives.
-  BorrowMut<T> borrow_mut() {
+  BorrowMut<T> borrow_mut() requires(writable) {
     if (block_ == nullptr || !block_->untouched() || !block_->holders.begin_write()) [[unlikely]] {
       check("PinnedBuffer::borrow_mut");
       if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
@@ -153,7 +158,7 @@ class [[nodiscard]] PinnedBuffer {
     return Borrow<T>(block_, span_);
   }
   /// As `borrow_mut()`, but never waits.
-  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut() noexcept {
+  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut() noexcept requires(writable) {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::try_borrow_mut", "the buffer"));
     if (block_ != nullptr)
       if (auto began = detail::try_begin_write(block_, "PinnedBuffer::try_borrow_mut"); !began)
@@ -172,7 +177,7 @@ class [[nodiscard]] PinnedBuffer {
     return Borrow<T>(block_, span_);
   }
   /// As `borrow_mut()`, but waits so long at most; else as `try_borrow_for`.
-  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut_for(std::chrono::nanoseconds timeout) noexcept {
+  [[nodiscard]] Result<BorrowMut<T>> try_borrow_mut_for(std::chrono::nanoseconds timeout) noexcept requires(writable) {
     constexpr const char* call = "PinnedBuffer::try_borrow_mut_for";
     if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
     if (block_ != nullptr)
@@ -198,29 +203,32 @@ class [[nodiscard]] PinnedBuffer {
 
   /// New device memory that the stream fills with a copy of this buffer; returns at once. The memory is freed in stream
   /// order. Throws `Error`: `borrowed`, `out_of_memory`, `wrong_device`, `device_lost`, `moved_from`.
-  DeviceBuffer<T> async_to_device(const StreamRef& stream) const { return detail::unwrap(try_async_to_device(stream)); }
-  [[nodiscard]] Result<DeviceBuffer<T>> try_async_to_device(const StreamRef& stream) const noexcept {
+  DeviceBuffer<value_type> async_to_device(const StreamRef& stream) const {
+    return detail::unwrap(try_async_to_device(stream));
+  }
+  [[nodiscard]] Result<DeviceBuffer<value_type>> try_async_to_device(const StreamRef& stream) const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::async_to_device", "the buffer"));
-    if (block_ == nullptr) return DeviceBuffer<T>::try_make(stream, 0);
+    if (block_ == nullptr) return DeviceBuffer<value_type>::try_make(stream, 0);
     auto made = detail::copy_to_new_device_block(block_, size_bytes(), stream);
     if (!made) return tl::unexpected(std::move(made.error()));
-    return DeviceBuffer<T>(*made, size());
+    return DeviceBuffer<value_type>(*made, size());
   }
   /// Copies the buffer to the front of `destination`; returns at once. Also throws `too_small`.
-  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const {
+  void async_to_device(const StreamRef& stream, DeviceSpan<value_type> destination) const {
     detail::unwrap(try_async_to_device(stream, destination));
   }
-  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination) const noexcept {
+  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream,
+                                                 DeviceSpan<value_type> destination) const noexcept {
     return try_async_to_device(stream, destination, 0, size());
   }
   /// Copies `count` elements from `offset` on to the front of `destination`. Also throws `invalid_argument` when the
   /// buffer ends before them. The whole buffer counts as in use.
-  void async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
+  void async_to_device(const StreamRef& stream, DeviceSpan<value_type> destination, std::size_t offset,
                        std::size_t count) const {
     detail::unwrap(try_async_to_device(stream, destination, offset, count));
   }
-  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<T> destination, std::size_t offset,
-                                                 std::size_t count) const noexcept {
+  [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<value_type> destination,
+                                                 std::size_t offset, std::size_t count) const noexcept {
     constexpr const char* call = "PinnedBuffer::async_to_device";
     if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
     if (offset > size() || count > size() - offset)
@@ -231,11 +239,12 @@ class [[nodiscard]] PinnedBuffer {
   }
   /// Fills this buffer from `offset` on with `source` (all of it); returns at once. Throws `Error`: `too_small` when
   /// the buffer ends before the source does, `borrowed`, `wrong_device`, `device_lost`, `moved_from`.
-  void async_from_device(const StreamRef& stream, DeviceSpan<const T> source, std::size_t offset = 0) {
+  void async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
+                         std::size_t offset = 0) requires(writable) {
     detail::unwrap(try_async_from_device(stream, source, offset));
   }
   [[nodiscard]] Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
-                                                   std::size_t offset = 0) noexcept {
+                                                   std::size_t offset = 0) noexcept requires(writable) {
     constexpr const char* call = "PinnedBuffer::async_from_device";
     if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
     if (offset > size() || source.size() > size() - offset)
@@ -294,7 +303,7 @@ class [[nodiscard]] PinnedBuffer {
     return use<const T>(stream, std::forward<F>(f));
   }
   template <class F>
-  std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access::Writes, F&& f) {
+  requires(writable) std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access::Writes, F&& f) {
     return use<T>(stream, std::forward<F>(f));
   }
   /// As `use_on`, but returns thole's own error instead of throwing it; `f` returns no reference.
@@ -304,12 +313,13 @@ class [[nodiscard]] PinnedBuffer {
     return try_use<const T>(stream, std::forward<F>(f));
   }
   template <class F>
-  [[nodiscard]] Result<std::invoke_result_t<F, T*, NativeStream>> try_use_on(const StreamRef& stream, Access::Writes,
-                                                                             F&& f) {
+  requires(writable) [[nodiscard]] Result<std::invoke_result_t<F, T*, NativeStream>> try_use_on(const StreamRef& stream,
+                                                                                                Access::Writes, F&& f) {
     return try_use<T>(stream, std::forward<F>(f));
   }
 
  private:
+  friend class PinnedArena;
   friend class PinnedHeap;
   friend struct detail::ListAccess;
   template <class U>

@@ -191,6 +191,7 @@ class [[nodiscard]] DeviceBuffer {
 
  private:
   friend class PinnedBuffer<T>;
+  friend class PinnedBuffer<const T>;
   friend struct detail::ListAccess;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
   T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }

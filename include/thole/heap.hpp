@@ -249,6 +249,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   Result<void> drain_within(std::optional<std::chrono::nanoseconds> timeout, const char* call) const noexcept;
   template <class T>
   static Result<PinnedBuffer<T>> typed(std::size_t count, Result<detail::Allocation>&& made) noexcept {
+    static_assert(!std::is_const_v<T>, "a heap's memory has no contents that could be const");
     if (!made) return tl::unexpected(std::move(made.error()));
     return PinnedBuffer<T>(made->block, static_cast<T*>(made->data), count);
   }

@@ -43,10 +43,12 @@ detail::Listed<const T*> reads(DeviceSpan<T> span) noexcept {
 /// The work writes the buffer, and may read it, too; its function gets a `T*`.
 template <class T>
 detail::Listed<T*> writes(PinnedBuffer<T>& buffer THOLE_LIFETIMEBOUND) noexcept {
+  static_assert(!std::is_const_v<T>, "a PinnedBuffer of const elements can only be read");
   return detail::ListAccess::pinned<T>(buffer);
 }
 template <class T>
 detail::Listed<T*> writes(PinnedBuffer<T>&& buffer THOLE_LIFETIMEBOUND) noexcept {
+  static_assert(!std::is_const_v<T>, "a PinnedBuffer of const elements can only be read");
   return detail::ListAccess::pinned<T>(buffer);
 }
 template <class T>

@@ -40,7 +40,8 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
                                     .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
                                     .region = {.pin = options.pin_method,
                                                .numa_node = options.numa_node.value_or(-1),
-                                               .in_core_dumps = options.in_core_dumps}},
+                                               .in_core_dumps = options.in_core_dumps},
+                                    .hooks = {options.on_region_added, options.on_region_removed}},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
@@ -80,8 +81,16 @@ ArenaStats PinnedArena::stats() const {
 }
 
 std::size_t PinnedArena::trim() {
-  core("PinnedArena::trim")->flush();
+  constexpr const char* call = "PinnedArena::trim";
+  if (core(call)->store().is_telling())
+    throw Error(Errc::invalid_argument,
+                std::string(call) + ": on_region_added and on_region_removed must not trim their own arena");
+  core_->flush();
   return core_->store().trim();
+}
+
+std::vector<gsl::span<std::byte>> PinnedArena::regions() const {
+  return core("PinnedArena::regions")->store().regions();
 }
 
 void PinnedArena::draw_svg(std::ostream& out) const {

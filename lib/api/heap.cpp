@@ -63,6 +63,9 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
                                             " bytes; it must be a power of two and at most a page, " +
                                             std::to_string(detail::page) + " bytes");
   const auto& core = arena.core("PinnedHeap");
+  if (core->store().whole_only())
+    throw Error(Errc::invalid_argument,
+                "PinnedHeap: the arena was adopted to be read only, and has no memory to give; see PinnedArena::view");
   core_ = std::make_shared<detail::HeapHandle>(core, std::max(options.alignment, detail::granule),
                                                options.background_reclaim);
 }

@@ -56,6 +56,9 @@ struct [[nodiscard]] Status {
   bool ok() const noexcept { return code == StatusCode::ok; }
 };
 
+/// What the device may do with registered memory.
+enum class HostAccess { read_write, read_only };
+
 enum class CopyKind { host_to_device, device_to_host, device_to_device, host_to_host };
 
 /// As cudaStreamCaptureMode.
@@ -94,8 +97,9 @@ class DeviceBackend {
 
   // ---- Pinned host memory
   /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable [12], or some of it
-  /// is pinned already [13]. Unsafe in capture. Does not wait for running work [14].
-  virtual Status register_host(void* data, std::size_t bytes) noexcept = 0;
+  /// is pinned already [13]. Read-only memory need not be writable [64], where the device knows such registrations; the
+  /// caller sees to it that the device never writes it. Unsafe in capture. Does not wait for running work [14].
+  virtual Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept = 0;
   /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture. WAITS until all running work,
   /// of any stream and on whatever memory, is done [16]; meanwhile calls that make, enqueue, pin or capture anything
   /// wait on every thread, and queries and synchronising go on.

@@ -39,7 +39,8 @@ void watch_all(const std::shared_ptr<DeviceCore>& device) noexcept try {
 
 // ---- Life
 
-HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim) {
+HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim,
+                         bool of_one_block) {
   HeapCore* heap = immortal<Pool>().take();
   if (heap == nullptr) {
     heap = new HeapCore;
@@ -53,6 +54,7 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
     heap->device_ = arena->device().get();
     heap->alignment_ = alignment;
     heap->background_reclaim_ = background_reclaim;
+    heap->of_one_block_ = of_one_block;
     heap->process_ = this_process();
     heap->closed_.store(false, std::memory_order_relaxed);
     heap->out_.store(0, std::memory_order_relaxed);
@@ -152,6 +154,7 @@ void HeapCore::in_cache(F&& f) noexcept {
 ThreadCache* HeapCore::adopt_cache() noexcept {
   if (!ThreadCacheTable::prepare(index_)) return nullptr;
   const std::scoped_lock lock(mutex_);
+  if (of_one_block_) return nullptr;
   ThreadCache* const cache = unowned_ != nullptr ? unowned_ : new (std::nothrow) ThreadCache(this);
   if (cache == nullptr) return nullptr;
   if (cache == unowned_) unowned_ = cache->next;
@@ -267,6 +270,13 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
   });
   if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
   return block;
+}
+
+void HeapCore::take_made(Block& block, std::size_t asked_bytes) noexcept {
+  in_cache([&](ThreadCache& cache) {
+    count_made(cache, block, asked_bytes);
+    settle(cache);
+  });
 }
 
 void HeapCore::count_waited() noexcept {

@@ -40,8 +40,9 @@ struct HeapCore {
   // ---- Life
 
   /// A heap on the arena. Throws std::bad_alloc.
-  /// `background_reclaim`: HeapOptions says what that is.
-  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false);
+  /// `background_reclaim`: HeapOptions says what that is. `of_one_block`: no thread gets a cache for it.
+  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false,
+                        bool of_one_block = false);
   /// The handle is gone: nothing is taken any more. Ends the heap if all its blocks are back, else the last one does.
   void close() noexcept;
   // ---- While the heap is open
@@ -53,6 +54,8 @@ struct HeapCore {
   /// or from the store; small blocks are fetched several at a time, and the others go into the cache.
   /// `leftovers`: Store::allocate_batch says what that is.
   Block* take_from_store(const Request& request, bool leftovers = false) noexcept;
+  /// A block that the caller has from the store: it is the program's from now on.
+  void take_made(Block& block, std::size_t asked_bytes) noexcept;
   /// A request has to wait for copies in flight.
   void count_waited() noexcept;
   /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
@@ -103,6 +106,7 @@ struct HeapCore {
   DeviceCore* device_ = nullptr;                  // the arena's
   std::size_t alignment_ = 0;
   bool background_reclaim_ = false;
+  bool of_one_block_ = false;  // under the mutex
   std::uint32_t process_ = this_process();
   std::uint32_t index_ = 0;       // in each thread's table of caches; set once
   alignas(64) std::mutex mutex_;  // of what follows up to the caches; taken before a cache's lock

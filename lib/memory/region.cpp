@@ -78,6 +78,46 @@ Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_
   return region.release();
 }
 
+Result<Region*> adopt_region(const std::shared_ptr<DeviceCore>& device, std::byte* data, std::size_t bytes) {
+  auto* const region = new (std::nothrow) Region;
+  if (region == nullptr)
+    return tl::unexpected(
+        Error::make(Errc::out_of_memory, [] { return std::string("PinnedArena: no memory for the region's record"); }));
+  region->data = data;
+  region->bytes = region->pinned_bytes = bytes;
+  region->device = device;
+  region->adopted = true;
+  return region;
+}
+
+Result<void> register_adopted(Region& region, HostAccess access, const char* call) {
+  DeviceCore& device = *region.device;
+  const CaptureGuard guard(*device.backend);
+  const Status status = device.backend->register_host(region.data, region.bytes, access);
+  region.registered = status.ok();
+  if (status.ok()) return {};
+  if (status.code == StatusCode::out_of_memory) return pin_failed(device, status, region.bytes, "register_host");
+  if (status.code != StatusCode::invalid)
+    return tl::unexpected(device.error(device.note(status), call, "register_host", bytes_text(region.bytes)));
+  return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": register_host refused " + bytes_text(region.bytes) +
+           " of the program's: " + device.backend->describe(status) +
+           ". All of it must be mapped, and be writable unless the elements are const; none of it may be pinned "
+           "already, unless AdoptOptions::already_pinned says that all of it is";
+  }));
+}
+
+Status let_go_of_adopted(Region* region) noexcept {
+  Status status;
+  if (region->registered) {
+    DeviceBackend& backend = *region->device->backend;
+    const CaptureGuard guard(backend);
+    status = backend.unregister_host(region->data);
+  }
+  delete region;
+  return status;
+}
+
 Region* prepared_again(Region* region) noexcept {
   if (const Mapping* const mapping = region->mapping; mapping != nullptr)
     copy_to_children(mapping->data + mapping->kept_bytes, region->pinned_bytes - mapping->kept_bytes, false);

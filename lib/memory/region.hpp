@@ -29,11 +29,13 @@ inline constexpr std::size_t largest_region = (std::size_t{512} << 30) - huge_pa
 
 /// One stretch of pinned memory.
 struct Region {
-  std::byte* data = nullptr;           ///< where it starts
-  std::size_t bytes = 0;               ///< its length, whole pages
-  std::size_t pinned_bytes = 0;        ///< what is pinned from there on: at least `bytes`
-  RegionOptions options;               ///< how it is pinned
-  Mapping* mapping = nullptr;          ///< the addresses that it lies in; nullptr: the driver made the memory
+  std::byte* data = nullptr;     ///< where it starts
+  std::size_t bytes = 0;         ///< its length, whole pages
+  std::size_t pinned_bytes = 0;  ///< what is pinned from there on: at least `bytes`
+  RegionOptions options;         ///< how it is pinned
+  Mapping* mapping = nullptr;    ///< the addresses that it lies in; nullptr: the driver, or the program, made them
+  bool adopted = false;          ///< the memory is the program's (PinnedArena::adopt)
+  bool registered = false;       ///< of adopted memory: by the library, and not by the program
   std::shared_ptr<DeviceCore> device;  ///< with which it is registered
   Block* lowest = nullptr;             ///< the extent at its start (extents.hpp); the others follow by address
   Region* next = nullptr;              ///< link of a list of regions that are let go
@@ -44,6 +46,17 @@ struct Region {
 /// device_lost, device_error, invalid_argument (no such NUMA node); nothing is left behind. Waits while other threads
 /// touch memory that may be the last there is.
 Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, const RegionOptions& options);
+
+/// A region of memory that the program has. Nothing is pinned yet. Errors: out_of_memory.
+Result<Region*> adopt_region(const std::shared_ptr<DeviceCore>& device, std::byte* data, std::size_t bytes);
+
+/// Pins it. Does not wait. `call` names who asks. Errors: invalid_argument (what the device refuses, with its words),
+/// limit, out_of_memory, device_lost, device_error; nothing is pinned then.
+Result<void> register_adopted(Region& region, HostAccess access, const char* call);
+
+/// The Region is gone. Unpins what register_adopted() has pinned, and waits then as unpin_region() does; returns what
+/// the backend said.
+Status let_go_of_adopted(Region* region) noexcept;
 
 /// Makes a region that an arena had before as a new one, but for what its memory holds. Returns it.
 Region* prepared_again(Region* region) noexcept;

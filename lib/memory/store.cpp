@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include <thole/config.hpp>
 
@@ -12,6 +13,7 @@
 #include "base/immortal.hpp"
 #include "base/recycling_pool.hpp"
 #include "base/trace_log.hpp"
+#include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/pinned_pool.hpp"
@@ -48,26 +50,72 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 
 }  // namespace
 
-Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options, Unpinning unpinning) {
-  if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
-  auto region = obtain_region(device, whole_pages(options.bytes), options.region, unpinning);
-  if (!region) return tl::unexpected(std::move(region.error()));
-
+Store* Store::make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::size_t max_bytes,
+                   std::unique_ptr<Departure> departure) {
   Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
   if (store == nullptr) store = new Store;
   store->process_ = this_process();
   store->device_ = std::move(device);
-  store->options_ = options;
-  store->options_.bytes = whole_pages(options.bytes);
-  store->options_.max_bytes = std::max(whole_pages(options.max_bytes), store->options_.bytes);
-  if (!store->add_region(*region)) {
-    keep_region(*region);
+  store->options_ = {.bytes = bytes, .max_bytes = std::max(bytes, max_bytes)};
+  store->departure_ = std::move(departure);
+  store->whole_ = false;
+  return store;
+}
+
+Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options, Unpinning unpinning) {
+  if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
+  std::unique_ptr<Departure> departure;
+  if (options.hooks) {
+    auto prepared = prepare_departure(options.hooks);
+    if (!prepared) return tl::unexpected(std::move(prepared.error()));
+    departure = std::move(*prepared);
+  }
+  auto region = obtain_region(device, whole_pages(options.bytes), options.region, unpinning);
+  if (!region) return tl::unexpected(std::move(region.error()));
+  Store* const store =
+      make(std::move(device), whole_pages(options.bytes), whole_pages(options.max_bytes), std::move(departure));
+  store->options_.region = options.region;
+  if (auto taken = store->take_in(*region); !taken) {
     store->close();
-    return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for its records"));
+    return tl::unexpected(std::move(taken.error()));
   }
   const std::lock_guard lock(store->mutex_);
   store->chunks_.prepare();
   return store;
+}
+
+Result<Store*> Store::open_adopted(std::shared_ptr<DeviceCore> device, std::byte* data, std::size_t bytes, bool whole) {
+  auto departure = prepare_departure({});
+  if (!departure) return tl::unexpected(std::move(departure.error()));
+  auto region = adopt_region(device, data, bytes);
+  if (!region) return tl::unexpected(std::move(region.error()));
+  Store* const store = make(std::move(device), bytes, bytes, std::move(*departure));
+  store->whole_ = whole;
+  if (auto taken = store->take_in(*region); !taken) {
+    store->close();
+    return tl::unexpected(std::move(taken.error()));
+  }
+  return store;
+}
+
+Result<void> Store::pin_adopted(std::optional<HostAccess> access, std::function<void()>&& release, const char* call) {
+  if (access)
+    if (auto registered = register_adopted(*regions_.front(), *access, call); !registered) return registered;
+  departure_->release = std::move(release);
+  return {};
+}
+
+/// Tells of the region first, and lets go of it where it cannot be taken in.
+Result<void> Store::take_in(Region* region) {
+  auto taken = hooks() != nullptr ? tell_added(*hooks(), *region, this) : Result<void>();
+  if (taken) {
+    if (add_region(region)) return taken;
+    if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
+    taken = tl::unexpected(Error::make(
+        Errc::out_of_memory, [] { return std::string("PinnedArena: no memory for the records of a region"); }));
+  }
+  region->adopted ? (void)let_go_of_adopted(region) : keep_region(region);
+  return taken;
 }
 
 bool Store::add_region(Region* region) noexcept {
@@ -77,11 +125,13 @@ bool Store::add_region(Region* region) noexcept {
   } catch (const std::bad_alloc&) {
     return false;
   }
-  if (!extents_.add(*region)) return false;
-  if (!chunks_.add(*region)) {
-    chunks_.remove(*region);
-    extents_.remove(*region);
-    return false;
+  if (!whole_) {
+    if (!extents_.add(*region)) return false;
+    if (!chunks_.add(*region)) {
+      chunks_.remove(*region);
+      extents_.remove(*region);
+      return false;
+    }
   }
   regions_.push_back(region);
   capacity_.fetch_add(region->bytes, std::memory_order_relaxed);
@@ -102,7 +152,36 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment, bool lef
   return block;
 }
 
+Block* Store::take_whole() noexcept {
+  Block* const block = acquire_block();
+  if (block == nullptr) return nullptr;
+  const std::lock_guard lock(mutex_);
+  Region& region = *regions_.front();
+  block->data = region.data;
+  block->capacity = round_up(region.bytes, granule);  // the caches know no smaller ones; it is too large for all
+  block->owner = &region;
+  block->store = this;
+  block->from_mimalloc = block->is_free = false;
+  block->address_before = nullptr;
+  block->address_after = region.lowest;
+  if (region.lowest != nullptr) region.lowest->address_before = block;
+  region.lowest = block;
+  handed_out_.store(region.bytes, std::memory_order_relaxed);
+  peak_ = region.bytes;
+  return block;
+}
+
+void Store::give_whole(Block* block) noexcept {
+  Region& region = *regions_.front();
+  (block->address_before != nullptr ? block->address_before->address_after : region.lowest) = block->address_after;
+  if (block->address_after != nullptr) block->address_after->address_before = block->address_before;
+  block->address_before = block->address_after = nullptr;
+  release_block(block);
+  if (region.lowest == nullptr) handed_out_.store(0, std::memory_order_relaxed);
+}
+
 void Store::free_locked(Block* block) noexcept {
+  if (whole_) return give_whole(block);
   handed_out_.store(handed_out() - block->capacity, std::memory_order_relaxed);
   if (block->from_mimalloc) return chunks_.give(block);
   chunks_.look_again(block->capacity);
@@ -154,6 +233,10 @@ Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
 // Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is
 // used.
 Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
+  if (is_telling())
+    return tl::unexpected(Error(Errc::invalid_argument,
+                                "PinnedArena: cannot grow by " + bytes_text(bytes) +
+                                    ": on_region_added and on_region_removed must not make their own arena grow"));
   const std::lock_guard growing(growing_);
   if (growths() != seen_growths) return {};
   const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
@@ -164,6 +247,7 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
     for (Region* list = take_empty_regions(&ignored); list != nullptr;) {
       Region* const region = list;
       list = region->next;
+      if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
       keep_region(region);
     }
   }
@@ -181,10 +265,7 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   if (!region && region.error().errc() == Errc::limit && step > wanted)
     region = obtain_region(device_, wanted, options_.region, Unpinning::never);
   if (!region) return tl::unexpected(std::move(region.error()));
-  if (!add_region(*region)) {
-    keep_region(*region);
-    return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: no memory for the records of a new region"));
-  }
+  if (auto taken = take_in(*region); !taken) return taken;
   growths_.fetch_add(1, std::memory_order_release);
   return {};
 }
@@ -196,6 +277,7 @@ std::size_t Store::trim() {
     Region* const region = list;
     list = region->next;
     region->next = nullptr;
+    if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
     give_back_region(region);
   }
   return bytes;
@@ -203,15 +285,22 @@ std::size_t Store::trim() {
 
 void Store::close() noexcept {
   if (process_ != this_process()) return;  // a forked child's copy: no lock of it is sound, and no memory behind it
+  std::unique_ptr<Departure> departure;
   {
     const std::lock_guard growing(growing_);
     const std::lock_guard lock(mutex_);
     chunks_.lend_back();
     assert(handed_out() == 0);
+    departure = std::move(departure_);
     for (Region* region : regions_) {
-      chunks_.remove(*region);
-      extents_.remove(*region);
-      keep_region(region);
+      if (!whole_) {
+        chunks_.remove(*region);
+        extents_.remove(*region);
+      }
+      if (departure == nullptr)
+        keep_region(region);
+      else
+        region->next = std::exchange(departure->regions, region);
     }
     regions_.clear();
     capacity_.store(0, std::memory_order_relaxed);
@@ -220,6 +309,7 @@ void Store::close() noexcept {
     peak_ = 0;
     device_.reset();
   }
+  if (departure != nullptr) depart(std::move(departure));
   immortal<RecyclingPool<Store, &Store::next_>>().give(this);
 }
 
@@ -228,6 +318,14 @@ bool Store::contains(const void* pointer) const noexcept {
   const std::lock_guard lock(mutex_);
   return std::any_of(regions_.begin(), regions_.end(),
                      [at](const Region* region) { return at >= region->data && at < region->data + region->bytes; });
+}
+
+std::vector<gsl::span<std::byte>> Store::regions() const {
+  std::vector<gsl::span<std::byte>> spans;
+  const std::lock_guard lock(mutex_);
+  spans.reserve(regions_.size());
+  for (const Region* region : regions_) spans.emplace_back(region->data, region->bytes);
+  return spans;
 }
 
 std::size_t Store::largest_possible() const noexcept {
@@ -241,6 +339,12 @@ std::size_t Store::largest_possible() const noexcept {
 std::vector<StoreSpan> Store::spans() const {
   std::vector<StoreSpan> spans;
   const std::lock_guard lock(mutex_);
+  if (whole_) {  // one of several, which are all the same memory
+    const Region& region = *regions_.front();
+    const auto kind = region.lowest != nullptr ? StoreSpan::Kind::block : StoreSpan::Kind::free;
+    spans.push_back({region.data, region.bytes, kind, region.lowest, 0});
+    return spans;
+  }
   for (std::size_t index = 0; index < regions_.size(); ++index)
     for (const Block* extent = regions_[index]->lowest; extent != nullptr; extent = extent->address_after) {
       if (const Chunk* const chunk = extent->is_free ? nullptr : Chunks::chunk_at(*extent); chunk != nullptr)
@@ -258,7 +362,7 @@ StoreStats Store::stats() const {
   StoreStats stats;
   stats.capacity = capacity();
   stats.max_capacity = options_.max_bytes;
-  stats.free = extents_.free_bytes() + chunks_.room();
+  stats.free = whole_ ? capacity() - handed_out() : extents_.free_bytes() + chunks_.room();
   stats.largest_free = std::max(extents_.largest(), chunks_.largest_if_lent());
   if (stats.largest_free >= Extents::whole_pages_from) stats.largest_free = round_down(stats.largest_free, page);
   stats.handed_out = handed_out();

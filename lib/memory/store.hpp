@@ -5,18 +5,24 @@
 
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <vector>
+
+#include <gsl/span>
 
 #include <thole/error.hpp>
 
 #include "blocks/block.hpp"
 #include "memory/chunks.hpp"
+#include "memory/departures.hpp"
 #include "memory/extents.hpp"
 #include "memory/pinned_pool.hpp"
 #include "memory/region.hpp"
+#include "memory/region_hooks.hpp"
 
 namespace thole::detail {
 
@@ -24,7 +30,8 @@ namespace thole::detail {
 struct StoreOptions {
   std::size_t bytes = 0;      ///< pinned at once
   std::size_t max_bytes = 0;  ///< what it may grow to; below `bytes`: it never grows
-  RegionOptions region;       ///< how all of it is pinned
+  RegionOptions region = {};  ///< how all of it is pinned
+  RegionHooks hooks = {};     ///< who is told of its regions
 };
 
 /// A snapshot; all in bytes but the counts.
@@ -57,6 +64,18 @@ class Store {
   static Result<Store*> open(std::shared_ptr<DeviceCore> device, const StoreOptions& options,
                              Unpinning unpinning = Unpinning::if_needed);
 
+  /// A store over memory of the program's, that never grows. `whole`: it has no free memory, but take_whole(). Nothing
+  /// is pinned before pin_adopted(); a store that is closed before has done nothing. Errors: out_of_memory.
+  static Result<Store*> open_adopted(std::shared_ptr<DeviceCore> device, std::byte* data, std::size_t bytes,
+                                     bool whole);
+  /// Pins the memory, if `access` says how; else the program has. The store is closed at some time after, and when
+  /// nothing is pinned or in use any more `release` is called (departures.hpp). Errors: as register_adopted().
+  Result<void> pin_adopted(std::optional<HostAccess> access, std::function<void()>&& release, const char* call);
+  /// One more block of all the memory of a store that is `whole`; nullptr where the system has no memory. It comes back
+  /// through free_batch().
+  Block* take_whole() noexcept;
+  bool whole_only() const noexcept { return whole_; }
+
   /// Up to `count` blocks of at least `bytes` (> 0) at multiples of `alignment` (a power of two, at most a page), under
   /// one lock; returns how many there are in what is pinned now. Their `data`, `capacity`, `store` are set; their uses
   /// are empty. May allocate ordinary memory; never maps, pins or throws.
@@ -78,8 +97,8 @@ class Store {
   std::size_t trim();
 
   /// No handle is left and every block is back: lets go of all regions, which stay pinned (pinned_pool.hpp), and
-  /// recycles the Store object. Called once per open, by one thread. In a forked child it does nothing: the memory is
-  /// the parent's.
+  /// recycles the Store object; where the program is told, another thread lets go of them (departures.hpp). Called once
+  /// per open, by one thread. In a forked child it does nothing: the memory is the parent's.
   void close() noexcept;
 
   /// Bytes pinned now. Lock-free.
@@ -87,6 +106,10 @@ class Store {
   /// Bytes in blocks that are out. Lock-free.
   std::size_t handed_out() const noexcept { return handed_out_.load(std::memory_order_relaxed); }
   bool contains(const void* pointer) const noexcept;
+  /// The regions now. Throws std::bad_alloc.
+  std::vector<gsl::span<std::byte>> regions() const;
+  /// Whether a function of the program's runs on this thread that is being told of a region of this store's.
+  bool is_telling() const noexcept { return in_hook_of(this); }
   StoreStats stats() const;
   std::vector<StoreSpan> spans() const;
   /// The most that one block could have, if all were free and grown.
@@ -97,12 +120,19 @@ class Store {
 
   Block* allocate_locked(std::size_t bytes, std::size_t alignment, bool leftovers) noexcept;
   void free_locked(Block* block) noexcept;
+  void give_whole(Block* block) noexcept;
+  static Store* make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::size_t max_bytes,
+                     std::unique_ptr<Departure> departure);
+  Result<void> take_in(Region* region);
   bool add_region(Region* region) noexcept;
+  const RegionHooks* hooks() const noexcept { return departure_ != nullptr ? &departure_->hooks : nullptr; }
   Region* take_empty_regions(std::size_t* bytes) noexcept;
 
-  std::uint32_t process_ = 0;           // which process opened it (fork.hpp)
-  std::shared_ptr<DeviceCore> device_;  // set while the store is open
-  StoreOptions options_;                // both sizes in whole pages
+  std::uint32_t process_ = 0;             // which process opened it (fork.hpp)
+  std::shared_ptr<DeviceCore> device_;    // set while the store is open
+  StoreOptions options_;                  // both sizes in whole pages; without the hooks
+  std::unique_ptr<Departure> departure_;  // the hooks, and what follows the end; nullptr: nobody is told of anything
+  bool whole_ = false;                    // only blocks of all the memory: the region's `lowest` lists them
 
   std::mutex growing_;            // held while a region is added or let go; taken before mutex_
   mutable std::mutex mutex_;      // guards all that follows, but the atomics

@@ -180,6 +180,7 @@ int main(int argc, char** argv) try {
     figures.measure("every size", [&] { every_size(figures, heap); });
     figures.measure("beside CUDA", [&] { beside_cuda(figures, device, heap); });
   }
+  figures.measure("a mapped file", [&] { adopted_file(figures, device); });
   figures.measure("how much can be handed out", [&] { hand_out(figures, device); });
   figures.measure("traces", [&] { traces(figures, device); });
   return figures.finish();

@@ -9,5 +9,7 @@ class Figures;
 void hand_out(Figures& figures, const thole::Device& device);
 /// How large an arena the traces of programs need, and whether that grows with time.
 void traces(Figures& figures, const thole::Device& device);
+/// What it takes to copy a mapped file to the device.
+void adopted_file(Figures& figures, const thole::Device& device);
 
 }  // namespace bench

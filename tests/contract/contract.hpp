@@ -24,6 +24,7 @@ using thole::detail::DeviceBackend;
 using thole::detail::EventHandle;
 using thole::detail::GraphExecHandle;
 using thole::detail::GraphHandle;
+using thole::detail::HostAccess;
 using thole::detail::Status;
 using thole::detail::StatusCode;
 using thole::detail::StreamHandle;

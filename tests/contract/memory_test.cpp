@@ -122,6 +122,46 @@ CONTRACT_CASE("memory need not be whole pages to be pinned, but all of it must b
   REQUIRE(munmap(first, 3 * Pages::page) == 0);
 }
 
+CONTRACT_CASE("memory that can only be read can be pinned for reading, and copied to the device [64]") {
+  const TestStream stream(backend);
+  const Pinned back(backend, bytes);
+  const Pages pages(bytes);
+  pages.fill(9);
+  REQUIRE(mprotect(pages.data(), bytes, PROT_READ) == 0);
+  CONTRACT_CODE(backend, register_host(pages.data(), bytes), invalid);
+  CONTRACT_OK(backend, register_host(pages.data(), bytes, HostAccess::read_only));
+  CONTRACT_CODE(backend, register_host(pages.data(), bytes, HostAccess::read_only), invalid);
+  {
+    const OnDevice device(backend, bytes, stream);
+    CONTRACT_OK(backend, copy(device.data(), pages.data(), bytes, CopyKind::host_to_device, stream));
+    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+    stream.synchronize();
+  }
+  CHECK(back.holds(9));
+  CONTRACT_OK(backend, unregister_host(pages.data()));
+  REQUIRE(mprotect(pages.data(), bytes, PROT_NONE) == 0);
+  CONTRACT_CODE(backend, register_host(pages.data(), bytes, HostAccess::read_only), invalid);
+  REQUIRE(mprotect(pages.data(), bytes, PROT_READ | PROT_WRITE) == 0);
+}
+
+TEST_CASE("a simulated device refuses to write what is pinned for reading only") {
+  thole::detail::SimulatedBackend backend({.stepped = true});
+  const Pages pages(bytes);
+  CONTRACT_OK(backend, register_host(pages.data(), bytes, HostAccess::read_only));
+  StreamHandle stream = nullptr;
+  void* device = nullptr;
+  CONTRACT_OK(backend, create_stream(&stream));
+  CONTRACT_OK(backend, allocate_device(bytes, stream, &device));
+  CONTRACT_OK(backend, copy(device, pages.data(), bytes, CopyKind::host_to_device, stream));
+  const Status status = backend.copy(pages.data(), device, bytes, CopyKind::device_to_host, stream);
+  CHECK(status.code == StatusCode::invalid);
+  CHECK(backend.describe(status).find("would write host memory that is read-only") != std::string::npos);
+  CONTRACT_OK(backend, free_device(device, stream));
+  backend.run_all();
+  CONTRACT_OK(backend, destroy_stream(stream));
+  CONTRACT_OK(backend, unregister_host(pages.data()));
+}
+
 TEST_CASE("a simulated device that watches registrations notices pages that are replaced under one") {
   thole::SimulationOptions options;
   options.stepped = true;

@@ -41,9 +41,14 @@ void CUDART_CB release_kept(void* kept) {
 
 class CudaBackend final : public DeviceBackend {
  public:
-  /// `same_addresses`: kernels may use the CPU's addresses of registered memory.
-  CudaBackend(int ordinal, std::string name, CUcontext context, bool same_addresses)
-      : ordinal_(ordinal), name_(std::move(name)), context_(context), same_addresses_(same_addresses) {}
+  /// `same_addresses`: kernels may use the CPU's addresses of registered memory. `knows_read_only`: the driver takes
+  /// cudaHostRegisterReadOnly; others refuse the flag, and what is not writable without it.
+  CudaBackend(int ordinal, std::string name, CUcontext context, bool same_addresses, bool knows_read_only)
+      : ordinal_(ordinal),
+        name_(std::move(name)),
+        context_(context),
+        same_addresses_(same_addresses),
+        knows_read_only_(knows_read_only) {}
   ~CudaBackend() override {
     if (pool_ != nullptr) (void)call([&] { return cudaMemPoolDestroy(pool_); });
   }
@@ -92,9 +97,11 @@ class CudaBackend final : public DeviceBackend {
     return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
   }
 
-  // CUDA: "Memory Management", cudaHostRegister. Mapped, so that kernels may read and write it themselves.
-  Status register_host(void* data, std::size_t bytes) noexcept override {
-    return call([&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped); });
+  // CUDA: "Memory Management", cudaHostRegister. Mapped, so that kernels may use it themselves.
+  Status register_host(void* data, std::size_t bytes, HostAccess access) noexcept override {
+    const unsigned read_only = access == HostAccess::read_only && knows_read_only_ ? cudaHostRegisterReadOnly : 0U;
+    return call(
+        [&] { return cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped | read_only); });
   }
   Status unregister_host(void* data) noexcept override {
     return call([&] { return cudaHostUnregister(data); });
@@ -316,6 +323,7 @@ class CudaBackend final : public DeviceBackend {
   const std::string name_;
   const CUcontext context_;
   const bool same_addresses_;
+  const bool knows_read_only_;
   const std::uint32_t process_ = this_process();  // that made it
   cudaMemPool_t pool_ = nullptr;
 };
@@ -346,6 +354,7 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   int has_pools = 0;
   int maps_memory = 0;
   int same_addresses = 0;
+  int knows_read_only = 0;
   Status status = status_of(cudaGetDeviceProperties(&properties, ordinal));
   const auto ask = [&](int* answer, cudaDeviceAttr attribute) {
     if (status.ok()) status = status_of(cudaDeviceGetAttribute(answer, attribute, ordinal));
@@ -353,8 +362,9 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   ask(&has_pools, cudaDevAttrMemoryPoolsSupported);
   ask(&maps_memory, cudaDevAttrCanMapHostMemory);
   ask(&same_addresses, cudaDevAttrCanUseHostPointerForRegisteredMem);
-  const auto backend =
-      std::make_shared<CudaBackend>(ordinal, properties.name, *context, maps_memory == 0 || same_addresses != 0);
+  ask(&knows_read_only, cudaDevAttrHostRegisterReadOnlySupported);
+  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context,
+                                                     maps_memory == 0 || same_addresses != 0, knows_read_only != 0);
   if (status.ok() && has_pools == 0) {
     return refused(Errc::no_device, std::string(properties.name) +
                                         " has no memory pools, so that device memory cannot be freed in stream order");

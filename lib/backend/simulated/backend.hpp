@@ -30,7 +30,8 @@ class SimulatedBackend final : public DeviceBackend {
   std::string_view name() const noexcept override { return "simulated"; }
   std::string describe(Status status) const override;
 
-  Status register_host(void* data, std::size_t bytes) noexcept override;
+  /// What would write memory that is read-only is refused.
+  Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept override;
   /// On a device that runs by itself this waits for all running work, as CUDA does, and meanwhile other calls do; on a
   /// stepped one only for the operations that touch the memory at the moment: one that runs later loses the device with
   /// an illegal access.

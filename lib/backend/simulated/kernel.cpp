@@ -61,6 +61,7 @@ Status SimulatedBackend::launch_kernel(StreamHandle handle, const KernelUse* use
         if (range == nullptr) range = machine().pinned.find(use.data, use.bytes).range;
         if (range == nullptr) range = machine().mapped.find(use.data, use.bytes).range;
         if (range == nullptr) return refuse(Refusal::invalid_value);
+        if (range->read_only && use.writes) return refuse(Refusal::read_only);
         argument.id = range->id;
       }
       kernel->arguments.push_back(argument);

@@ -39,7 +39,7 @@ void RangeTable::insert(const Range& range) { ranges_.emplace(address(range.data
 
 void RangeTable::erase(const void* data) noexcept { ranges_.erase(address(data)); }
 
-bool is_writable(const void* data, std::size_t bytes) {
+bool is_accessible(const void* data, std::size_t bytes, bool writes) {
   const std::uintptr_t from = address(data);
   if (bytes > UINTPTR_MAX - from) return false;
   std::ifstream maps("/proc/self/maps");  // lines "from-to perms ...", by address
@@ -50,7 +50,7 @@ bool is_writable(const void* data, std::size_t bytes) {
     const std::uintptr_t begin = std::strtoull(line.c_str(), &end, 16);
     const std::uintptr_t behind = std::strtoull(end + 1, &end, 16);
     if (behind <= checked) continue;
-    if (begin > checked || end[2] != 'w') return false;
+    if (begin > checked || end[1] != 'r' || (writes && end[2] != 'w')) return false;
     checked = behind;
   }
   return checked >= from + bytes;

@@ -19,6 +19,7 @@ struct Range {
   std::uint64_t id = 0;  ///< never used again, so that a copy can tell memory from its successor at one address
   SimulatedDevice* device = nullptr;  ///< whose books it is on
   bool from_machine = false;          ///< pinned: came from allocate_host; false: registered
+  bool read_only = false;             ///< pinned: the device must not write it
   bool usable = true;                 ///< device memory: its allocation has run in stream order
   bool free_enqueued = false;         ///< device memory: a free waits in a stream
   std::uint64_t free_stream = 0;      ///< the id of that stream
@@ -44,8 +45,9 @@ class RangeTable {
   std::map<std::uintptr_t, Range> ranges_;
 };
 
-/// Whether the process may write all of [data, data + bytes), which has no hole. True where the system does not say.
-bool is_writable(const void* data, std::size_t bytes);
+/// Whether the process may read all of [data, data + bytes), which has no hole, and write it where that is asked. True
+/// where the system does not say.
+bool is_accessible(const void* data, std::size_t bytes, bool writes);
 
 /// Addresses at which nothing can be touched, for so many bytes, with the same place in their first page as `data`; or
 /// nullptr.

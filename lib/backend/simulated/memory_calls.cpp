@@ -23,13 +23,14 @@ bool may_pin(const SimulatedDevice& device, std::size_t bytes) {
   return device.pinned_bytes <= limit && bytes <= limit - device.pinned_bytes;
 }
 
-bool pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine) {
+bool pin(SimulatedDevice& device, void* data, std::size_t bytes, bool from_machine, bool read_only = false) {
   Range range;
   range.data = range.view = static_cast<std::byte*>(data);
   range.bytes = bytes;
   range.id = ++machine().last_range_id;
   range.device = &device;
   range.from_machine = from_machine;
+  range.read_only = read_only;
   if (device.options.own_addresses) {
     range.mapped = reserve_addresses(data, bytes);
     if (range.mapped == nullptr) return false;
@@ -80,24 +81,26 @@ Status find_device_side(const void* data, std::size_t bytes, const SimulatedStre
 }
 
 /// Fills in a copy's host side: 0 for pageable memory.
-Status find_host_side(const void* data, std::size_t bytes, std::uint64_t* id) {
+Status find_host_side(const void* data, std::size_t bytes, bool writes, std::uint64_t* id) {
   if (machine().device_memory.find(data, bytes).overlaps) return refuse(Refusal::invalid_value);
   auto found = machine().pinned.find(data, bytes);
   if (found.range == nullptr && !found.overlaps) found = machine().mapped.find(data, bytes);
   if (found.range == nullptr && found.overlaps) return refuse(Refusal::two_registrations);
+  if (found.range != nullptr && found.range->read_only && writes) return refuse(Refusal::read_only);
   *id = found.range == nullptr ? 0 : found.range->id;
   return {};
 }
 
 }  // namespace
 
-Status SimulatedBackend::register_host(void* data, std::size_t bytes) noexcept {
+Status SimulatedBackend::register_host(void* data, std::size_t bytes, HostAccess access) noexcept {
   return call(*device_, SimulatedCall::register_host, [&](Lock&) -> Status {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
-    if (bytes == 0 || !is_writable(data, bytes)) return refuse(Refusal::invalid_value);
+    const bool read_only = access == HostAccess::read_only;
+    if (bytes == 0 || !is_accessible(data, bytes, !read_only)) return refuse(Refusal::invalid_value);
     if (machine().pinned.find(data, bytes).overlaps) return refuse(Refusal::already_registered);
     if (!may_pin(*device_, bytes)) return refuse(Refusal::pinned_limit);
-    return pin(*device_, data, bytes, false) ? Status{} : refuse(Refusal::out_of_memory);
+    return pin(*device_, data, bytes, false, read_only) ? Status{} : refuse(Refusal::out_of_memory);
   });
 }
 
@@ -200,10 +203,10 @@ Status SimulatedBackend::copy(void* destination, const void* source, std::size_t
     operation.bytes = bytes;
     operation.way = kind;
     Status status = to_device ? find_device_side(destination, bytes, *stream, &operation.destination_id)
-                              : find_host_side(destination, bytes, &operation.destination_id);
+                              : find_host_side(destination, bytes, true, &operation.destination_id);
     if (!status.ok()) return status;
     status = from_device ? find_device_side(source, bytes, *stream, &operation.source_id)
-                         : find_host_side(source, bytes, &operation.source_id);
+                         : find_host_side(source, bytes, false, &operation.source_id);
     if (!status.ok()) return status;
     if (stream->capture) return capture_node(*stream, std::move(operation));
     if (operation.source_id == 0) {

@@ -21,6 +21,7 @@ constexpr std::array entries{
     Entry{StatusCode::invalid, "simulatedErrorInvalidValue: invalid argument"},
     Entry{StatusCode::invalid, "simulatedErrorInvalidResourceHandle: no such stream, event or graph"},
     Entry{StatusCode::invalid, "simulatedErrorInvalidValue: the host memory is not inside one registration"},
+    Entry{StatusCode::invalid, "simulatedErrorInvalidValue: the device would write host memory that is read-only"},
     Entry{StatusCode::invalid, "simulatedErrorInvalidValue: the device memory is not inside one allocation"},
     Entry{StatusCode::invalid, "simulatedErrorHostMemoryAlreadyRegistered: part of the memory is already registered"},
     Entry{StatusCode::invalid, "simulatedErrorHostMemoryNotRegistered: the memory is not registered"},

@@ -16,6 +16,7 @@ enum class Refusal : int {
   invalid_value,
   invalid_handle,
   two_registrations,
+  read_only,
   not_device_memory,
   already_registered,
   not_registered,
