@@ -26,7 +26,9 @@ struct ArenaOptions {
   /// The arena grows up to this many bytes when it is full; 0: it never grows. Else at least `bytes`.
   std::size_t max_bytes = 0;
   PinMethod pin_method = PinMethod::register_pages;
-  /// The NUMA node that the memory is bound to; empty: wherever the system puts it.
+  /// The NUMA node that the memory is bound to: all of it lies there, or the arena cannot be made. Empty: it comes from
+  /// the node that the device sits on while that has some, else from any; and from wherever the program's own policy
+  /// says, if it has one (set_mempolicy, numactl). With `PinMethod::host_alloc` the driver decides.
   std::optional<int> numa_node = std::nullopt;
   /// Whether a core dump contains the arena's memory. Off, since a crash should not write gigabytes of data to a disk,
   /// and what is in flight says little; switch it on to look at buffers in a debugger afterwards. With

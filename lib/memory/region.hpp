@@ -18,7 +18,7 @@ namespace thole::detail {
 /// How regions are pinned.
 struct RegionOptions {
   PinMethod pin = PinMethod::register_pages;
-  int numa_node = -1;          ///< -1: wherever the system likes
+  int numa_node = -1;          ///< the memory comes from there only; -1: from the device's own node if it has some
   bool in_core_dumps = false;  ///< see ArenaOptions
 
   friend bool operator==(const RegionOptions&, const RegionOptions&) = default;

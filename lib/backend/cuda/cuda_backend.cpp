@@ -1,5 +1,6 @@
 #include "backend/cuda/cuda_backend.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <new>
@@ -12,6 +13,7 @@
 #include "backend/cuda/cuda_context.hpp"
 #include "backend/cuda/cuda_errors.hpp"
 #include "base/fork.hpp"
+#include "base/pci.hpp"
 
 namespace thole::detail {
 namespace {
@@ -41,8 +43,8 @@ void CUDART_CB release_kept(void* kept) {
 
 class CudaBackend final : public DeviceBackend {
  public:
-  CudaBackend(int ordinal, std::string name, CUcontext context)
-      : ordinal_(ordinal), name_(std::move(name)), context_(context) {}
+  CudaBackend(int ordinal, std::string name, int numa_node, CUcontext context)
+      : ordinal_(ordinal), name_(std::move(name)), numa_node_(numa_node), context_(context) {}
   ~CudaBackend() override {
     if (pool_ != nullptr) (void)call([&] { return cudaMemPoolDestroy(pool_); });
   }
@@ -71,6 +73,7 @@ class CudaBackend final : public DeviceBackend {
   bool simulated() const noexcept override { return false; }
   int ordinal() const noexcept override { return ordinal_; }
   std::string_view name() const noexcept override { return name_; }
+  int numa_node() const noexcept override { return numa_node_; }
   std::string describe(Status status) const override {
     if (process_ != this_process()) return "the device was made by another process";
     if (status.native == 0) {
@@ -292,10 +295,22 @@ class CudaBackend final : public DeviceBackend {
 
   const int ordinal_;
   const std::string name_;
+  const int numa_node_;
   const CUcontext context_;
   const std::uint32_t process_ = this_process();  // that made it
   cudaMemPool_t pool_ = nullptr;
 };
+
+/// Containers often hide one of the two.
+int numa_node_of(int ordinal) noexcept {
+  int node = -1;
+#if CUDART_VERSION >= 12020
+  if (status_of(cudaDeviceGetAttribute(&node, cudaDevAttrHostNumaId, ordinal)).ok() && node >= 0) return node;
+#endif
+  std::array<char, 32> address{};
+  if (!status_of(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), ordinal)).ok()) return -1;
+  return numa_node_of_pci_device(address.data());
+}
 
 }  // namespace
 
@@ -323,7 +338,7 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   int has_pools = 0;
   Status status = status_of(cudaGetDeviceProperties(&properties, ordinal));
   if (status.ok()) status = status_of(cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, ordinal));
-  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context);
+  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, numa_node_of(ordinal), *context);
   if (status.ok() && has_pools == 0) {
     return refused(Errc::no_device, std::string(properties.name) +
                                         " has no memory pools, so that device memory cannot be freed in stream order");

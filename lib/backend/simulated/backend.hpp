@@ -29,6 +29,7 @@ class SimulatedBackend final : public DeviceBackend {
   int ordinal() const noexcept override { return 0; }
   std::string_view name() const noexcept override { return "simulated"; }
   std::string describe(Status status) const override;
+  int numa_node() const noexcept override;
 
   Status register_host(void* data, std::size_t bytes) noexcept override;
   /// On a device that runs by itself this waits for all running work, as CUDA does, and meanwhile other calls do; on a
