@@ -16,6 +16,22 @@ using detail::HandleAccess;
 PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
     : PinnedArena(detail::unwrap(make(device, options, true))) {}
 
+namespace {
+
+/// Throws std::bad_alloc.
+void begin_upkeep(const std::shared_ptr<detail::ArenaCore>& arena, const ArenaOptions& options) {
+  constexpr auto at_once = std::chrono::steady_clock::time_point::min();
+  const bool pins = options.pin_in_background && arena->store().capacity() < options.bytes;
+  if (!pins && options.trim_after.count() == 0) return;
+  arena->upkeep.trim_after = options.trim_after;
+  if (pins) arena->upkeep.next_piece = at_once;
+  if (options.trim_after.count() != 0) arena->upkeep.next_look = at_once;
+  if (!detail::take_care_of(arena) && pins)
+    arena->store().stop_pinning(Error(Errc::limit, "PinnedArena: the system has no thread to pin in the background"));
+}
+
+}  // namespace
+
 Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptions& options) noexcept {
   return make(device, options, false);
 }
@@ -35,12 +51,17 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
   const auto& core = HandleAccess::core(device);
   if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
+  if (options.piece_bytes == 0 && options.pin_in_background)
+    return invalid("pieces of 0 bytes; piece_bytes must be at least 1");
+  if (options.trim_after.count() < 0)
+    return invalid("trim_after is " + std::to_string(options.trim_after.count()) + " ns; it must not be negative");
   auto store = detail::Store::open(core,
                                    {.bytes = options.bytes,
                                     .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
                                     .region = {.pin = options.pin_method,
                                                .numa_node = options.numa_node.value_or(-1),
-                                               .in_core_dumps = options.in_core_dumps}},
+                                               .in_core_dumps = options.in_core_dumps},
+                                    .piece = options.pin_in_background ? options.piece_bytes : 0},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
   return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
@@ -63,7 +84,7 @@ bool PinnedArena::contains(const void* pointer) const {
 
 ArenaStats PinnedArena::stats() const {
   const auto& arena = *core("PinnedArena::stats");
-  const auto store = arena.store().stats();
+  auto store = arena.store().stats();
   const auto heaps = detail::figures_of_heaps(arena);
   return {.capacity = store.capacity,
           .max_capacity = store.max_capacity,
@@ -76,7 +97,9 @@ ArenaStats PinnedArena::stats() const {
           .regions = store.regions,
           .grown = store.grown,
           .buffers_made = heaps.made,
-          .trouble = store.trouble};
+          .trouble = store.trouble,
+          .to_pin = store.to_pin,
+          .pinning_failed = std::move(store.pinning_failed)};
 }
 
 std::size_t PinnedArena::trim() {

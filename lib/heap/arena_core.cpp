@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "memory/extents.hpp"
+#include "streams/stream_registry.hpp"
 
 namespace thole::detail {
 
@@ -108,6 +109,20 @@ std::size_t ArenaCore::kept_bytes() const noexcept {
 }
 
 Error of_another_process_error(const char* call) {
+bool ArenaCore::is_held() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  // Each heap has one, which lives on while blocks of it are out, and so does who asks.
+  return static_cast<std::size_t>(weak_from_this().use_count()) > heaps_.size() + 1;
+}
+
+bool ArenaCore::is_busy() const noexcept { return !device_->lost() && device_->streams->has_work(); }
+
+std::size_t ArenaCore::trim_idle(std::chrono::steady_clock::time_point now, std::chrono::nanoseconds age) noexcept {
+  if (!store_->has_grown()) return 0;
+  flush();
+  return store_->trim_idle(now, age);
+}
+
   return Error::make(Errc::device_lost,
                      [&] { return std::string(call) + ": made by another process, which this one was forked from"; });
 }

@@ -81,6 +81,8 @@ Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_
 }
 
 Region* prepared_again(Region* region) noexcept {
+  region->taken_from = false;
+  region->empty_since.reset();
   if (const Mapping* const mapping = region->mapping; mapping != nullptr)
     copy_to_children(mapping->data + mapping->kept_bytes, region->pinned_bytes - mapping->kept_bytes, false);
   return region;
