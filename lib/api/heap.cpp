@@ -64,7 +64,7 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
                                             std::to_string(detail::page) + " bytes");
   const auto& core = arena.core("PinnedHeap");
   core_ = std::make_shared<detail::HeapHandle>(core, std::max(options.alignment, detail::granule),
-                                               options.background_reclaim);
+                                               options.background_reclaim, options.max_bytes);
 }
 
 detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
@@ -158,7 +158,9 @@ HeapStats PinnedHeap::stats() const {
           .deferred = figures.deferred,
           .recycled = figures.recycled,
           .waited = figures.waited,
-          .most_in_flight = heap.peak_in_flight.get()};
+          .most_in_flight = heap.peak_in_flight.get(),
+          .max_bytes = heap.quota().limit(),
+          .taken = heap.quota().limited() ? heap.quota().taken() : 0};
 }
 
 Report PinnedHeap::report() const {

@@ -60,6 +60,7 @@ Block* ArenaCore::take_from_keepers(std::size_t bytes, std::size_t alignment, Mo
     const SpinGuard guard(cache.lock);
     block = cache.take(bytes, alignment);
     if (block != nullptr) moving.begin();
+    if (block != nullptr && cache.quota != nullptr) cache.quota->give(block->capacity);
     return block == nullptr;
   });
   return block;
@@ -108,7 +109,6 @@ std::size_t ArenaCore::kept_bytes() const noexcept {
   return sum;
 }
 
-Error of_another_process_error(const char* call) {
 bool ArenaCore::is_held() const noexcept {
   const std::scoped_lock lock(mutex_);
   // Each heap has one, which lives on while blocks of it are out, and so does who asks.
@@ -123,6 +123,7 @@ std::size_t ArenaCore::trim_idle(std::chrono::steady_clock::time_point now, std:
   return store_->trim_idle(now, age);
 }
 
+Error of_another_process_error(const char* call) {
   return Error::make(Errc::device_lost,
                      [&] { return std::string(call) + ": made by another process, which this one was forked from"; });
 }

@@ -22,6 +22,7 @@
 #include "blocks/block_pool.hpp"
 #include "heap/arena_core.hpp"
 #include "heap/counters.hpp"
+#include "heap/quota.hpp"
 #include "heap/thread_cache.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
@@ -40,8 +41,9 @@ struct HeapCore {
   // ---- Life
 
   /// A heap on the arena. Throws std::bad_alloc.
-  /// `background_reclaim`: HeapOptions says what that is.
-  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false);
+  /// `background_reclaim`, `max_bytes`: HeapOptions says what they are.
+  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false,
+                        std::size_t max_bytes = 0);
   /// The handle is gone: nothing is taken any more. Ends the heap if all its blocks are back, else the last one does.
   void close() noexcept;
   // ---- While the heap is open
@@ -53,6 +55,8 @@ struct HeapCore {
   /// or from the store; small blocks are fetched several at a time, and the others go into the cache.
   /// `leftovers`: Store::allocate_batch says what that is.
   Block* take_from_store(const Request& request, bool leftovers = false) noexcept;
+  /// Gives what its own caches keep to the store.
+  void flush_caches() noexcept;
   /// A request has to wait for copies in flight.
   void count_waited() noexcept;
   /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
@@ -74,6 +78,7 @@ struct HeapCore {
   bool of_this_process() const noexcept { return process_ == this_process(); }
 
   // ---- Figures
+  const Quota& quota() const noexcept { return quota_; }
 
   /// The sum of all threads' shares; notes the peak.
   Counters<std::size_t> sum_counts() noexcept;
@@ -99,6 +104,7 @@ struct HeapCore {
   void retire(Block* block, const OpenUse& use, F&& count) noexcept;
   void cache_or_free(Block* block, bool deferred) noexcept;
 
+  bool count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept;
   alignas(64) std::shared_ptr<ArenaCore> arena_;  // of the heap that the object serves; written under the mutex
   DeviceCore* device_ = nullptr;                  // the arena's
   std::size_t alignment_ = 0;
@@ -108,6 +114,7 @@ struct HeapCore {
   alignas(64) std::mutex mutex_;  // of what follows up to the caches; taken before a cache's lock
   // Written under the mutex, before close() takes the lock of each cache; read under one of these. So of a block that
   // comes back while its heap is closed either close() hears, or who brings it hears that the heap is closed.
+  Quota quota_;
   std::atomic<bool> closed_{false};
   ThreadCache* caches_ = nullptr;   // that threads own
   ThreadCache* unowned_ = nullptr;  // of threads that have ended: empty, for other threads

@@ -14,8 +14,9 @@ namespace thole::detail {
 class HeapHandle {
  public:
   /// Throws std::bad_alloc.
-  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim)
-      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment, background_reclaim)) {}
+  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim,
+             std::size_t max_bytes = 0)
+      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment, background_reclaim, max_bytes)) {}
   ~HeapHandle() { heap_->close(); }
   HeapHandle(const HeapHandle&) = delete;
   HeapHandle& operator=(const HeapHandle&) = delete;
