@@ -4,17 +4,17 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
+#include "base/bytes.hpp"
+#include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
 #include "heap/heap_figures.hpp"
 #include "inspect/draw_svg.hpp"
+#include "inspect/leaks.hpp"
 #include "memory/store.hpp"
 
 namespace thole {
 
 using detail::HandleAccess;
-
-PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
-    : PinnedArena(detail::unwrap(make(device, options, true))) {}
 
 namespace {
 
@@ -32,6 +32,9 @@ void begin_upkeep(const std::shared_ptr<detail::ArenaCore>& arena, const ArenaOp
 
 }  // namespace
 
+PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
+    : PinnedArena(detail::unwrap(make(device, options, true))) {}
+
 Result<PinnedArena> PinnedArena::try_make(const Device& device, const ArenaOptions& options) noexcept {
   return make(device, options, false);
 }
@@ -48,13 +51,13 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
     return invalid("pin_method " + std::to_string(static_cast<int>(options.pin_method)) + " is not one of PinMethod");
   if (options.numa_node && *options.numa_node < 0)
     return invalid("NUMA node " + std::to_string(*options.numa_node) + " does not exist");
-  const auto& core = HandleAccess::core(device);
-  if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
-  if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
   if (options.piece_bytes == 0 && options.pin_in_background)
     return invalid("pieces of 0 bytes; piece_bytes must be at least 1");
   if (options.trim_after.count() < 0)
     return invalid("trim_after is " + std::to_string(options.trim_after.count()) + " ns; it must not be negative");
+  const auto& core = HandleAccess::core(device);
+  if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
+  if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
   auto store = detail::Store::open(core,
                                    {.bytes = options.bytes,
                                     .max_bytes = options.max_bytes == 0 ? options.bytes : options.max_bytes,
@@ -64,7 +67,10 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
                                     .piece = options.pin_in_background ? options.piece_bytes : 0},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
-  return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
+  auto arena = std::make_shared<detail::ArenaCore>(core, *store);
+  begin_upkeep(arena, options);
+  detail::look_for_leaks_at_the_end();
+  return PinnedArena(std::move(arena));
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error::make(
       Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for its bookkeeping"); }));
@@ -108,7 +114,17 @@ std::size_t PinnedArena::trim() {
 }
 
 void PinnedArena::draw_svg(std::ostream& out) const {
-  detail::draw_svg(core("PinnedArena::draw_svg")->store().spans(), out);
+  const auto& arena = *core("PinnedArena::draw_svg");
+  const ArenaStats now = stats();
+  const auto bytes = [](std::size_t count) { return detail::bytes_text(count); };
+  std::string grows = now.max_capacity > now.capacity ? ", may grow to " + bytes(now.max_capacity) : "";
+  detail::draw_svg(
+      arena.store().spans(),
+      {.title = "Pinned memory of " + std::string(arena.device()->backend->name()),
+       .totals = bytes(now.capacity) + " in " + std::to_string(now.regions) +
+                 (now.regions == 1 ? " region" : " regions") + grows + "; " + bytes(now.in_use) + " in use, " +
+                 bytes(now.in_flight) + " in flight, " + std::to_string(now.buffers_made) + " buffers made"},
+      out);
 }
 
 }  // namespace thole

@@ -71,14 +71,19 @@ struct HeapCore {
   void reclaim(Block* block) noexcept;
 
   ArenaCore& arena() const noexcept { return *arena_; }
+  /// For who does not know whether the heap still serves; keeps the arena meanwhile.
+  std::shared_ptr<ArenaCore> arena_if_any() noexcept {
+    const std::scoped_lock lock(mutex_);
+    return arena_;
+  }
   bool device_lost() const noexcept { return device_->lost(); }
   std::size_t alignment() const noexcept { return alignment_; }
+  const Quota& quota() const noexcept { return quota_; }
   /// False in a forked child of the process that made the heap. Its locks may be held for ever there: a child may only
   /// drop what it has of the heap, which then does nothing.
   bool of_this_process() const noexcept { return process_ == this_process(); }
 
   // ---- Figures
-  const Quota& quota() const noexcept { return quota_; }
 
   /// The sum of all threads' shares; notes the peak.
   Counters<std::size_t> sum_counts() noexcept;
@@ -99,22 +104,22 @@ struct HeapCore {
   void for_each_cache(F&& f) noexcept;
   void settle(ThreadCache& cache) noexcept;
   void end() noexcept;
+  bool count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept;
   void count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept;
   template <class F>
   void retire(Block* block, const OpenUse& use, F&& count) noexcept;
   void cache_or_free(Block* block, bool deferred) noexcept;
 
-  bool count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept;
   alignas(64) std::shared_ptr<ArenaCore> arena_;  // of the heap that the object serves; written under the mutex
   DeviceCore* device_ = nullptr;                  // the arena's
   std::size_t alignment_ = 0;
   bool background_reclaim_ = false;
+  Quota quota_;
   std::uint32_t process_ = this_process();
   std::uint32_t index_ = 0;       // in each thread's table of caches; set once
   alignas(64) std::mutex mutex_;  // of what follows up to the caches; taken before a cache's lock
   // Written under the mutex, before close() takes the lock of each cache; read under one of these. So of a block that
   // comes back while its heap is closed either close() hears, or who brings it hears that the heap is closed.
-  Quota quota_;
   std::atomic<bool> closed_{false};
   ThreadCache* caches_ = nullptr;   // that threads own
   ThreadCache* unowned_ = nullptr;  // of threads that have ended: empty, for other threads
