@@ -2,12 +2,14 @@
 
 // Defined in: adopt.cpp, arena.cpp
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <iosfwd>
 #include <memory>
 #include <optional>
 #include <source_location>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -35,19 +37,36 @@ struct ArenaOptions {
   /// The arena grows up to this many bytes when it is full; 0: it never grows. Else at least `bytes`.
   std::size_t max_bytes = 0;
   PinMethod pin_method = PinMethod::register_pages;
-  /// The NUMA node that the memory is bound to; empty: wherever the system puts it.
+  /// The NUMA node that the memory is bound to: all of it lies there, or the arena cannot be made. Empty: it comes from
+  /// the node that the device sits on while that has some, else from any; and from wherever the program's own policy
+  /// says, if it has one (set_mempolicy, numactl). With `PinMethod::host_alloc` the driver decides.
   std::optional<int> numa_node = std::nullopt;
   /// Whether a core dump contains the arena's memory. Off, since a crash should not write gigabytes of data to a disk,
   /// and what is in flight says little; switch it on to look at buffers in a debugger afterwards. With
   /// `PinMethod::host_alloc` the driver decides.
   bool in_core_dumps = false;
+  /// The constructor pins the first `piece_bytes` only, and returns: a thread of the library's own pins the rest of
+  /// `bytes` in pieces of as much, with pauses, so that other threads' calls of CUDA go on meanwhile. Each piece serves
+  /// as soon as it is pinned; who wants more than there is pins some itself. `ArenaStats::to_pin` says how much is
+  /// still to come. Where the machine, a limit or the driver refuses a piece the arena stays as it is, and
+  /// `ArenaStats::pinning_failed` and `Device::take_error` say why; it then grows where memory is wanted. It stops when
+  /// all handles of the arena and its heaps are gone, and when the device is lost.
+  bool pin_in_background = false;
+  /// How much is pinned at a time in the background, in bytes, at least 1; rounded up to whole pages. A buffer lies in
+  /// one piece: larger ones are only to be had while so much is not pinned yet, or where pieces are empty.
+  std::size_t piece_bytes = std::size_t{256} << 20;
+  /// Not 0: what the arena has grown by, beyond `bytes`, is unpinned by a thread of the library's own when nothing has
+  /// been in it for so long. That stalls the process as `trim()` does, so that it is put off while streams have work
+  /// that thole knows of, up to three times as long.
+  std::chrono::nanoseconds trim_after{0};
   /// For libraries that register memory themselves, as RDMA, UCX and io_uring do: called with each stretch of pinned
   /// memory that the arena gets, before anything is in it, and with each that it lets go of, when nothing is in it any
   /// more and before it is unpinned. What an arena lets go of may stay pinned for the next one, which is told of it
-  /// anew. `added` runs on the thread that makes the arena or makes it grow; `removed`, where the arena is trimmed or
-  /// lets go of a region to grow by a larger one, on that thread, and at the arena's end on a thread of the library's
-  /// own: what the functions need they should hold, for instance as a shared_ptr. They are destroyed after the last
-  /// call. When the process ends, or the device is lost with copies in flight, the arena's end may never be told.
+  /// anew. `added` runs on the thread that makes the arena, makes it grow, or pins in the background; `removed`, where
+  /// the arena is trimmed or lets go of a region to grow by a larger one, on that thread, and at the arena's end on a
+  /// thread of the library's own: what the functions need they should hold, for instance as a shared_ptr. They are
+  /// destroyed after the last call. When the process ends, or the device is lost with copies in flight, the arena's end
+  /// may never be told.
   ///
   /// Where `added` throws, the arena does not grow, or is not made: the Error says what was thrown, with its code where
   /// that was an Error, else `limit`. What `removed` throws goes to `Device::take_error`. Both may call thole, but must
@@ -81,6 +100,9 @@ struct ArenaStats {
   std::size_t buffers_made = 0;  ///< Count, all heaps.
   /// What makes this arena slower than it could be until the process ends, in a sentence; empty: nothing.
   std::string_view trouble;
+  /// Bytes that a thread of the library's own has still to pin (`ArenaOptions::pin_in_background`).
+  std::size_t to_pin = 0;
+  std::string pinning_failed;  ///< Why it has stopped before; else empty.
 };
 
 /// Pinned host memory that heaps share: a shared handle, cheap to copy. The memory lives until the last handle, heap,
@@ -94,10 +116,11 @@ struct ArenaStats {
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT PinnedArena {
  public:
-  /// Takes memory that an earlier arena left pinned, if some fits, or pins `options.bytes` now, below 512 GiB, which is
-  /// what drivers register at once. Pinning blocks for about 60 ms a GiB. Where more stays pinned than may (see
-  /// `Device::keep_pinned`), or a limit is met, unpins what no arena has first: that waits as `trim()` does; `try_make`
-  /// never does, and says `limit`.
+  /// Takes memory that an earlier arena left pinned, if some fits, or pins `options.bytes` now: from 512 GiB on, which
+  /// drivers do not register at once, in several stretches, and no buffer is larger than one of them. Pinning blocks
+  /// for about 60 ms a GiB. Where more stays pinned than may (see `Device::keep_pinned`), a limit is met, or arenas
+  /// that grow a little each time would take ever more addresses, unpins what no arena has first: that waits as
+  /// `trim()` does; `try_make` never does, and says `limit`.
   /// Throws `Error`: `invalid_argument` (0 bytes, max_bytes below bytes, no such NUMA node), `out_of_memory` or `limit`
   /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
@@ -119,7 +142,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// growth, or the arena's end; `ArenaOptions::on_region_removed` says when. A read-only arena's must not be written.
   std::vector<gsl::span<std::byte>> regions() const;
 
-  /// Writes a picture of the arena, block by block, coloured by state, as SVG.
+  /// Writes a picture of the arena as SVG: addresses by row, blocks coloured by state, and of each, where the mouse
+  /// points at it, its size, where it was made, and which streams use it for how long.
   void draw_svg(std::ostream& out) const;
 
   // ---- Memory that the program has already: a mapped file, /dev/shm, another allocator's.

@@ -40,6 +40,11 @@ struct HeapOptions {
   /// Also reclaim finished buffers on a thread of the library's own, every millisecond while something is in flight,
   /// and not only where memory is wanted.
   bool background_reclaim = false;
+  /// The most bytes of the arena that this heap may have, rounding included; 0: all there is. What the program holds,
+  /// what waits for the device, and what threads keep for the heap count alike; before a buffer is refused what they
+  /// keep is given back. A refusal is `Errc::limit`; `make_buffer_for` waits for the heap's own buffers. Costs nothing
+  /// where a buffer comes from the thread's cache.
+  std::size_t max_bytes = 0;
 };
 
 /// A snapshot of a heap: bytes, and counts since it was made.
@@ -55,6 +60,8 @@ struct HeapStats {
   std::size_t recycled = 0;        ///< Deferred ones that were reclaimed.
   std::size_t waited = 0;          ///< Allocations that waited for copies in flight.
   std::size_t most_in_flight = 0;  ///< Blocks: the most that were deferred at one time.
+  std::size_t max_bytes = 0;       ///< As `HeapOptions` says.
+  std::size_t taken = 0;           ///< Of them, what counts now; 0 without `max_bytes`.
 };
 
 /// What a raw address is part of.
@@ -77,7 +84,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
 
   /// `count` uninitialised elements. Never waits for the device. Throws `Error`: `out_of_memory` (says how much was
   /// wanted, free, in the largest piece, in flight and in all), `too_large` (more than the arena could ever hold, or an
-  /// overflow), `device_lost`. `location`, here and below, is what `report()` says of the buffer.
+  /// overflow), `limit` (more than `HeapOptions::max_bytes`), `device_lost`. `location`, here and below, is what
+  /// `report()` says of the buffer.
   template <class T>
   PinnedBuffer<T> make_buffer(std::size_t count,
                               std::source_location location = std::source_location::current()) const {

@@ -11,6 +11,8 @@ namespace thole {
 struct SimulationOptions {
   /// Device memory, in bytes. Allocations beyond it fail with `Errc::out_of_memory`.
   std::size_t device_bytes = std::size_t{4} << 30;
+  /// The NUMA node of the machine that the device says it sits on; not set: on none.
+  std::optional<int> numa_node = std::nullopt;
   /// How much host memory may be registered, in bytes; beyond it pinning fails as at RLIMIT_MEMLOCK.
   std::size_t max_pinned_bytes = SIZE_MAX;
   /// Bytes that a copy moves in a second of simulated time; 0: copies take no simulated time.

@@ -85,7 +85,7 @@ Result<void> pin(const ArenaCore& core, const Wanted& wanted, std::function<void
 /// A block of all the memory, which the program holds from now on.
 Result<detail::Block*> take_whole(const std::shared_ptr<ArenaCore>& core, std::size_t bytes, const char* call,
                                   const std::source_location& location) {
-  const detail::HeapHandle handle(core, detail::granule, false, true);
+  const detail::HeapHandle handle(core, {.of_one_block = true});
   detail::Block* const block = core->store().take_whole();
   if (block == nullptr) return tl::unexpected(no_memory(call));
   handle.heap().take_made(*block, bytes);

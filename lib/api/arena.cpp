@@ -4,14 +4,33 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
+#include "base/bytes.hpp"
+#include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
 #include "heap/heap_figures.hpp"
 #include "inspect/draw_svg.hpp"
+#include "inspect/leaks.hpp"
 #include "memory/store.hpp"
 
 namespace thole {
 
 using detail::HandleAccess;
+
+namespace {
+
+/// Throws std::bad_alloc.
+void begin_upkeep(const std::shared_ptr<detail::ArenaCore>& arena, const ArenaOptions& options) {
+  constexpr auto at_once = std::chrono::steady_clock::time_point::min();
+  const bool pins = options.pin_in_background && arena->store().capacity() < options.bytes;
+  if (!pins && options.trim_after.count() == 0) return;
+  arena->upkeep.trim_after = options.trim_after;
+  if (pins) arena->upkeep.next_piece = at_once;
+  if (options.trim_after.count() != 0) arena->upkeep.next_look = at_once;
+  if (!detail::take_care_of(arena) && pins)
+    arena->store().stop_pinning(Error(Errc::limit, "PinnedArena: the system has no thread to pin in the background"));
+}
+
+}  // namespace
 
 PinnedArena::PinnedArena(const Device& device, const ArenaOptions& options)
     : PinnedArena(detail::unwrap(make(device, options, true))) {}
@@ -32,6 +51,10 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
     return invalid("pin_method " + std::to_string(static_cast<int>(options.pin_method)) + " is not one of PinMethod");
   if (options.numa_node && *options.numa_node < 0)
     return invalid("NUMA node " + std::to_string(*options.numa_node) + " does not exist");
+  if (options.piece_bytes == 0 && options.pin_in_background)
+    return invalid("pieces of 0 bytes; piece_bytes must be at least 1");
+  if (options.trim_after.count() < 0)
+    return invalid("trim_after is " + std::to_string(options.trim_after.count()) + " ns; it must not be negative");
   const auto& core = HandleAccess::core(device);
   if (core == nullptr) return tl::unexpected(detail::moved_from("PinnedArena", "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error("PinnedArena"));
@@ -41,10 +64,14 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
                                     .region = {.pin = options.pin_method,
                                                .numa_node = options.numa_node.value_or(-1),
                                                .in_core_dumps = options.in_core_dumps},
-                                    .hooks = {options.on_region_added, options.on_region_removed}},
+                                    .hooks = {options.on_region_added, options.on_region_removed},
+                                    .piece = options.pin_in_background ? options.piece_bytes : 0},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
-  return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
+  auto arena = std::make_shared<detail::ArenaCore>(core, *store);
+  begin_upkeep(arena, options);
+  detail::look_for_leaks_at_the_end();
+  return PinnedArena(std::move(arena));
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error::make(
       Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for its bookkeeping"); }));
@@ -64,7 +91,7 @@ bool PinnedArena::contains(const void* pointer) const {
 
 ArenaStats PinnedArena::stats() const {
   const auto& arena = *core("PinnedArena::stats");
-  const auto store = arena.store().stats();
+  auto store = arena.store().stats();
   const auto heaps = detail::figures_of_heaps(arena);
   return {.capacity = store.capacity,
           .max_capacity = store.max_capacity,
@@ -77,7 +104,9 @@ ArenaStats PinnedArena::stats() const {
           .regions = store.regions,
           .grown = store.grown,
           .buffers_made = heaps.made,
-          .trouble = store.trouble};
+          .trouble = store.trouble,
+          .to_pin = store.to_pin,
+          .pinning_failed = std::move(store.pinning_failed)};
 }
 
 std::size_t PinnedArena::trim() {
@@ -94,7 +123,17 @@ std::vector<gsl::span<std::byte>> PinnedArena::regions() const {
 }
 
 void PinnedArena::draw_svg(std::ostream& out) const {
-  detail::draw_svg(core("PinnedArena::draw_svg")->store().spans(), out);
+  const auto& arena = *core("PinnedArena::draw_svg");
+  const ArenaStats now = stats();
+  const auto bytes = [](std::size_t count) { return detail::bytes_text(count); };
+  std::string grows = now.max_capacity > now.capacity ? ", may grow to " + bytes(now.max_capacity) : "";
+  detail::draw_svg(
+      arena.store().spans(),
+      {.title = "Pinned memory of " + std::string(arena.device()->backend->name()),
+       .totals = bytes(now.capacity) + " in " + std::to_string(now.regions) +
+                 (now.regions == 1 ? " region" : " regions") + grows + "; " + bytes(now.in_use) + " in use, " +
+                 bytes(now.in_flight) + " in flight, " + std::to_string(now.buffers_made) + " buffers made"},
+      out);
 }
 
 }  // namespace thole

@@ -66,8 +66,10 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
   if (core->store().whole_only())
     throw Error(Errc::invalid_argument,
                 "PinnedHeap: the arena was adopted to be read only, and has no memory to give; see PinnedArena::view");
-  core_ = std::make_shared<detail::HeapHandle>(core, std::max(options.alignment, detail::granule),
-                                               options.background_reclaim);
+  core_ = std::make_shared<detail::HeapHandle>(
+      core, detail::HeapSettings{.alignment = std::max(options.alignment, detail::granule),
+                                 .background_reclaim = options.background_reclaim,
+                                 .max_bytes = options.max_bytes});
 }
 
 detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
@@ -161,7 +163,9 @@ HeapStats PinnedHeap::stats() const {
           .deferred = figures.deferred,
           .recycled = figures.recycled,
           .waited = figures.waited,
-          .most_in_flight = heap.peak_in_flight.get()};
+          .most_in_flight = heap.peak_in_flight.get(),
+          .max_bytes = heap.quota().limit(),
+          .taken = heap.quota().limited() ? heap.quota().taken() : 0};
 }
 
 Report PinnedHeap::report() const {

@@ -94,6 +94,8 @@ class DeviceBackend {
   virtual std::string_view name() const noexcept = 0;
   /// The backend's own name and text for a Status, such as "cudaErrorInvalidValue: invalid argument" [11].
   virtual std::string describe(Status status) const = 0;
+  /// The NUMA node of the machine that the device sits on [65]; -1: on none, or nobody knows.
+  virtual int numa_node() const noexcept = 0;
 
   // ---- Pinned host memory
   /// Pins [data, data + bytes) for every device; invalid where not all of it is mapped and writable [12], or some of it

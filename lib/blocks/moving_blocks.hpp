@@ -35,7 +35,7 @@ class MovingBlocks {
   }
   /// There were none after all.
   void cancel() noexcept {
-    if (std::exchange(begun_, false)) under_way_.fetch_sub(1, std::memory_order_relaxed);
+    if (std::exchange(begun_, false)) under_way_.fetch_sub(1, std::memory_order_release);  // see heap/quota.hpp
   }
   bool empty() const noexcept { return blocks_.empty(); }
   void push(Block* block) noexcept {

@@ -10,6 +10,7 @@
 #include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
+#include "heap/heap_figures.hpp"
 #include "heap/size_class.hpp"
 #include "streams/stream_registry.hpp"
 
@@ -23,6 +24,17 @@ Error too_large_error(std::size_t bytes, std::size_t possible, const char* call)
   return Error::make(Errc::too_large, [&] {
     return std::string(call) + ": " + std::to_string(bytes) +
            " bytes are more than the arena can ever hold in one piece, " + std::to_string(possible) + " bytes";
+  });
+}
+
+Error quota_error(HeapCore& heap, std::size_t bytes, bool timed_out, const char* call) {
+  const auto figures = figures_of(heap);
+  const Quota& quota = heap.quota();
+  return Error::make(timed_out ? Errc::timed_out : Errc::limit, [&] {
+    return std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
+           std::to_string(bytes) + " bytes: the heap may have " + std::to_string(quota.limit()) +
+           " bytes (HeapOptions::max_bytes) and has " + std::to_string(quota.taken()) + ", of which " +
+           std::to_string(figures.in_use) + " are in use and " + std::to_string(figures.in_flight) + " in flight";
   });
 }
 
@@ -55,8 +67,9 @@ Request request_of(const HeapCore& heap, std::size_t bytes, std::size_t alignmen
   return {bytes, size_class::round_up(bytes), std::max(alignment, heap.alignment())};
 }
 
-/// What is kept or finished anywhere, without waiting for the device.
-Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
+/// What is kept or finished anywhere, without waiting for the device. `over_quota`: there was none since the heap has
+/// all that it may have.
+Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quota) noexcept {
   // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way.
   constexpr int most_searches = 64;
   DeviceCore& device = *heap.arena().device();
@@ -65,6 +78,13 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request) noexcept {
     const std::uint64_t moves = heap.arena().depot.moves();
     collect(device);
     if (Block* const block = heap.take_cached(request)) return block;
+    if (!heap.quota().has_room(request.bytes)) heap.flush_caches();
+    over_quota = !heap.quota().has_room(request.bytes);
+    if (over_quota) {
+      if (!search.missed_some() && !heap.quota().has_room(request.bytes)) return nullptr;
+      if (MovingBlocks::any()) std::this_thread::yield();
+      continue;
+    }
     if (Block* const block = heap.take_from_store(request)) return block;
     if (Block* const block = heap.take_from_others(request)) return block;
     heap.arena().flush();
@@ -81,6 +101,7 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
   for (;;) {
     const auto seen = store.growths();
     if (Block* const block = heap.take_from_store(request)) return block;
+    if (!heap.quota().has_room(request.bytes)) return nullptr;
     if (auto grown = store.grow(request.bytes, seen); !grown) {
       no_growth = std::move(grown.error());
       return nullptr;
@@ -90,13 +111,13 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
 
 /// Copies in flight give memory back in any stream, so that no single event can be waited for: look again, ever less
 /// often.
-Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline) noexcept {
+Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline, bool& over_quota) noexcept {
   constexpr auto longest_pause = std::chrono::microseconds(1000);
   auto pause = std::chrono::microseconds(10);
   const TraceScope scope("wait for memory", request.bytes);
   heap.count_waited();
   while (!heap.device_lost()) {
-    if (Block* const block = take_from_anywhere(heap, request)) return block;
+    if (Block* const block = take_from_anywhere(heap, request, over_quota)) return block;
     const auto now = std::chrono::steady_clock::now();
     if (now >= *deadline) return nullptr;
     std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, *deadline - now));
@@ -121,6 +142,8 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   const auto possible = heap.arena().store().largest_possible();
   if (bytes > beyond_any_machine || size_class::round_up(bytes) > possible)
     return tl::unexpected(too_large_error(bytes, possible, call));
+  if (const Quota& quota = heap.quota(); quota.limited() && size_class::round_up(bytes) > quota.limit())
+    return tl::unexpected(quota_error(heap, bytes, false, call));
   if (alignment > page)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
       return std::string(call) + ": elements aligned to " + std::to_string(alignment) + " bytes; at most a page, " +
@@ -134,13 +157,15 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
     collect_any(device);
   Block* block = heap.take_cached(request);
   if (block == nullptr) block = heap.take_from_store(request);
-  if (block == nullptr) block = take_from_anywhere(heap, request);
+  bool over_quota = false;
+  if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
   std::optional<Error> no_growth;
   if (block == nullptr) block = take_by_growing(heap, request, no_growth);
-  if (block == nullptr) block = take_from_anywhere(heap, request);
-  if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline);
+  if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
+  if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline, over_quota);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));
+  if (over_quota) return tl::unexpected(quota_error(heap, bytes, deadline.has_value(), call));
   return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, deadline.has_value(), call));
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "memory/extents.hpp"
+#include "streams/stream_registry.hpp"
 
 namespace thole::detail {
 
@@ -59,6 +60,7 @@ Block* ArenaCore::take_from_keepers(std::size_t bytes, std::size_t alignment, Mo
     const SpinGuard guard(cache.lock);
     block = cache.take(bytes, alignment);
     if (block != nullptr) moving.begin();
+    if (block != nullptr && cache.quota != nullptr) cache.quota->give(block->capacity);
     return block == nullptr;
   });
   return block;
@@ -105,6 +107,20 @@ std::size_t ArenaCore::kept_bytes() const noexcept {
     return true;
   });
   return sum;
+}
+
+bool ArenaCore::is_held() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  // Each heap has one, which lives on while blocks of it are out, and so does who asks.
+  return static_cast<std::size_t>(weak_from_this().use_count()) > heaps_.size() + 1;
+}
+
+bool ArenaCore::is_busy() const noexcept { return !device_->lost() && device_->streams->has_work(); }
+
+std::size_t ArenaCore::trim_idle(std::chrono::steady_clock::time_point now, std::chrono::nanoseconds age) noexcept {
+  if (!store_->has_grown()) return 0;
+  flush();
+  return store_->trim_idle(now, age);
 }
 
 Error of_another_process_error(const char* call) {

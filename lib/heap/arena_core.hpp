@@ -5,6 +5,7 @@
 // else, however many threads and heaps there are or were.
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,7 +27,7 @@ struct HeapCore;
 
 /// Owns the store: it is closed when the last handle, heap, buffer, borrow and copy in flight is gone. Thread safety:
 /// any thread, at any time.
-class ArenaCore {
+class ArenaCore : public std::enable_shared_from_this<ArenaCore> {
  public:
   explicit ArenaCore(std::shared_ptr<DeviceCore> device, Store* store) noexcept
       : depot(*store), device_(std::move(device)), store_(store) {}
@@ -78,6 +79,21 @@ class ArenaCore {
   void flush_if_idle(std::size_t bytes) noexcept;
   /// Bytes of free blocks that are kept, summed while threads go on.
   std::size_t kept_bytes() const noexcept;
+
+  // ---- What the library's own thread does (heap/caretaker.hpp)
+
+  /// Set before take_care_of(), and that thread's alone from then on. time_point::max(): never.
+  struct Upkeep {
+    std::chrono::nanoseconds trim_after{0};  ///< ArenaOptions says what that is
+    std::chrono::steady_clock::time_point next_piece = std::chrono::steady_clock::time_point::max();
+    std::chrono::steady_clock::time_point next_look = std::chrono::steady_clock::time_point::max();
+  } upkeep;
+  /// Whether the program has a handle of the arena or of a heap, and not only blocks. The caller has one reference.
+  bool is_held() const noexcept;
+  /// Whether some stream of the device has something of thole's to do.
+  bool is_busy() const noexcept;
+  /// Unpins what the arena has grown by and not used for `age`; what is kept does not count as used. Returns bytes.
+  std::size_t trim_idle(std::chrono::steady_clock::time_point now, std::chrono::nanoseconds age) noexcept;
 
  private:
   template <class F>

@@ -39,8 +39,7 @@ void watch_all(const std::shared_ptr<DeviceCore>& device) noexcept try {
 
 // ---- Life
 
-HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim,
-                         bool of_one_block) {
+HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, const HeapSettings& settings) {
   HeapCore* heap = immortal<Pool>().take();
   if (heap == nullptr) {
     heap = new HeapCore;
@@ -52,17 +51,19 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, std::size_t alignment
     heap->peak_in_flight.reset();
     heap->arena_ = arena;
     heap->device_ = arena->device().get();
-    heap->alignment_ = alignment;
-    heap->background_reclaim_ = background_reclaim;
-    heap->of_one_block_ = of_one_block;
+    heap->alignment_ = settings.alignment;
+    heap->background_reclaim_ = settings.background_reclaim;
+    heap->of_one_block_ = settings.of_one_block;
+    heap->quota_.begin(settings.max_bytes);
     heap->process_ = this_process();
     heap->closed_.store(false, std::memory_order_relaxed);
     heap->out_.store(0, std::memory_order_relaxed);
     heap->held_.store(0, std::memory_order_relaxed);
-    heap->for_each_cache([heap](ThreadCache& cache) {
+    heap->for_each_cache([heap, limited = settings.max_bytes != 0](ThreadCache& cache) {
       cache.counts = {};
       cache.returned = cache.settled = 0;
       cache.recent.reset();
+      cache.quota = limited ? &heap->quota_ : nullptr;
       if (&cache != &heap->spare_) cache.set_capacity(heap->arena_->store().capacity());
     });
   }
@@ -165,6 +166,7 @@ ThreadCache* HeapCore::adopt_cache() noexcept {
   {
     const SpinGuard guard(cache->lock);
     cache->set_capacity(arena_->store().capacity());
+    cache->quota = quota_.limited() ? &quota_ : nullptr;
   }
   ThreadCacheTable::set(index_, cache, &HeapCore::abandon_cache);
   return cache;
@@ -247,18 +249,51 @@ Block* HeapCore::take_cached(const Request& request) noexcept {
 
 Block* HeapCore::take_from_others(const Request& request) noexcept {
   MovingBlocks moving;
-  Block* const block = arena_->take_from_keepers(request.bytes, request.alignment, moving);
+  if (quota_.limited()) {
+    moving.begin();
+    if (!quota_.take(request.bytes)) {
+      moving.cancel();
+      return nullptr;
+    }
+  }
+  Block* block = arena_->take_from_keepers(request.bytes, request.alignment, moving);
+  if (quota_.limited() && !count_taken(request.bytes, &block, block != nullptr ? 1 : 0)) return nullptr;
+  if (block == nullptr) moving.cancel();
   if (block != nullptr) in_cache([&](ThreadCache& cache) { count_made(cache, *block, request.asked); });
   return block;
+}
+
+/// Of `taken` bytes of the quota the heap needs as many as the blocks have. False: those are more than there are, and
+/// the blocks, and the bytes, are given back.
+bool HeapCore::count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept {
+  std::size_t sum = 0;
+  for (std::size_t i = 0; i != count; ++i) sum += blocks[i]->capacity;
+  if (sum <= taken) {
+    quota_.give(taken - sum);
+    return true;
+  }
+  if (quota_.take(sum - taken)) return true;
+  arena_->store().free_batch(blocks, count);
+  quota_.give(taken);
+  return false;
 }
 
 Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcept {
   arena_->flush_if_idle(request.bytes);
   std::array<Block*, 16> blocks;
-  const std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
+  std::size_t wanted = request.alignment > alignment_ ? 1 : size_class::batch(request.bytes);
   MovingBlocks rest;
-  if (wanted > 1) rest.begin();
+  if (wanted > 1 || quota_.limited()) rest.begin();
+  if (quota_.limited()) {
+    if (wanted != 1 && !quota_.take(wanted * request.bytes)) wanted = 1;
+    if (wanted == 1 && !quota_.take(request.bytes)) {
+      rest.cancel();
+      return nullptr;
+    }
+  }
+  const std::size_t taken = wanted * request.bytes;
   std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
+  if (quota_.limited() && !count_taken(taken, blocks.data(), got)) got = 0;
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];
@@ -268,7 +303,10 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
     if (got > 1 && !cache.is_keeper && &cache != &spare_) arena_->add_keeper(cache);
     while (got > 1 && cache.put(blocks[got - 1])) --got;
   });
-  if (got > 1) arena_->store().free_batch(blocks.data() + 1, got - 1);
+  if (got > 1) {
+    for (std::size_t i = 1; quota_.limited() && i != got; ++i) quota_.give(blocks[i]->capacity);
+    arena_->store().free_batch(blocks.data() + 1, got - 1);
+  }
   return block;
 }
 
@@ -277,6 +315,20 @@ void HeapCore::take_made(Block& block, std::size_t asked_bytes) noexcept {
     count_made(cache, block, asked_bytes);
     settle(cache);
   });
+}
+
+void HeapCore::flush_caches() noexcept {
+  MovingBlocks moving;
+  Block* all = nullptr;
+  const std::scoped_lock lock(mutex_);
+  for_each_cache([&](ThreadCache& cache) {
+    Block* lists = cache.take_all(moving);
+    while (Block* const list = lists) {
+      lists = list->next_list;
+      list->next_list = std::exchange(all, list);
+    }
+  });
+  free_lists(arena_->store(), all);
 }
 
 void HeapCore::count_waited() noexcept {

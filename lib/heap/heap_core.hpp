@@ -22,6 +22,7 @@
 #include "blocks/block_pool.hpp"
 #include "heap/arena_core.hpp"
 #include "heap/counters.hpp"
+#include "heap/quota.hpp"
 #include "heap/thread_cache.hpp"
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
@@ -35,14 +36,19 @@ struct Request {
   std::size_t alignment;  ///< bytes; at least HeapCore::alignment()
 };
 
+struct HeapSettings {
+  std::size_t alignment = granule;  ///< bytes, of every buffer, at least
+  bool background_reclaim = false;  ///< HeapOptions says what that is
+  std::size_t max_bytes = 0;        ///< HeapOptions says what that is
+  bool of_one_block = false;        ///< no thread gets a cache for it
+};
+
 /// Thread safety: any thread, at any time that the comments below allow.
 struct HeapCore {
   // ---- Life
 
   /// A heap on the arena. Throws std::bad_alloc.
-  /// `background_reclaim`: HeapOptions says what that is. `of_one_block`: no thread gets a cache for it.
-  static HeapCore* open(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim = false,
-                        bool of_one_block = false);
+  static HeapCore* open(std::shared_ptr<ArenaCore> arena, const HeapSettings& settings);
   /// The handle is gone: nothing is taken any more. Ends the heap if all its blocks are back, else the last one does.
   void close() noexcept;
   // ---- While the heap is open
@@ -56,6 +62,8 @@ struct HeapCore {
   Block* take_from_store(const Request& request, bool leftovers = false) noexcept;
   /// A block that the caller has from the store: it is the program's from now on.
   void take_made(Block& block, std::size_t asked_bytes) noexcept;
+  /// Gives what its own caches keep to the store.
+  void flush_caches() noexcept;
   /// A request has to wait for copies in flight.
   void count_waited() noexcept;
   /// The stream on which this thread last left a block, where one is most likely finished; nullptr if that is gone.
@@ -70,8 +78,14 @@ struct HeapCore {
   void reclaim(Block* block) noexcept;
 
   ArenaCore& arena() const noexcept { return *arena_; }
+  /// For who does not know whether the heap still serves; keeps the arena meanwhile.
+  std::shared_ptr<ArenaCore> arena_if_any() noexcept {
+    const std::scoped_lock lock(mutex_);
+    return arena_;
+  }
   bool device_lost() const noexcept { return device_->lost(); }
   std::size_t alignment() const noexcept { return alignment_; }
+  const Quota& quota() const noexcept { return quota_; }
   /// False in a forked child of the process that made the heap. Its locks may be held for ever there: a child may only
   /// drop what it has of the heap, which then does nothing.
   bool of_this_process() const noexcept { return process_ == this_process(); }
@@ -97,6 +111,7 @@ struct HeapCore {
   void for_each_cache(F&& f) noexcept;
   void settle(ThreadCache& cache) noexcept;
   void end() noexcept;
+  bool count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept;
   void count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept;
   template <class F>
   void retire(Block* block, const OpenUse& use, F&& count) noexcept;
@@ -107,6 +122,7 @@ struct HeapCore {
   std::size_t alignment_ = 0;
   bool background_reclaim_ = false;
   bool of_one_block_ = false;  // under the mutex
+  Quota quota_;
   std::uint32_t process_ = this_process();
   std::uint32_t index_ = 0;       // in each thread's table of caches; set once
   alignas(64) std::mutex mutex_;  // of what follows up to the caches; taken before a cache's lock

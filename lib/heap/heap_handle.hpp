@@ -14,9 +14,8 @@ namespace thole::detail {
 class HeapHandle {
  public:
   /// Throws std::bad_alloc.
-  HeapHandle(std::shared_ptr<ArenaCore> arena, std::size_t alignment, bool background_reclaim,
-             bool of_one_block = false)
-      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, alignment, background_reclaim, of_one_block)) {}
+  HeapHandle(std::shared_ptr<ArenaCore> arena, const HeapSettings& settings)
+      : arena_(std::move(arena)), heap_(HeapCore::open(arena_, settings)) {}
   ~HeapHandle() { heap_->close(); }
   HeapHandle(const HeapHandle&) = delete;
   HeapHandle& operator=(const HeapHandle&) = delete;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 
 #include "base/bytes.hpp"
 
@@ -54,6 +55,11 @@ constexpr bool fits(std::size_t capacity, std::size_t wanted) noexcept {
 constexpr std::size_t list_length(std::size_t index, std::size_t limit) noexcept {
   constexpr std::size_t most = 64, most_bytes = std::size_t{1} << 20;
   return std::clamp<std::size_t>(std::min(most_bytes, limit / 4) / smallest(index), 1, most);
+}
+
+/// No list in the depot has more bytes: those of a full one, of the largest blocks of the class.
+constexpr std::size_t most_in_list(std::size_t index) noexcept {
+  return list_length(index, SIZE_MAX) * (index < first_mixed ? smallest(index) : smallest(index + 1));
 }
 
 /// How many blocks to take from the store at once when there are none elsewhere.

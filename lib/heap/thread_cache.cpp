@@ -35,9 +35,24 @@ Block* ThreadCache::take_from(Depot& depot, std::size_t bytes, std::size_t align
     Class& at = classes_[index];
     BlockRun& place = at.used.empty() ? at.used : at.full;
     if (!place.empty()) continue;
+    MovingBlocks moving;
+    std::size_t room = 0;
+    if (quota != nullptr) {
+      moving.begin();
+      room = size_class::most_in_list(index);
+      if (!quota->take(room)) {
+        moving.cancel();
+        return nullptr;
+      }
+    }
     place = depot.take(index, bytes, alignment);
-    if (place.empty()) continue;
-    bytes_ += place.bytes(index);
+    const std::size_t came = place.bytes(index);
+    count_gone(room - came);
+    if (place.empty()) {
+      moving.cancel();
+      continue;
+    }
+    bytes_ += came;
     return take_out(place, &place.first);
   }
   return nullptr;
@@ -51,26 +66,35 @@ BlockRun ThreadCache::take_list(std::size_t index) noexcept {
   return list;
 }
 
+void ThreadCache::give_list(std::size_t index, Depot& depot, MovingBlocks& surplus) noexcept {
+  const std::size_t before = bytes_;
+  const BlockRun list = take_list(index);
+  if (list.empty()) return;
+  count_gone(before - bytes_);
+  depot.give(list, index, surplus);
+}
+
 void ThreadCache::put_slowly(Block* block, Depot& depot, MovingBlocks& surplus) noexcept {
-  if (block->capacity > limit_) return surplus.push(block);
+  if (block->capacity > limit_) {
+    count_gone(block->capacity);
+    return surplus.push(block);
+  }
   const std::size_t own = size_class::index(block->capacity);
-  const auto give_list = [&](std::size_t index) {
-    if (const BlockRun list = take_list(index); !list.empty()) depot.give(list, index, surplus);
-  };
   Class& at = classes_[own];
   if (at.used.length >= at.full_length) {
-    if (!at.full.empty()) give_list(own);
+    if (!at.full.empty()) give_list(own, depot, surplus);
     at.full = std::exchange(at.used, {});
   }
   // Classes that are not used any more make room in their turn.
   constexpr std::size_t looks = 32;
   for (std::size_t i = 0; i != looks && bytes_ + block->capacity > limit_; ++i) {
     hand_ = (hand_ + 1) % size_class::count;
-    if (hand_ != own) give_list(hand_);
+    if (hand_ != own) give_list(hand_, depot, surplus);
   }
-  while (bytes_ + block->capacity > limit_ && !(at.used.empty() && at.full.empty())) give_list(own);
+  while (bytes_ + block->capacity > limit_ && !(at.used.empty() && at.full.empty())) give_list(own, depot, surplus);
   if (bytes_ + block->capacity > limit_) {
     block->next = nullptr;
+    count_gone(block->capacity);
     depot.give({.first = block, .length = 1}, own, surplus);
     return;
   }
@@ -82,6 +106,7 @@ Block* ThreadCache::take_all(MovingBlocks& moving) noexcept {
   Block* lists = nullptr;
   if (bytes_ == 0) return lists;
   moving.begin();
+  count_gone(bytes_);
   for (Class& at : classes_)
     for (BlockRun* const list : {&at.used, &at.full})
       if (Block* const first = std::exchange(*list, {}).first; first != nullptr) {
@@ -94,7 +119,7 @@ Block* ThreadCache::take_all(MovingBlocks& moving) noexcept {
 
 void ThreadCache::give_all(Depot& depot, MovingBlocks& surplus) noexcept {
   for (std::size_t index = 0; bytes_ != 0 && index != size_class::count; ++index)
-    for (BlockRun list = take_list(index); !list.empty(); list = take_list(index)) depot.give(list, index, surplus);
+    for (int lists = 0; lists != 2; ++lists) give_list(index, depot, surplus);
 }
 
 }  // namespace thole::detail

@@ -17,6 +17,7 @@
 #include "blocks/moving_blocks.hpp"
 #include "heap/counters.hpp"
 #include "heap/depot.hpp"
+#include "heap/quota.hpp"
 #include "heap/size_class.hpp"
 #include "streams/timeline.hpp"
 
@@ -40,7 +41,7 @@ class alignas(64) ThreadCache {
       return take_out(list, &list.first);
     return take_slowly(index, bytes, alignment);
   }
-  /// The same from a list of the depot, of which it keeps the rest.
+  /// The same from a list of the depot, of which it keeps the rest. Not where the quota has no room for such a list.
   Block* take_from(Depot& depot, std::size_t bytes, std::size_t alignment) noexcept;
   /// Keeps the block. False: for that, others must make room.
   bool put(Block* block) noexcept {
@@ -74,6 +75,7 @@ class alignas(64) ThreadCache {
   std::uint64_t returned = 0;
   std::uint64_t settled = 0;  ///< what of its share of bytes in use and in flight HeapCore::held_ has
 
+  Quota* quota = nullptr;       ///< of its heap, if that has one: blocks come in and go out through it
   HeapCore* const heap;         ///< whose cache it is, in all lives of that object
   ThreadCache* next = nullptr;  ///< in the heap's list of caches with an owner, or of those without; under its mutex
   ThreadCache* previous = nullptr;  ///< in the first of these
@@ -99,6 +101,11 @@ class alignas(64) ThreadCache {
   }
   Block* take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept;
   BlockRun take_list(std::size_t index) noexcept;
+  void give_list(std::size_t index, Depot& depot, MovingBlocks& surplus) noexcept;
+  void count_gone(std::size_t bytes) const noexcept {
+    if (quota != nullptr) [[unlikely]]
+      quota->give(bytes);
+  }
 
   Count bytes_;
   std::size_t limit_ = 0;

@@ -1,13 +1,21 @@
 #pragma once
 
 #include <iosfwd>
+#include <string>
 #include <vector>
 
 #include "memory/store.hpp"
 
 namespace thole::detail {
 
-/// An arena as a picture: one row for each stretch of addresses, blocks coloured by state.
-void draw_svg(const std::vector<StoreSpan>& spans, std::ostream& out);
+/// What is written above the picture.
+struct PictureText {
+  std::string title;
+  std::string totals;
+};
+
+/// An arena as a picture: addresses from left to right and downwards, blocks coloured by state; what is known of each
+/// is shown where the mouse points at it. Throws std::bad_alloc.
+void draw_svg(const std::vector<StoreSpan>& spans, const PictureText& text, std::ostream& out);
 
 }  // namespace thole::detail

@@ -17,15 +17,6 @@ namespace detail {
 
 namespace {
 
-void add_in_flight(const Block& block, std::chrono::nanoseconds now, Report& report) {
-  for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
-    const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
-    report.blocks.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
-                             block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
-    return true;
-  });
-}
-
 void add_live(const Block& block, Report& report) {
   const BorrowState& holders = block.holders;
   if (holders.unreferenced()) return;
@@ -36,11 +27,20 @@ void add_live(const Block& block, Report& report) {
 
 }  // namespace
 
+void add_in_flight(const Block& block, std::chrono::nanoseconds now, std::vector<InFlightBlock>& found) {
+  for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
+    const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
+    found.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
+                     block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
+    return true;
+  });
+}
+
 Report make_report(HeapCore& heap) {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   Report report;
   for_each_block(heap, [&](const Block& block) {
-    add_in_flight(block, now, report);
+    add_in_flight(block, now, report.blocks);
     if (!has_parts(block)) add_live(block, report);  // else its parts are what lives, blocks of their own
   });
   std::map<std::uint64_t, InFlightStream> streams;

@@ -119,6 +119,7 @@ Block* Extents::carve(Block* extent, std::byte* at, std::size_t bytes) noexcept 
     if (middle != extent) release_block(middle);
     return nullptr;
   }
+  static_cast<Region*>(extent->owner)->taken_from = true;
   unlink(extent);
   Block* const beyond = extent->address_after;
   Block* left = extent;

@@ -33,6 +33,7 @@ std::size_t alignment_for(std::size_t bytes) noexcept {
 struct ParkedRanges {
   std::mutex mutex;
   Mapping* first = nullptr;
+  std::atomic<std::size_t> taken{0};  // bytes of all ranges like these, parked or not; relaxed: a figure
 };
 
 void park(Mapping* mapping) noexcept {
@@ -42,13 +43,11 @@ void park(Mapping* mapping) noexcept {
   parked.first = mapping;
 }
 
-// The smallest parked range that is large enough, but no large range for a small arena: for it the chunks would be too
-// large, and a large arena would want the range. The lock is held.
+// The smallest parked range that serves. The lock is held.
 Mapping** find_parked(ParkedRanges& parked, std::size_t bytes) noexcept {
   Mapping** best = nullptr;
   for (Mapping** at = &parked.first; *at != nullptr; at = &(*at)->next)
-    if ((*at)->bytes >= bytes && (*at)->bytes / 4 < bytes && (best == nullptr || (*at)->bytes < (*best)->bytes))
-      best = at;
+    if (serves((*at)->bytes, bytes) && (best == nullptr || (*at)->bytes < (*best)->bytes)) best = at;
   return best;
 }
 
@@ -82,13 +81,16 @@ std::byte* map_aligned(std::size_t bytes, std::size_t alignment) noexcept {
 Result<Mapping*> map_new_range(std::size_t bytes) {
   auto* const mapping = new (std::nothrow) Mapping;
   if (mapping == nullptr) return cannot_pin(Errc::out_of_memory, bytes, "no memory for the record of its addresses");
-  mapping->bytes = bytes >= least_parked ? std::bit_ceil(bytes) : bytes;
+  mapping->bytes = range_for(bytes);
   mapping->data = map_aligned(mapping->bytes, alignment_for(bytes));
   if (mapping->data == nullptr && mapping->bytes != bytes) {  // addresses are short
     mapping->bytes = bytes;
     mapping->data = map_aligned(bytes, alignment_for(bytes));
   }
-  if (mapping->data != nullptr) return mapping;
+  if (mapping->data != nullptr) {
+    if (bytes >= least_parked) immortal<ParkedRanges>().taken.fetch_add(mapping->bytes, std::memory_order_relaxed);
+    return mapping;
+  }
   const std::string reason = std::strerror(errno);
   delete mapping;
   return cannot_pin(Errc::limit, bytes,
@@ -104,6 +106,19 @@ void touch_part(std::byte* data, std::size_t bytes) noexcept {
 }
 
 }  // namespace
+
+std::size_t range_for(std::size_t bytes) noexcept { return bytes >= least_parked ? std::bit_ceil(bytes) : bytes; }
+
+// No large range for a small arena: for it the chunks would be too large, and a large arena would want the range.
+bool serves(std::size_t range, std::size_t bytes) noexcept { return range >= bytes && range / 4 < bytes; }
+
+bool has_parked(std::size_t bytes) noexcept {
+  auto& parked = immortal<ParkedRanges>();
+  const std::lock_guard lock(parked.mutex);
+  return find_parked(parked, bytes) != nullptr;
+}
+
+std::size_t addresses_taken() noexcept { return immortal<ParkedRanges>().taken.load(std::memory_order_relaxed); }
 
 Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps) {
   Mapping* mapping = bytes >= least_parked ? unpark(bytes) : nullptr;

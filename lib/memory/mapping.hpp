@@ -6,8 +6,9 @@
 // mimalloc cannot forget an address range that it has been told of, so a range that is large enough for it is never
 // unmapped. When its arena ends, its pages go back to the system and the range is parked: the next arena that fits into
 // it uses it again. Such ranges come in powers of two, so that arenas which grow a little each time find the range of
-// the one before. Twice what was in use may stay pinned (pinned_pool.hpp): three ranges of each power of two, which in
-// all are at most twelve times as large as the largest arena.
+// the one before. Twice what was in use may stay pinned, but not at the price of ever more addresses: who makes a
+// region sees to it, where he may wait, that there is one range of each power of two (pinned_pool.cpp), and all of them
+// are less than four times as large as the largest arena.
 //
 // A forked child gets none of these pages: the kernel would copy every pinned page at the fork, and what a device
 // writes would go to one of the two only.
@@ -40,6 +41,15 @@ Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps);
 
 /// Gives the pages back to the system, but for the first `kept_bytes`; the range is unmapped or parked.
 void unmap_memory(Mapping* mapping) noexcept;
+
+/// Whether there is a parked range for so many bytes.
+bool has_parked(std::size_t bytes) noexcept;
+/// The length of a new range for so many bytes.
+std::size_t range_for(std::size_t bytes) noexcept;
+/// Whether a range of this length serves so many bytes, and is not far too large for them.
+bool serves(std::size_t range, std::size_t bytes) noexcept;
+/// The bytes of all ranges that are never unmapped.
+std::size_t addresses_taken() noexcept;
 
 /// Whether forked children get a copy of these pages.
 void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept;

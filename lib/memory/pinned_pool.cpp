@@ -1,6 +1,7 @@
 #include "memory/pinned_pool.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -118,6 +119,27 @@ std::size_t unpin_down_to(PinnedPool& pool, DeviceBackend& backend, std::size_t 
   }
 }
 
+/// A new address range stays for good. Where all that there are would be more than twice the power of two that holds
+/// what arenas had at once, a region that is kept, and too small, gives its range to the new one.
+void spare_addresses(PinnedPool& pool, DeviceBackend& backend, std::size_t bytes) noexcept {
+  if (bytes < least_parked || has_parked(bytes)) return;
+  Region** best = nullptr;
+  std::unique_lock lock(pools().mutex);
+  std::size_t at_once = std::max(pool.most_in_use, pool.in_use + bytes);
+  for (const PinnedPool* other : pools().all)
+    if (other != &pool) at_once += other->most_in_use;
+  if (addresses_taken() + range_for(bytes) <= 2 * std::bit_ceil(at_once)) return;
+  for (Region** at = &pool.first; *at != nullptr; at = &(*at)->next) {
+    const Mapping* const mapping = (*at)->mapping;
+    if (mapping == nullptr || !serves(mapping->bytes, bytes)) continue;
+    if (best == nullptr || mapping->bytes < (*best)->mapping->bytes) best = at;
+  }
+  if (best == nullptr) return;
+  Region* const region = pool.remove(best);
+  lock.unlock();
+  (void)unpin_region(region, backend);  // parks its range
+}
+
 /// Whether any device had something to unpin.
 bool unpin_all_kept() noexcept {
   bool any = false;
@@ -163,6 +185,7 @@ Result<Region*> obtain_region(const std::shared_ptr<DeviceCore>& device, std::si
       if (Region* const kept = take(pool, device, bytes, options, SIZE_MAX)) return prepared_again(kept);
       (void)unpin_down_to(pool, *device->backend, left);
     }
+    if (options.pin == PinMethod::register_pages) spare_addresses(pool, *device->backend, bytes);
   }
   auto region = pin_region(device, bytes, options);
   if (!region && region.error().errc() == Errc::limit) {

@@ -31,11 +31,13 @@ Result<void> allocate_by_driver(DeviceCore& device, Region& region, const Region
   return {};
 }
 
-Result<void> touch_pages(Region& region, const RegionOptions& options) {
+Result<void> touch_pages(const DeviceCore& device, Region& region, const RegionOptions& options) {
   const MemoryReservation reservation(region.bytes, options.numa_node);
   if (!reservation.granted()) return cannot_pin(Errc::limit, region.bytes, reservation.limit());
-  if (options.numa_node >= 0)
-    if (auto bound = bind_to_node(region.data, region.bytes, options.numa_node); !bound) return bound;
+  if (options.numa_node < 0)
+    prefer_node(region.data, region.bytes, device.backend->numa_node());
+  else if (auto bound = bind_to_node(region.data, region.bytes, options.numa_node); !bound)
+    return bound;
   touch(region.data, region.bytes);
   return {};
 }
@@ -50,7 +52,7 @@ Result<void> register_pages(DeviceCore& device, Region& region, const RegionOpti
   if (!mapping) return tl::unexpected(std::move(mapping.error()));
   region.mapping = *mapping;
   region.data = region.mapping->data;
-  auto pinned = touch_pages(region, options);
+  auto pinned = touch_pages(device, region, options);
   if (pinned) {
     const CaptureGuard guard(*device.backend);
     if (const Status status = device.backend->register_host(region.data, region.bytes); !status.ok())
@@ -119,6 +121,8 @@ Status let_go_of_adopted(Region* region) noexcept {
 }
 
 Region* prepared_again(Region* region) noexcept {
+  region->taken_from = false;
+  region->empty_since.reset();
   if (const Mapping* const mapping = region->mapping; mapping != nullptr)
     copy_to_children(mapping->data + mapping->kept_bytes, region->pinned_bytes - mapping->kept_bytes, false);
   return region;

@@ -2,8 +2,10 @@
 
 // Pinned regions. A region is one registration with the device: a buffer never straddles two.
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 #include <thole/error.hpp>
 #include <thole/pin_method.hpp>
@@ -18,7 +20,7 @@ namespace thole::detail {
 /// How regions are pinned.
 struct RegionOptions {
   PinMethod pin = PinMethod::register_pages;
-  int numa_node = -1;          ///< -1: wherever the system likes
+  int numa_node = -1;          ///< the memory comes from there only; -1: from the device's own node if it has some
   bool in_core_dumps = false;  ///< see ArenaOptions
 
   friend bool operator==(const RegionOptions&, const RegionOptions&) = default;
@@ -39,6 +41,8 @@ struct Region {
   std::shared_ptr<DeviceCore> device;  ///< with which it is registered
   Block* lowest = nullptr;             ///< the extent at its start (extents.hpp); the others follow by address
   Region* next = nullptr;              ///< link of a list of regions that are let go
+  bool taken_from = false;             ///< since the last look whether it is idle (Store::trim_idle)
+  std::optional<std::chrono::steady_clock::time_point> empty_since;  ///< at every look since then
   Region* next_with_chunks = nullptr;  ///< link of the store's regions that mimalloc may be given parts of
 };
 

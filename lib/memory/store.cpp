@@ -15,6 +15,7 @@
 #include "base/trace_log.hpp"
 #include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
+#include "memory/limits.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/pinned_pool.hpp"
 
@@ -56,7 +57,9 @@ Store* Store::make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::s
   if (store == nullptr) store = new Store;
   store->process_ = this_process();
   store->device_ = std::move(device);
-  store->options_ = {.bytes = bytes, .max_bytes = std::max(bytes, max_bytes)};
+  store->options_ = {};
+  store->options_.bytes = bytes;
+  store->options_.max_bytes = std::max(bytes, max_bytes);
   store->departure_ = std::move(departure);
   store->whole_ = false;
   return store;
@@ -70,15 +73,29 @@ Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOption
     if (!prepared) return tl::unexpected(std::move(prepared.error()));
     departure = std::move(*prepared);
   }
-  auto region = obtain_region(device, whole_pages(options.bytes), options.region, unpinning);
+  if (options.bytes > options.largest) {  // else half of it would be pinned before that is known
+    const MemoryRoom room = memory_room(options.region.numa_node);
+    if (options.bytes > room.bytes) return cannot_pin(Errc::limit, whole_pages(options.bytes), room.limit);
+  }
+  const std::size_t first = options.piece != 0 ? std::min(options.piece, options.bytes) : options.bytes;
+  auto region = obtain_region(device, whole_pages(std::min(first, options.largest)), options.region, unpinning);
   if (!region) return tl::unexpected(std::move(region.error()));
   Store* const store =
       make(std::move(device), whole_pages(options.bytes), whole_pages(options.max_bytes), std::move(departure));
   store->options_.region = options.region;
+  store->options_.largest = options.largest;
+  store->options_.piece = options.piece;
   if (auto taken = store->take_in(*region); !taken) {
     store->close();
     return tl::unexpected(std::move(taken.error()));
   }
+  while (options.piece == 0 && store->capacity() < store->options_.bytes)
+    if (auto pinned = store->pin_piece(options.largest, unpinning); !pinned) {
+      const auto error = Error(pinned.error().errc(), std::string(pinned.error().what()) +
+                                                          "; it is a part of an arena of " + bytes_text(options.bytes));
+      store->close();
+      return tl::unexpected(error);
+    }
   const std::lock_guard lock(store->mutex_);
   store->chunks_.prepare();
   return store;
@@ -207,17 +224,21 @@ void Store::free_batch(Block** blocks, std::size_t count) noexcept {
   }
 }
 
-// Regions that the store has grown by and that hold nothing leave it, as a list. growing_ is held.
-Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
+// Regions that hold nothing, and of a look those that are idle, leave the store, as a list, while `down_to` bytes stay;
+// but for the first, which is the arena's own. growing_ is held.
+Region* Store::take_empty_regions(std::size_t* bytes, std::size_t down_to, const Look* look) noexcept {
   Region* list = nullptr;
   const std::lock_guard lock(mutex_);
   chunks_.lend_back();
   std::size_t left = capacity();
-  for (std::size_t i = regions_.size(); i-- > 1;) {  // but for the first, which is the arena's own
+  for (std::size_t i = regions_.size(); i-- > 1;) {
     Region* const region = regions_[i];
+    const bool taken_from = region->taken_from;
     chunks_.remove(*region);
-    if (!extents_.remove(*region)) {
+    const bool goes = look == nullptr || look->finds_idle(*region);
+    if (!goes || left - region->bytes < down_to || !extents_.remove(*region)) {
       chunks_.add(*region);  // takes the records that remove() has just released
+      region->taken_from = look == nullptr && taken_from;
       continue;
     }
     regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -241,10 +262,10 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   if (growths() != seen_growths) return {};
   const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
   auto room = [this] { return options_.max_bytes - std::min(capacity(), options_.max_bytes); };
-  if (wanted > room() && wanted <= options_.max_bytes - options_.bytes) {
+  if (wanted > room() && wanted <= options_.max_bytes - regions_.front()->bytes) {
     // Small regions that are empty make way for a large one. They stay pinned: growing must not wait.
     std::size_t ignored = 0;
-    for (Region* list = take_empty_regions(&ignored); list != nullptr;) {
+    for (Region* list = take_empty_regions(&ignored, 0); list != nullptr;) {
       Region* const region = list;
       list = region->next;
       if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
@@ -257,9 +278,9 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
                                                          bytes_text(now) + " of at most " +
                                                          bytes_text(options_.max_bytes)));
   // Of blocks like this one a whole number, so that nothing is left over; and no less than a block for the next time.
-  const std::size_t half = std::clamp(now / 2, least_growth, largest_region);
+  const std::size_t half = std::min(std::max(now / 2, least_growth), options_.largest);
   std::size_t step = std::min(std::max(wanted, half / wanted * wanted), round_down(room(), wanted));
-  if (room() - step < std::min(wanted, least_growth)) step = std::min(room(), largest_region);
+  if (room() - step < std::min(wanted, least_growth)) step = std::min(room(), options_.largest);
   const TraceScope scope("grow the arena", step);
   auto region = obtain_region(device_, step, options_.region, Unpinning::never);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
@@ -273,13 +294,7 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
 std::size_t Store::trim() {
   const std::lock_guard growing(growing_);
   std::size_t bytes = 0;
-  for (Region* list = take_empty_regions(&bytes); list != nullptr;) {
-    Region* const region = list;
-    list = region->next;
-    region->next = nullptr;
-    if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
-    give_back_region(region);
-  }
+  unpin(take_empty_regions(&bytes, options_.bytes));
   return bytes;
 }
 
@@ -305,6 +320,8 @@ void Store::close() noexcept {
     regions_.clear();
     capacity_.store(0, std::memory_order_relaxed);
     growths_.store(0, std::memory_order_relaxed);
+    pieces_ = 0;
+    pinning_failed_.clear();
     handed_out_.store(0, std::memory_order_relaxed);
     peak_ = 0;
     device_.reset();
@@ -330,8 +347,8 @@ std::vector<gsl::span<std::byte>> Store::regions() const {
 
 std::size_t Store::largest_possible() const noexcept {
   const std::lock_guard lock(mutex_);
-  // Once everything grown is let go.
-  std::size_t most = std::min(options_.max_bytes - options_.bytes, largest_region);
+  // Once everything but the first is let go.
+  std::size_t most = std::min(options_.max_bytes - regions_.front()->bytes, options_.largest);
   for (const Region* region : regions_) most = std::max(most, region->bytes);
   return most;
 }
@@ -369,7 +386,10 @@ StoreStats Store::stats() const {
   stats.peak = peak_;
   stats.wasted = stats.capacity - stats.free - stats.handed_out;
   stats.regions = regions_.size();
-  stats.grown = growths();
+  stats.grown = growths() - pieces_;
+  if (options_.piece != 0 && pinning_failed_.empty())
+    stats.to_pin = options_.bytes - std::min(options_.bytes, capacity());
+  stats.pinning_failed = pinning_failed_;
   stats.trouble = chunks_.trouble();
   return stats;
 }

@@ -2,13 +2,16 @@
 
 // The memory of one arena: pinned regions, the mimalloc chunks in them for small sizes, and the page-granular
 // extents for the rest. Everything here takes the store's one lock; the thread caches of a heap stand in front of it.
+// Defined in: store.cpp, store_upkeep.cpp
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -28,10 +31,12 @@ namespace thole::detail {
 
 /// What a store is made with; validated by PinnedArena before.
 struct StoreOptions {
-  std::size_t bytes = 0;      ///< pinned at once
-  std::size_t max_bytes = 0;  ///< what it may grow to; below `bytes`: it never grows
-  RegionOptions region = {};  ///< how all of it is pinned
-  RegionHooks hooks = {};     ///< who is told of its regions
+  std::size_t bytes = 0;                 ///< pinned at once, but for what pin_more() pins; trim() leaves so much
+  std::size_t max_bytes = 0;             ///< what it may grow to; below `bytes`: it never grows
+  RegionOptions region;                  ///< how all of it is pinned
+  std::size_t largest = largest_region;  ///< no region is larger, and no block
+  RegionHooks hooks = {};                ///< who is told of its regions
+  std::size_t piece = 0;                 ///< not 0: open() pins this much only, and pin_more() as much each time
 };
 
 /// A snapshot; all in bytes but the counts.
@@ -44,8 +49,10 @@ struct StoreStats {
   std::size_t handed_out = 0;    ///< capacity of all blocks that are out (in caches and queues, too)
   std::size_t wasted = 0;        ///< the rest: in mimalloc's chunks, for its own data or where nothing fits any more
   std::size_t regions = 0;
-  std::size_t grown = 0;     ///< how often the arena grew
-  std::string_view trouble;  ///< Chunks::trouble()
+  std::size_t grown = 0;       ///< how often the arena grew
+  std::string_view trouble;    ///< Chunks::trouble()
+  std::size_t to_pin = 0;      ///< what pin_more() has still to pin
+  std::string pinning_failed;  ///< why it has stopped before
 };
 
 /// One stretch of a region, for pictures and reports, in address order.
@@ -59,8 +66,9 @@ struct StoreSpan {
 
 class Store {
  public:
-  /// Pins `options.bytes` (rounded up to pages) at once. The store keeps the device alive until it is closed and empty.
-  /// Errors: limit, out_of_memory, invalid_argument, device_lost, device_error.
+  /// Pins `options.bytes` (rounded up to pages) at once, in regions of at most largest_region. The store keeps the
+  /// device alive until it is closed and empty. Errors: limit, out_of_memory, invalid_argument, device_lost,
+  /// device_error.
   static Result<Store*> open(std::shared_ptr<DeviceCore> device, const StoreOptions& options,
                              Unpinning unpinning = Unpinning::if_needed);
 
@@ -96,6 +104,19 @@ class Store {
   /// Unpins regions with nothing in them, down to StoreOptions::bytes. Returns bytes. Waits for running work.
   std::size_t trim();
 
+  // ---- What the library's own thread does (heap/caretaker.hpp)
+
+  /// Pins one more piece of StoreOptions::bytes. False: there is nothing left to pin, or that failed, as stats() says.
+  /// Waits for nobody but who makes the store grow.
+  bool pin_more() noexcept;
+  /// Whether it has more than StoreOptions::bytes. Lock-free.
+  bool has_grown() const noexcept { return capacity() > options_.bytes; }
+  /// That thread cannot go on.
+  void stop_pinning(const Error& why) noexcept;
+  /// As trim(), but only regions that were empty at each look since `now - age`: a look is a call of this. Nobody who
+  /// wants memory waits for it meanwhile.
+  std::size_t trim_idle(std::chrono::steady_clock::time_point now, std::chrono::nanoseconds age) noexcept;
+
   /// No handle is left and every block is back: lets go of all regions, which stay pinned (pinned_pool.hpp), and
   /// recycles the Store object; where the program is told, another thread lets go of them (departures.hpp). Called once
   /// per open, by one thread. In a forked child it does nothing: the memory is the parent's.
@@ -126,7 +147,14 @@ class Store {
   Result<void> take_in(Region* region);
   bool add_region(Region* region) noexcept;
   const RegionHooks* hooks() const noexcept { return departure_ != nullptr ? &departure_->hooks : nullptr; }
-  Region* take_empty_regions(std::size_t* bytes) noexcept;
+  struct Look {
+    std::chrono::steady_clock::time_point now;
+    std::chrono::nanoseconds age;
+    bool finds_idle(Region& region) const noexcept;
+  };
+  Region* take_empty_regions(std::size_t* bytes, std::size_t down_to, const Look* look = nullptr) noexcept;
+  void unpin(Region* list) noexcept;
+  Result<void> pin_piece(std::size_t bytes, Unpinning unpinning);
 
   std::uint32_t process_ = 0;             // which process opened it (fork.hpp)
   std::shared_ptr<DeviceCore> device_;    // set while the store is open
@@ -140,6 +168,8 @@ class Store {
   Chunks chunks_{extents_};       // what mimalloc has of it
   std::vector<Region*> regions_;  // the first is there from open() on, the others by growth
   std::size_t peak_ = 0;          // the most that handed_out_ ever was
+  std::size_t pieces_ = 0;        // how often growths_ was no growth of the arena's, but pin_more()
+  std::string pinning_failed_;    // why pin_more() has stopped
 
   std::atomic<std::size_t> handed_out_{0};  // bytes in blocks that are out; written under the lock; relaxed: a figure
   std::atomic<std::size_t> growths_{0};     // written with release when the region is there: pairs with growths()

@@ -178,6 +178,7 @@ int main(int argc, char** argv) try {
   const auto device = thole::Device::best();
   fmt::print("device: {}, {} threads of the CPU\n", device.name(), std::thread::hardware_concurrency());
   const bool gpu = device.backend() == thole::Backend::cuda;
+  figures.measure("forks", [&] { forks(figures, device); });  // before there is any other arena
   const thole::PinnedArena arena(device, {.bytes = gpu ? 2 * GiB : 512 * MiB});
   const thole::PinnedHeap heap(arena);
   figures.measure("borrow", [&] { borrow(figures, device, heap); });
@@ -186,6 +187,7 @@ int main(int argc, char** argv) try {
   figures.measure("stalled stream", [&] { stalled_stream(figures, device, heap); });
   figures.measure("coming arenas", [&] { coming_arenas(figures, device, heap); });
   figures.measure("full queue", [&] { full_queue(figures, device, heap); });
+  figures.measure("pinned in the background", [&] { pinned_in_background(figures, device, heap); });
   figures.measure("growth", [&] { growth(figures); });
   return figures.finish();
 } catch (const std::exception& error) {

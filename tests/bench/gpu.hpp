@@ -43,6 +43,10 @@ void coming_arenas(Figures& figures, const thole::Device& device, const thole::P
 /// What one whose queue is full costs the others.
 void full_queue(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
 
+/// What an arena costs a fork, and copies while it is pinned in the background.
+void forks(Figures& figures, const thole::Device& device);
+void pinned_in_background(Figures& figures, const thole::Device& device, const thole::PinnedHeap& heap);
+
 /// Figures of what must not grow with what is unfinished or has ended.
 void growth(Figures& figures);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <string_view>
 
@@ -98,4 +99,15 @@ TEST_CASE("the simulated device always answers, and a GPU where THOLE_DEVICE ask
     CHECK(!subject.backend->describe({thole::detail::StatusCode::invalid, 1}).empty());
   }
   CHECK(contract::subjects().front().backend->simulated());
+}
+
+TEST_CASE("a device sits on a NUMA node that the machine has, or on none [65]") {
+  for (const auto& subject : contract::subjects()) {
+    const int node = subject.backend->numa_node();
+    const std::filesystem::path nodes = "/sys/devices/system/node";
+    const bool right = node == -1 || !exists(nodes) || exists(nodes / ("node" + std::to_string(node)));
+    CHECK(right);
+  }
+  CHECK(contract::subjects().front().backend->numa_node() == -1);
+  CHECK(thole::detail::make_simulated_backend({.numa_node = 3})->numa_node() == 3);
 }

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/pci.hpp"
 #include "memory/limits.hpp"
 
 using namespace thole::detail;
@@ -114,6 +115,15 @@ TEST_CASE("memory that is to lie on a NUMA node is limited by what that node has
   CHECK(says(system.room(1).limit, "NUMA node 1"));
   CHECK(numa_node_exists(1, system.root));
   CHECK_FALSE(numa_node_exists(0, system.root));
+}
+
+TEST_CASE("a GPU's NUMA node is what the system says of its place on the bus") {
+  const System system;
+  system.write("sys/bus/pci/devices/0000:c1:00.0/numa_node", "1\n");
+  system.write("sys/bus/pci/devices/0000:c2:00.0/numa_node", "-1\n");
+  CHECK(numa_node_of_pci_device("0000:C1:00.0", system.root) == 1);
+  CHECK(numa_node_of_pci_device("0000:C2:00.0", system.root) == -1);
+  CHECK(numa_node_of_pci_device("0000:C3:00.0", system.root) == -1);
 }
 
 TEST_CASE("what one thread is about to touch is not there for another, which looks again when it is touched") {

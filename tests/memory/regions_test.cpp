@@ -80,17 +80,53 @@ TEST_CASE("memory that closed arenas have not given back yet does not make the n
   CHECK(machine.pinned() == 0);
 }
 
-TEST_CASE("more than a driver registers at once is refused in words, as the arena's start and as a block") {
+TEST_CASE("more than the machine has is refused before anything is pinned, however many registrations it would take") {
   const Machine machine;
   for (const std::size_t bytes : {512 * GiB, std::size_t{1} << 62, SIZE_MAX}) {
     const Error error = refusal(machine, {bytes, 0, {}});
     CHECK(error.errc() == Errc::limit);
     CHECK(says(error, std::to_string(whole_pages(bytes))));
-    CHECK(says(error, "512 GiB and more at once"));
+    CHECK(says(error, "the machine has"));
+    CHECK_FALSE(says(error, "RLIMIT_MEMLOCK"));
   }
+  CHECK(machine.controls.calls(SimulatedCall::register_host) == 0);
+  const auto region = pin_region(machine.device, 512 * GiB, {});
+  REQUIRE_FALSE(region);
+  CHECK(says(region.error(), "512 GiB and more at once"));
+}
+
+TEST_CASE("an arena that is larger than drivers register at once has several regions, and no block crosses two") {
+  const Machine machine;
+  CHECK(StoreOptions{}.largest < 512 * GiB);
+  auto opened =
+      Store::open(machine.device, {.bytes = 10 * MiB, .max_bytes = 20 * MiB, .region = {}, .largest = 4 * MiB});
+  REQUIRE(opened);
+  Store& store = **opened;
+  CHECK(store.capacity() == 10 * MiB);
+  CHECK(store.stats().regions == 3);
+  CHECK(store.stats().grown == 0);
+  CHECK(store.stats().to_pin == 0);
+  CHECK(store.largest_possible() == 4 * MiB);
+  CHECK(take(store, 4 * MiB + 1, 64) == nullptr);
+  Blocks blocks = fill(store, 3 * MiB);
+  CHECK(blocks.size() == 2);
+  REQUIRE(store.grow(4 * MiB, store.growths()));
+  CHECK(store.trim() != 0);
+  CHECK(store.capacity() == 10 * MiB);
+  free_all(store, blocks);
+  CHECK(store.trim() == 0);  // all of it is what the arena began with
+  store.close();
+  CHECK(machine.controls.calls(SimulatedCall::register_host) == 4);
   CHECK(machine.pinned() == 0);
-  const OpenStore store(machine, 1 * MiB, 2048 * GiB);
-  CHECK(store->largest_possible() < 512 * GiB);
+}
+
+TEST_CASE("where one of several registrations fails nothing is left, and the error has its numbers") {
+  const Machine machine({.max_pinned_bytes = 6 * MiB});
+  const Error error = refusal(machine, {.bytes = 10 * MiB, .max_bytes = 0, .region = {}, .largest = 4 * MiB});
+  CHECK(error.errc() == Errc::limit);
+  CHECK(says(error, std::to_string(4 * MiB)));
+  CHECK(says(error, "a part of an arena of 10485760 bytes"));
+  CHECK(machine.pinned() == 0);
 }
 
 TEST_CASE("the room that the system has is known, and its limit has a name") {

@@ -35,7 +35,7 @@ struct Inside {
       : arena(std::make_shared<ArenaCore>(
             machine.device,
             *Store::open(machine.device, {bytes, std::max(bytes, max_bytes), {PinMethod::register_pages, -1}}))) {}
-  HeapCore* heap() const { return HeapCore::open(arena, granule); }
+  HeapCore* heap() const { return HeapCore::open(arena, {}); }
   static Block* make(HeapCore& heap, std::size_t bytes) {
     const Request request{bytes, bytes, granule};
     Block* const cached = heap.take_cached(request);

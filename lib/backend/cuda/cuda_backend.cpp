@@ -1,5 +1,6 @@
 #include "backend/cuda/cuda_backend.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <new>
@@ -12,6 +13,7 @@
 #include "backend/cuda/cuda_context.hpp"
 #include "backend/cuda/cuda_errors.hpp"
 #include "base/fork.hpp"
+#include "base/pci.hpp"
 
 namespace thole::detail {
 namespace {
@@ -43,9 +45,11 @@ class CudaBackend final : public DeviceBackend {
  public:
   /// `same_addresses`: kernels may use the CPU's addresses of registered memory. `knows_read_only`: the driver takes
   /// cudaHostRegisterReadOnly; others refuse the flag, and what is not writable without it.
-  CudaBackend(int ordinal, std::string name, CUcontext context, bool same_addresses, bool knows_read_only)
+  CudaBackend(int ordinal, std::string name, int numa_node, CUcontext context, bool same_addresses,
+              bool knows_read_only)
       : ordinal_(ordinal),
         name_(std::move(name)),
+        numa_node_(numa_node),
         context_(context),
         same_addresses_(same_addresses),
         knows_read_only_(knows_read_only) {}
@@ -77,6 +81,7 @@ class CudaBackend final : public DeviceBackend {
   bool simulated() const noexcept override { return false; }
   int ordinal() const noexcept override { return ordinal_; }
   std::string_view name() const noexcept override { return name_; }
+  int numa_node() const noexcept override { return numa_node_; }
   std::string describe(Status status) const override {
     if (process_ != this_process()) return "the device was made by another process";
     if (status.native == 0) {
@@ -321,12 +326,24 @@ class CudaBackend final : public DeviceBackend {
 
   const int ordinal_;
   const std::string name_;
+  const int numa_node_;
   const CUcontext context_;
   const bool same_addresses_;
   const bool knows_read_only_;
   const std::uint32_t process_ = this_process();  // that made it
   cudaMemPool_t pool_ = nullptr;
 };
+
+/// Containers often hide one of the two.
+int numa_node_of(int ordinal) noexcept {
+  int node = -1;
+#if CUDART_VERSION >= 12020
+  if (status_of(cudaDeviceGetAttribute(&node, cudaDevAttrHostNumaId, ordinal)).ok() && node >= 0) return node;
+#endif
+  std::array<char, 32> address{};
+  if (!status_of(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), ordinal)).ok()) return -1;
+  return numa_node_of_pci_device(address.data());
+}
 
 }  // namespace
 
@@ -363,7 +380,7 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   ask(&maps_memory, cudaDevAttrCanMapHostMemory);
   ask(&same_addresses, cudaDevAttrCanUseHostPointerForRegisteredMem);
   ask(&knows_read_only, cudaDevAttrHostRegisterReadOnlySupported);
-  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, *context,
+  const auto backend = std::make_shared<CudaBackend>(ordinal, properties.name, numa_node_of(ordinal), *context,
                                                      maps_memory == 0 || same_addresses != 0, knows_read_only != 0);
   if (status.ok() && has_pools == 0) {
     return refused(Errc::no_device, std::string(properties.name) +

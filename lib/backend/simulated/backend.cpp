@@ -74,6 +74,8 @@ SimulatedBackend::~SimulatedBackend() {
   if (device_->process == this_process()) shut_down(*device_);
 }
 
+int SimulatedBackend::numa_node() const noexcept { return device_->options.numa_node.value_or(-1); }
+
 std::string SimulatedBackend::describe(Status status) const {
   std::string text(refusal_text(status.native));
   if (status.code != StatusCode::device_lost || device_->process != this_process()) return text;

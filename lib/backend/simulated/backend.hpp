@@ -29,6 +29,7 @@ class SimulatedBackend final : public DeviceBackend {
   int ordinal() const noexcept override { return 0; }
   std::string_view name() const noexcept override { return "simulated"; }
   std::string describe(Status status) const override;
+  int numa_node() const noexcept override;
 
   /// What would write memory that is read-only is refused.
   Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept override;
