@@ -47,11 +47,8 @@ __attribute__((destructor)) void at_the_end() {
 }  // namespace
 
 void look_for_leaks_at_the_end() noexcept {
-  static const bool asked = [] {
-    const char* const variable = std::getenv("THOLE_LEAKS");
-    return variable != nullptr && std::string_view(variable) == "1";
-  }();
-  if (asked) wanted.store(true, std::memory_order_relaxed);
+  const char* const variable = std::getenv("THOLE_LEAKS");
+  if (variable != nullptr && std::string_view(variable) == "1") wanted.store(true, std::memory_order_relaxed);
 }
 
 std::string leaks_text() {

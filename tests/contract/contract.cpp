@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <new>
+#include <string>
 #include <string_view>
 
 #include <thole/config.hpp>
