@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -296,6 +297,33 @@ void a_device_that_is_lost_says_so() {
   OK(thole_device_take_error(rig.device));
 }
 
+/// Made before the thread's first error, so that it ends after the library has let go of that.
+struct EndsLate {
+  thole_status* status;
+  bool* has_text;
+  ~EndsLate() {
+    if (status == nullptr) return;
+    *status = thole_heap_drain(nullptr, 0);
+    *has_text = *thole_last_error() != '\0';
+  }
+};
+thread_local EndsLate ends_late{};
+
+void a_thread_has_a_last_error_of_its_own_until_it_ends() {
+  IS(thole_heap_drain(nullptr, 0), THOLE_INVALID_ARGUMENT);
+  thole_status status = THOLE_OK;
+  bool has_text = true;
+  std::thread([&] {
+    ends_late.status = &status;
+    ends_late.has_text = &has_text;
+    CHECK(*thole_last_error() == '\0');
+    IS(thole_stream_synchronize(nullptr, 0), THOLE_INVALID_ARGUMENT);
+    CHECK(last_says("thole_stream_synchronize"));
+  }).join();
+  CHECK(status == THOLE_INVALID_ARGUMENT && !has_text);
+  CHECK(last_says("thole_heap_drain"));
+}
+
 }  // namespace
 
 int main() {
@@ -310,5 +338,6 @@ int main() {
   what_cannot_be_is_a_code_and_a_text_and_changes_nothing();
   null_is_an_error_that_names_the_parameter();
   a_device_that_is_lost_says_so();
+  a_thread_has_a_last_error_of_its_own_until_it_ends();
   return failures == 0 ? 0 : 1;
 }

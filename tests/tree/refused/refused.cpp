@@ -1,7 +1,7 @@
 // Not compiled as it is: with -DCALL=... it must not compile, and without it must.
 
 #include <string>
-#include <thole/thole.hpp>
+#include <thole/heap.hpp>
 
 namespace {
 
