@@ -170,7 +170,9 @@ class THOLE_EXPORT UseList {
   /// Lets go of all.
   void clear() noexcept;
 
-  /// Runs `f(NativeStream)` as one use of all that is listed; else as `thole::use_on`.
+  /// Runs `f(NativeStream)` as one use of all that is listed; else as `thole::use_on`. The pointers are the program's
+  /// to know: `DeviceBuffer::span().native()`, or `unsynchronized_data()` where the GPU can use the host's addresses,
+  /// as nearly all can; `use_on` hands on the right one anywhere.
   template <class F>
   std::invoke_result_t<F, NativeStream> run_on(const StreamRef& stream, F&& f) const {
     return detail::returning_or_throw<std::invoke_result_t<F, NativeStream>>(Run{stream, uses_}, std::forward<F>(f));

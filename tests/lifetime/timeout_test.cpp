@@ -46,6 +46,34 @@ TEST_CASE("a borrow with a timeout is had at once where nothing is in the way, a
   CHECK(buffer.try_borrow_mut_for(0ns).has_value());
 }
 
+TEST_CASE("a deadline that is past asks once: what is done is had, and what is not is timed_out") {
+  for (const auto left :
+       {std::chrono::nanoseconds(0), std::chrono::nanoseconds(-5s), std::chrono::nanoseconds::min()}) {
+    const Rig rig;
+    const Stream stream(rig.device);
+    DeviceBuffer<std::byte> memory(stream, bytes);
+    rig.settle(stream);
+    auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity());
+    buffer.use_on(stream, Access::device_writes, nothing);
+    const Event event = stream.record();
+    const auto all = [&](auto check) {
+      check(buffer.try_borrow_for(left));
+      check(buffer.try_borrow_mut_for(left));
+      check(buffer.wait_for(left));
+      check(event.wait_for(left));
+      check(rig.heap.drain_for(left));
+    };
+    all([](const auto& result) { errc_text_of(result, Errc::timed_out); });
+    errc_text_of(rig.heap.try_make_buffer_for<std::byte>(1, left), Errc::timed_out);
+    errc_text_of(memory.try_async_to_host_for(stream, rig.heap, left), Errc::timed_out);
+    rig.finish(stream);
+    all([](const auto& result) { CHECK(result.has_value()); });
+    buffer = {};
+    CHECK(rig.heap.try_make_buffer_for<std::byte>(1, left).has_value());
+    CHECK(memory.try_async_to_host_for(stream, rig.heap, left).has_value());
+  }
+}
+
 TEST_CASE("a borrow whose time is over is timed_out, and the buffer is as it was") {
   const Rig rig;
   const Stream stream(rig.device);
