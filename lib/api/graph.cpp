@@ -98,7 +98,8 @@ Result<Graph> GraphCapture::end() noexcept {
   const auto end_capture = [&] { return device.note(device.backend->end_capture(timeline->native(), &handle)); };
   Status status = end_capture();
   if (CaptureInfo info; !status.ok() && timeline->capture_info(&info).ok() && info.state != CaptureInfo::State::none)
-    status = end_capture();  // a driver may refuse one call and take the next: a stream must not capture for ever
+    status = end_capture();     // a driver may refuse one call and take the next: a stream must not capture for ever
+  (void)timeline->cover_all();  // what was noted in the capture and is older than it; see Submission::Of
   if (status.ok()) {
     Graph graph;
     graph.core_ = timeline->device();

@@ -22,20 +22,24 @@ std::int64_t now_ns() noexcept {
 
 }  // namespace
 
-Result<Submission> Submission::begin(Timeline& timeline, const char* call) noexcept {
-  Submission work(timeline, call);
+Result<Submission> Submission::begin(Timeline& timeline, const char* call, Of of) noexcept {
+  Submission work(timeline, call, of);
   if (!work.going_on_)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
       return std::string(call) + ": stream " + std::to_string(timeline.id()) + " has been destroyed";
     }));
   if (work.core().lost()) return tl::unexpected(work.core().lost_error(call));
-  if (const Status status = timeline.capture_info(&work.capture_); !status.ok())
-    return tl::unexpected(work.error(status, "asking whether the stream captures"));
-  if (work.capture_.state == CaptureInfo::State::invalidated)
+  Status status = timeline.capture_info(&work.capture_);
+  if (status.code == StatusCode::capture && of == Of::all_so_far) {
+    work.capture_.state = CaptureInfo::State::invalidated;  // another stream's capture allows this one no event now
+    status = {};
+  }
+  if (!status.ok()) return tl::unexpected(work.error(status, "asking whether the stream captures"));
+  if (work.capture_.state == CaptureInfo::State::invalidated && of == Of::work)
     return tl::unexpected(Error::make(
         Errc::capturing, [&] { return std::string(call) + ": the stream's graph capture is invalidated"; }));
-  if (timeline.foreign() && !work.capturing())
-    if (const Status status = timeline.reserve(&work.reserved_); !status.ok())
+  if (timeline.foreign() && !work.has_no_event())
+    if (status = timeline.reserve(&work.reserved_); !status.ok())
       return tl::unexpected(work.error(status, "creating an event"));
   return work;
 }
@@ -43,6 +47,7 @@ Result<Submission> Submission::begin(Timeline& timeline, const char* call) noexc
 Submission::Submission(Submission&& other) noexcept
     : call_(other.call_),
       timeline_(other.timeline_),
+      of_(other.of_),
       going_on_(std::move(other.going_on_)),
       capture_(other.capture_),
       reserved_(std::exchange(other.reserved_, nullptr)),
@@ -194,6 +199,12 @@ void Submission::wait_for_work() noexcept {
 void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   trace(call_, bytes, timeline_->native());
   CaptureInfo after;
+  if (has_no_event() && of_ == Of::all_so_far) {
+    const auto position = timeline_->issue();
+    note_all(position);
+    if (!timeline_->is_usable()) (void)timeline_->cover_in_call(position);
+    return;
+  }
   if (capturing()) {
     const Status status = timeline_->capture_info(&after);
     if (!status.ok() || (after.state != CaptureInfo::State::none && after.id == capture_.id)) return note_all(0);

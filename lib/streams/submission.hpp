@@ -23,8 +23,12 @@ namespace thole::detail {
 
 class Submission {
  public:
+  /// What is submitted: one piece of work, or all that the stream has been given so far, by whomever. The latter holds
+  /// the memory also where it is noted in a capture, which has no event for what was enqueued before it began: the
+  /// stream's first event after the capture is for it.
+  enum class Of { work, all_so_far };
   /// `call` names who asks, in errors. Not blocking.
-  static Result<Submission> begin(Timeline& timeline, const char* call) noexcept;
+  static Result<Submission> begin(Timeline& timeline, const char* call, Of of = Of::work) noexcept;
   Submission(Submission&& other) noexcept;
   Submission& operator=(Submission&&) = delete;
   /// Work that was not enqueued uses nothing.
@@ -60,8 +64,8 @@ class Submission {
   Error error(Status status, std::string_view what, std::string_view numbers = {}) noexcept;
 
  private:
-  explicit Submission(Timeline& timeline, const char* call) noexcept
-      : call_(call), timeline_(&timeline), going_on_(timeline) {}
+  explicit Submission(Timeline& timeline, const char* call, Of of) noexcept
+      : call_(call), timeline_(&timeline), of_(of), going_on_(timeline) {}
   Result<void> use(Used used) noexcept;
   Result<void> order(const Uses& uses, bool writes) noexcept;
   Result<void> order_all(const Used* all, std::size_t count) noexcept;
@@ -69,6 +73,7 @@ class Submission {
   Result<void> keep_and_reserve(Used& used) noexcept;
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
   bool must_be_done() const noexcept;
+  bool has_no_event() const noexcept { return capture_.state != CaptureInfo::State::none; }
   Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
@@ -76,6 +81,7 @@ class Submission {
 
   const char* call_;
   Timeline* timeline_;
+  const Of of_;
   Timeline::Call going_on_;
   CaptureInfo capture_;
   Ticket* reserved_ = nullptr;

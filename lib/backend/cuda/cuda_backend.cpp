@@ -304,6 +304,18 @@ int cuda_device_count() noexcept {
   return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
 }
 
+Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
+  if (!may_call_cuda()) return {StatusCode::device_lost};
+  if (is_default(stream)) {
+    const Status status = status_of(cudaGetDevice(ordinal));
+    return status.ok() && !current_is_primary(*ordinal) ? Status{StatusCode::wrong_device} : status;
+  }
+  const CUcontext context = context_of(stream_of(stream));
+  if (context == nullptr) return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+  const CurrentContext current(context);
+  return status_of(cudaGetDevice(ordinal));
+}
+
 Result<void> set_cuda_connections(int ordinal, int connections) { return set_connections(ordinal, connections); }
 
 Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections) {
