@@ -5,9 +5,9 @@
 #include <new>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/lock_free_stack.hpp"
-#include "streams/host_functions.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::detail {
