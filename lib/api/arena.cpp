@@ -1,5 +1,6 @@
 #include <thole/arena.hpp>
 
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -43,7 +44,11 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
                                                .in_core_dumps = options.in_core_dumps}},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
-  return PinnedArena(std::make_shared<detail::ArenaCore>(core, *store));
+  const auto close = [](detail::Store* unused) { unused->close(); };
+  std::unique_ptr<detail::Store, decltype(close)> kept(*store, close);
+  PinnedArena arena(std::make_shared<detail::ArenaCore>(core, kept.get()));
+  (void)kept.release();
+  return arena;
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error::make(
       Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for its bookkeeping"); }));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include <thole/config.hpp>
@@ -10,7 +11,6 @@
 #include "base/bytes.hpp"
 #include "base/fork.hpp"
 #include "base/immortal.hpp"
-#include "base/recycling_pool.hpp"
 #include "base/trace_log.hpp"
 #include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
@@ -50,11 +50,14 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
 
 Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOptions& options, Unpinning unpinning) {
   if (auto started = start_mimalloc(); !started) return tl::unexpected(std::move(started.error()));
+  // First, so that nothing can fail once the memory is pinned.
+  const auto give_back = [](Store* unused) { immortal<Pool>().give(unused); };
+  std::unique_ptr<Store, decltype(give_back)> made(immortal<Pool>().take(), give_back);
+  if (made == nullptr) made.reset(new Store);
   auto region = obtain_region(device, whole_pages(options.bytes), options.region, unpinning);
   if (!region) return tl::unexpected(std::move(region.error()));
 
-  Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
-  if (store == nullptr) store = new Store;
+  Store* const store = made.release();
   store->process_ = this_process();
   store->device_ = std::move(device);
   store->options_ = options;
@@ -136,11 +139,11 @@ Region* Store::take_empty_regions(std::size_t* bytes) noexcept {
   std::size_t left = capacity();
   for (std::size_t i = regions_.size(); i-- > 1;) {  // but for the first, which is the arena's own
     Region* const region = regions_[i];
+    // Asked first: what mimalloc has in a region that stays could not be taken for it again without memory for records.
+    if (!chunks_.holds_nothing(*region)) continue;
     chunks_.remove(*region);
-    if (!extents_.remove(*region)) {
-      chunks_.add(*region);  // takes the records that remove() has just released
-      continue;
-    }
+    [[maybe_unused]] const bool removed = extents_.remove(*region);
+    assert(removed);
     regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
     left -= region->bytes;
     *bytes += region->bytes;
@@ -220,7 +223,7 @@ void Store::close() noexcept {
     peak_ = 0;
     device_.reset();
   }
-  immortal<RecyclingPool<Store, &Store::next_>>().give(this);
+  immortal<Pool>().give(this);
 }
 
 bool Store::contains(const void* pointer) const noexcept {

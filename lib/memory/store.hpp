@@ -12,6 +12,7 @@
 
 #include <thole/error.hpp>
 
+#include "base/recycling_pool.hpp"
 #include "blocks/block.hpp"
 #include "memory/chunks.hpp"
 #include "memory/extents.hpp"
@@ -116,6 +117,7 @@ class Store {
   std::atomic<std::size_t> capacity_{0};    // the regions' bytes; relaxed: a figure
 
   Store* next_ = nullptr;  // link of the closed stores, which are opened again and never destroyed
+  using Pool = RecyclingPool<Store, &Store::next_>;
 };
 
 }  // namespace thole::detail
