@@ -121,12 +121,12 @@ using detail::Status;
 
 // ---- Graph
 
-Graph Graph::from_native(const Device& device, NativeGraph native) noexcept {
+Graph Graph::from_native(const Device& device, NativeGraph native) {
   Graph graph;
   graph.core_ = HandleAccess::core(device);
   graph.graph_ = native;
   if (graph.core_ != nullptr && !graph.core_->of_another_process())
-    graph.uses_ = graph.core_->streams->graphs.of_graph(native);
+    graph.uses_ = graph.core_->streams->graphs.of_graph(graph.core_, native);
   return graph;
 }
 

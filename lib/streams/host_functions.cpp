@@ -50,9 +50,6 @@ void run_function_of_graph(const std::function<void()>& function) {
   function();
 }
 
-void delete_function_of_graph(void* function) noexcept {
-  const InHostFunction running;  // a thread of the driver's calls, and what the function holds may do anything
-  delete static_cast<std::function<void()>*>(function);
-}
+void delete_function_of_graph(void* function) noexcept { delete static_cast<std::function<void()>*>(function); }
 
 }  // namespace thole::detail

@@ -37,6 +37,7 @@ std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& 
 /// Under the lock. Each that is looked at has been added since the last time, or lives.
 void StreamRegistry::drop_ended() noexcept {
   std::erase(all_, nullptr);
+  ++times_moved_;
   for (std::size_t place = 0; place != all_.size(); ++place) all_[place]->registry_place = place;
   std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
   std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
@@ -49,13 +50,15 @@ void StreamRegistry::forget(const Timeline& timeline) noexcept {
 }
 
 void StreamRegistry::take_finished(MovingBlocks& out, bool thorough) noexcept {
-  // In pieces, so that the lock is not held while a timeline asks the device. One that moves to an earlier place
-  // meanwhile is looked at the next time.
+  // In pieces, so that the lock is not held while a timeline asks the device. Where some move to earlier places
+  // meanwhile a thorough look begins again.
   std::array<std::shared_ptr<Timeline>, 64> some;
+  std::size_t times_moved = 0;
   for (std::size_t from = 0;;) {
     std::size_t count = 0;
     {
       const std::scoped_lock lock(mutex_);
+      if (std::exchange(times_moved, times_moved_) != times_moved_ && thorough) from = 0;
       for (; from < all_.size() && count < some.size(); ++from)
         if (Timeline* const timeline = all_[from];
             timeline != nullptr && (timeline->has_work() || (thorough && timeline->has_events())))

@@ -67,6 +67,7 @@ class StreamRegistry {
   std::vector<StreamHandle> to_destroy_;
   std::size_t being_ended_ = 0;   // taken from there by end_waiting() calls that go on
   std::size_t turn_ = 0;          // of next_with_work()
+  std::size_t times_moved_ = 0;   // of those in all_, to earlier places
   std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
 };
 

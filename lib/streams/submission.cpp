@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/trace_log.hpp"
-#include "streams/graph_uses.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -113,17 +112,34 @@ Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept 
   return not_ordered(status, all[0].uses());
 }
 
-Status Submission::keep_in(const CaptureInfo& capture, const Used& used) noexcept {
+/// `orders`: the work is still to be enqueued.
+Status Submission::keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept {
   std::shared_ptr<GraphUses> uses;
   if (const Status status = core().streams->graphs.of_capture(timeline_->device(), capture, false, &uses); !status.ok())
     return status;
-  return {uses->add(used) ? StatusCode::ok : StatusCode::out_of_memory};
+  GraphUses::Branches before;
+  if (!uses->add(used, timeline_->shared_from_this(), orders ? &before : nullptr)) return {StatusCode::out_of_memory};
+  return order_in_capture(before);
+}
+
+/// Other streams of the capture have used the memory: an edge of the graph for each.
+Status Submission::order_in_capture(const GraphUses::Branches& before) noexcept {
+  for (const auto& other : before) {
+    CaptureInfo theirs;
+    if (!other->capture_info(&theirs).ok() || theirs.id != capture_.id) continue;  // no more of this capture: it fails
+    Ticket* ticket = nullptr;
+    if (const Status status = other->record_captured(capture_.id, &ticket); !status.ok()) return status;
+    const Status status = other->order_before(*timeline_, ticket);
+    other->release(ticket);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 /// The work comes after what it must come after: nothing can fail any more once this has succeeded.
-Result<void> Submission::keep_and_reserve(Used& used) noexcept {
+Result<void> Submission::keep_and_reserve(Used& used, bool orders) noexcept {
   if (capturing())
-    if (const Status status = keep_in(capture_, used); !status.ok())
+    if (const Status status = keep_in(capture_, used, orders); !status.ok())
       return tl::unexpected(error(status, "keeping the memory in the graph"));
   bool was_open = false;
   if (!reserve(used.uses(), *timeline_, &was_open))
@@ -155,7 +171,7 @@ Result<void> Submission::use(DeviceBlock& block, bool writes) noexcept {
 
 Result<void> Submission::note(Block& block, bool writes) noexcept {
   used_[count_] = Used{&block, nullptr, writes, false};
-  return keep_and_reserve(used_[count_]);
+  return keep_and_reserve(used_[count_], false);
 }
 
 void Submission::expect_long_work() noexcept {
@@ -181,7 +197,7 @@ void Submission::keep_in_graph_after(const CaptureInfo& after) noexcept {
   if (after.state != CaptureInfo::State::active || after.id == capture_.id) return;
   for (std::size_t i = 0; i < count_; ++i) {
     const Used& used = this->used()[i];
-    if (keep_in(after, used).ok()) continue;
+    if (keep_in(after, used, false).ok()) continue;
     // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
     if (used.block != nullptr)
       used.block->holders.add_graph();

@@ -16,6 +16,7 @@
 
 #include "blocks/block.hpp"
 #include "streams/device_block.hpp"
+#include "streams/graph_uses.hpp"
 #include "streams/used.hpp"
 #include "streams/uses.hpp"
 
@@ -35,8 +36,9 @@ class Submission {
   ~Submission();
 
   /// The work reads or writes the memory of the block, which the caller holds until after the work. The stream waits
-  /// for what conflicts on other streams. In a capture the graph keeps the block; where its launches are not seen,
-  /// conflicting work must be complete (`in_flight`).
+  /// for what conflicts on other streams. In a capture the graph keeps the block, and the stream waits for what
+  /// other streams of the capture do with it; where the graph's launches are not seen, conflicting work outside of it
+  /// must be complete (`in_flight`).
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
   /// The same for many at once, and nothing else: `all` lives as long as the submission, which writes to it. One piece
@@ -70,11 +72,12 @@ class Submission {
   Result<void> order(const Uses& uses, bool writes) noexcept;
   Result<void> order_all(const Used* all, std::size_t count) noexcept;
   Result<void> not_ordered(Status status, const Uses& uses) noexcept;
-  Result<void> keep_and_reserve(Used& used) noexcept;
+  Result<void> keep_and_reserve(Used& used, bool orders = true) noexcept;
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
   bool must_be_done() const noexcept;
   bool has_no_event() const noexcept { return capture_.state != CaptureInfo::State::none; }
-  Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
+  Status keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept;
+  Status order_in_capture(const GraphUses::Branches& before) noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;

@@ -12,6 +12,7 @@
 #include "backend/cuda/cuda_context.hpp"
 #include "backend/cuda/cuda_errors.hpp"
 #include "base/fork.hpp"
+#include "base/host_function.hpp"
 
 namespace thole::detail {
 namespace {
@@ -34,6 +35,7 @@ struct Kept {
 };
 
 void CUDART_CB release_kept(void* kept) {
+  const InHostFunction no_calls;  // on a thread of the driver's
   auto* const owned = static_cast<Kept*>(kept);
   if (owned->wanted.load(std::memory_order_acquire)) owned->release(owned->object);
   delete owned;
