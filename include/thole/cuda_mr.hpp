@@ -29,12 +29,12 @@ namespace thole {
 ///
 /// Memory is there for the CPU and all streams when it is allocated, whatever stream is named. What is deallocated on a
 /// stream is reused when the stream has done all that it has been given so far: neither another stream nor the CPU gets
-/// it earlier. Without a stream it is reused at once, but for what was recorded (`PinnedHeap::record_use`): that call
-/// is for memory that nothing uses any more.
+/// it earlier. The stream may be any device's; a default stream is the current device's. Without a stream it is reused
+/// at once, but for what was recorded (`PinnedHeap::record_use`): that call is for memory that nothing uses any more.
 ///
 /// Aligned to 256 bytes at least; 0 bytes are memory, too; std::bad_alloc where there is none or the alignment is above
-/// 4096. Deallocating throws nothing: memory whose use cannot be noted, on a stream that is gone, is never reused, and
-/// `Device::take_error` says why.
+/// 4096. Deallocating throws nothing: memory whose use cannot be noted, on a stream that is gone, stays allocated, and
+/// `Device::take_error` says why; `heap().deallocate(data)` frees it.
 ///
 /// Thread safety: any thread, at any time; assigning it needs exclusive access.
 class CudaPinnedResource {

@@ -23,8 +23,9 @@ class PinnedHeap;
 
 namespace detail {
 class HeapHandle;
-/// For adapters whose deallocation cannot fail: as `heap.deallocate(data, stream)` for a stream that others made. Where
-/// that cannot be noted the memory is never reused, and Device::take_error() says why.
+/// For adapters whose deallocation cannot fail: as `heap.deallocate(data, stream)` for a stream that others made, on
+/// any device; a default stream is the calling thread's current device's. Where that cannot be noted the memory stays
+/// allocated, so that `heap.deallocate(data)` can free it, and Device::take_error() says why.
 THOLE_EXPORT void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream stream) noexcept;
 struct Allocation {
   BlockHead* block = nullptr;  // nullptr: 0 bytes
@@ -181,7 +182,9 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// Gives the memory back, which starts at the address; it is reused when all recorded uses are done. Never waits.
   /// False for any other address; true for nullptr.
   bool deallocate(void* data) const noexcept;
-  /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far. Throws
+  /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far. In a
+  /// capture the graph keeps it, too, and what came before the capture is known to be done when the stream has been
+  /// used through thole once more, or its capture was thole's. Throws
   /// `Error` where that cannot be noted, and the memory stays the caller's: the stream is gone, another thread's or
   /// another kind of device's (`invalid_argument`, `moved_from`, `wrong_device`), `device_lost`, `out_of_memory`.
   bool deallocate(void* data, const StreamRef& stream) const;
@@ -220,7 +223,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   std::optional<RawBlock> find(const void* data) const noexcept;
   /// Waits until the CPU may read (`device_reads`: until no recorded write goes on) or write (`device_writes`: until no
   /// use does) the memory that the address lies in: `timed_out`, `borrowed` while a function of `use_on` runs that
-  /// writes it,, `invalid_argument` for other memory, `device_lost`, `capturing`.
+  /// writes it, `invalid_argument` for other memory, `device_lost`, `capturing`.
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Reads,
                                           std::chrono::nanoseconds timeout) const noexcept;
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Writes,

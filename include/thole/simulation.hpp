@@ -30,6 +30,10 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
  public:
   explicit Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept;
 
+  /// As cudaSetDevice, for the calling thread and as long as the device lives: where other code names a default stream
+  /// and no device (a `cuda::stream_ref`), it is this device's.
+  void make_current();
+
   /// Stops the stream before its next operation, also on a device that runs by itself.
   void hold(const StreamRef& stream);
   /// Lets a held stream run by itself again; on a stepped device it then runs all that is enqueued, at once, on

@@ -1,5 +1,6 @@
 #include <thole/arena.hpp>
 
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -68,7 +69,10 @@ Result<PinnedArena> PinnedArena::make(const Device& device, const ArenaOptions& 
                                     .piece = options.pin_in_background ? options.piece_bytes : 0},
                                    may_unpin ? detail::Unpinning::if_needed : detail::Unpinning::never);
   if (!store) return tl::unexpected(std::move(store.error()));
-  auto arena = std::make_shared<detail::ArenaCore>(core, *store);
+  const auto close = [](detail::Store* unused) { unused->close(); };
+  std::unique_ptr<detail::Store, decltype(close)> kept(*store, close);
+  auto arena = std::make_shared<detail::ArenaCore>(core, kept.get());
+  (void)kept.release();
   begin_upkeep(arena, options);
   detail::look_for_leaks_at_the_end();
   return PinnedArena(std::move(arena));

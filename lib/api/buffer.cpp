@@ -40,17 +40,26 @@ Error timed_out_error(const Block& block, const char* call) {
   });
 }
 
-/// A borrow that ends with the scope.
+/// A borrow of the kind of the use that a call submits: as long as it does, no other call submits one that conflicts
+/// with it, which neither would order after the other.
 class HeldBorrow {
  public:
-  HeldBorrow(Block& block, bool writes) noexcept : block_(block), writes_(writes) {}
-  ~HeldBorrow() { writes_ ? end_borrow<true>(&block_) : end_borrow<false>(&block_); }
+  HeldBorrow(Block& block, bool writes) noexcept
+      : block_(block), writes_(writes), held_(block.of_this_process() && begin(block, writes)) {}
+  ~HeldBorrow() {
+    if (held_) writes_ ? end_borrow<true>(&block_) : end_borrow<false>(&block_);
+  }
+  explicit operator bool() const noexcept { return held_; }
+  Error refused(const char* call) const {
+    return block_.of_this_process() ? borrowed_error(block_, call, writes_) : of_another_process_error(call);
+  }
   HeldBorrow(const HeldBorrow&) = delete;
   HeldBorrow& operator=(const HeldBorrow&) = delete;
 
  private:
   Block& block_;
   const bool writes_;
+  const bool held_;
 };
 
 /// Whether a borrow waits for the device.
@@ -146,7 +155,8 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
       return std::string(call) + ": the device memory of " + std::to_string(copy.bytes) +
              " bytes is of another device than the stream";
     }));
-  if (auto allowed = check_borrows(copy.block, writes, call); !allowed) return allowed;
+  const HeldBorrow borrow(copy.block, writes);
+  if (!borrow) return tl::unexpected(borrow.refused(call));
   auto work = start_work(copy.block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (span.block() != nullptr)
@@ -206,7 +216,8 @@ Result<void> copy_from_device(BlockHead* block, std::size_t offset, std::size_t 
 Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes, const StreamRef& stream) noexcept {
   constexpr const char* call = "PinnedBuffer::async_to_device";
   Block& block = of(head);
-  if (auto allowed = check_borrows(block, false, call); !allowed) return tl::unexpected(std::move(allowed.error()));
+  const HeldBorrow borrow(block, false);
+  if (!borrow) return tl::unexpected(borrow.refused(call));
   auto work = start_work(block, false, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   auto made = allocate_device(*work, bytes, true);
@@ -226,12 +237,10 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
-  if (!block.of_this_process()) [[unlikely]]
-    return tl::unexpected(of_another_process_error(call));
-  (*timeline)->expose();  // before it is asked whether it captures
-  if (!begin(block, writes)) return tl::unexpected(borrowed_error(block, call, writes));
-  // The function may drop the buffer, or look at it: until its work is noted the use is a borrow of its kind.
+  (*timeline)->expose();                              // before it is asked whether it captures
+  // The function may drop the buffer, or look at it.
   const HeldBorrow borrow(block, writes);
+  if (!borrow) return tl::unexpected(borrow.refused(call));
   auto work = start_work(block, writes, stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (place != nullptr)

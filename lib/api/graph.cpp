@@ -103,7 +103,8 @@ Result<Graph> GraphCapture::end() noexcept {
   const auto end_capture = [&] { return device.note(device.backend->end_capture(timeline->native(), &handle)); };
   Status status = end_capture();
   if (CaptureInfo info; !status.ok() && timeline->capture_info(&info).ok() && info.state != CaptureInfo::State::none)
-    status = end_capture();  // a driver may refuse one call and take the next: a stream must not capture for ever
+    status = end_capture();     // a driver may refuse one call and take the next: a stream must not capture for ever
+  (void)timeline->cover_all();  // what was noted in the capture and is older than it; see Submission::Of
   if (status.ok()) {
     Graph graph;
     graph.core_ = timeline->device();
@@ -125,12 +126,12 @@ using detail::Status;
 
 // ---- Graph
 
-Graph Graph::from_native(const Device& device, NativeGraph native) noexcept {
+Graph Graph::from_native(const Device& device, NativeGraph native) {
   Graph graph;
   graph.core_ = HandleAccess::core(device);
   graph.graph_ = native;
   if (graph.core_ != nullptr && !graph.core_->of_another_process())
-    graph.uses_ = graph.core_->streams->graphs.of_graph(native);
+    graph.uses_ = graph.core_->streams->graphs.of_graph(graph.core_, native);
   return graph;
 }
 

@@ -49,10 +49,11 @@ struct HandleAccess {
     return found;
   }
   /// One piece of work in the stream, from before it is enqueued; fails as timeline().
-  static Result<Submission> begin_work(const StreamRef& stream, const char* call) noexcept {
+  static Result<Submission> begin_work(const StreamRef& stream, const char* call,
+                                       Submission::Of of = Submission::Of::work) noexcept {
     auto found = timeline(stream, call);
     if (!found) return tl::unexpected(std::move(found.error()));
-    return Submission::begin(**found, call);
+    return Submission::begin(**found, call, of);
   }
   /// The raw handle, for whoever only looks at the stream: nothing is recorded. Throws as timeline().
   static StreamHandle raw(const StreamRef& stream, const char* call) {

@@ -9,6 +9,7 @@
 
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
+#include "api/known_devices.hpp"
 #include "base/bytes.hpp"
 #include "blocks/block_index.hpp"
 #include "heap/after_all.hpp"
@@ -26,9 +27,11 @@ Error not_this_heaps(const char* call) {
                      [call] { return std::string(call) + ": the address lies in no memory that this heap has given"; });
 }
 
+using Of = detail::Submission::Of;
+
 /// What the program enqueued by itself uses the block.
-Result<void> note(Block& block, const StreamRef& stream, bool writes, const char* call) noexcept {
-  auto work = detail::HandleAccess::begin_work(stream, call);
+Result<void> note(Block& block, const StreamRef& stream, bool writes, const char* call, Of of = Of::work) noexcept {
+  auto work = detail::HandleAccess::begin_work(stream, call, of);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (auto right = detail::check_device(block, work->timeline().device(), call); !right) return right;
   if (auto noted = work->note(block, writes); !noted) return noted;
@@ -88,7 +91,7 @@ Result<bool> PinnedHeap::try_deallocate(void* data, const StreamRef& stream) con
   if (core_ == nullptr) return false;
   Block* const block = BlockIndex::at(data);
   if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
-  if (auto noted = note(*block, stream, true, "PinnedHeap::deallocate"); !noted)
+  if (auto noted = note(*block, stream, true, "PinnedHeap::deallocate", Of::all_so_far); !noted)
     return tl::unexpected(std::move(noted.error()));
   return deallocate(data);
 }
@@ -173,7 +176,9 @@ namespace detail {
 void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream native) noexcept {
   if (heap.core_ == nullptr || !heap.core_->heap().of_this_process()) return;
   const auto& device = heap.core_->arena()->device();
-  auto stream = stream_from_native(HandleAccess::device(device), native);
+  auto where = device_of_native(device, native);
+  auto stream = where ? stream_from_native(HandleAccess::device(std::move(*where)), native)
+                      : tl::unexpected(std::move(where.error()));
   auto done = stream ? heap.try_deallocate(data, *stream) : tl::unexpected(std::move(stream.error()));
   if (!done) device->keep_error(std::move(done.error()));
 }

@@ -7,6 +7,7 @@
 #include <thole/stream.hpp>
 
 #include "api/handle_access.hpp"
+#include "api/known_devices.hpp"
 #include "backend/device_core.hpp"
 #include "backend/simulated/backend.hpp"
 #include "memory/pinned_pool.hpp"
@@ -34,6 +35,8 @@ detail::CaptureMode mode_of(SimulatedCaptureMode mode) {
 }  // namespace
 
 Simulation::Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept : backend_(std::move(backend)) {}
+
+void Simulation::make_current() { detail::make_current(backend_); }
 
 void Simulation::hold(const StreamRef& stream) {
   backend_->hold(detail::HandleAccess::raw(stream, "Simulation::hold"));

@@ -8,6 +8,7 @@
 
 #include "api/handle_access.hpp"
 #include "base/deadline.hpp"
+#include "base/host_function.hpp"
 #include "heap/collect.hpp"
 #include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"
@@ -162,8 +163,7 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   if (work.capturing()) {
     // A graph may run it many times: the graph owns it.
     auto owned = std::make_unique<std::function<void()>>(std::move(function));
-    status = work.backend().retain_in_graph(work.graph(), owned.get(),
-                                            [](void* f) { delete static_cast<std::function<void()>*>(f); });
+    status = work.backend().retain_in_graph(work.graph(), owned.get(), detail::delete_function_of_graph);
     if (status.ok())
       status = work.backend().launch_host_function(
           timeline_->native(), [](void* f) { detail::run_function_of_graph(*static_cast<std::function<void()>*>(f)); },

@@ -2,10 +2,13 @@
 
 #include <new>
 
+#include "base/host_function.hpp"
+
 namespace thole::detail {
 
 EventStock::~EventStock() {
-  for (EventHandle event : events_) discard(event);
+  destroy_waiting();
+  for (EventHandle event : events_) (void)discard(event);
 }
 
 Status EventStock::take(EventHandle* event) noexcept {
@@ -25,11 +28,37 @@ void EventStock::give(EventHandle event) noexcept {
     const std::scoped_lock lock(mutex_);
     events_.push_back(event);
   } catch (const std::bad_alloc&) {
-    discard(event);
+    (void)discard(event);
   }
 }
 
-void EventStock::discard(EventHandle event) noexcept { (void)backend_.destroy_event(event); }
+bool EventStock::discard(EventHandle event) noexcept {
+  if (!in_host_function()) {
+    (void)backend_.destroy_event(event);
+    return true;
+  }
+  try {
+    const std::scoped_lock lock(mutex_);
+    waiting_.push_back(event);
+  } catch (const std::bad_alloc&) {
+    return true;  // it stays
+  }
+  return false;
+}
+
+void EventStock::destroy_waiting() noexcept {
+  std::vector<EventHandle> waiting;
+  {
+    const std::scoped_lock lock(mutex_);
+    waiting.swap(waiting_);
+  }
+  for (EventHandle event : waiting) (void)backend_.destroy_event(event);
+}
+
+bool EventStock::has_waiting() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  return !waiting_.empty();
+}
 
 void EventStock::refill() noexcept {
   for (;;) {
@@ -50,7 +79,7 @@ void EventStock::make_blocking() noexcept {
     if (blocking_.exchange(true, std::memory_order_relaxed)) return;
     spinning.swap(events_);
   }
-  for (EventHandle event : spinning) discard(event);
+  for (EventHandle event : spinning) (void)discard(event);
 }
 
 bool EventStock::is_low() const noexcept {

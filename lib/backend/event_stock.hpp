@@ -32,8 +32,11 @@ class EventStock {
   Status take(EventHandle* event) noexcept;
   /// The event is not recorded again but by the next who takes it.
   void give(EventHandle event) noexcept;
-  /// The event is of no use any more.
-  void discard(EventHandle event) noexcept;
+  /// The event is of no use any more. Returns false where it could not be destroyed here, in a host function: then
+  /// somebody must call destroy_waiting().
+  bool discard(EventHandle event) noexcept;
+  void destroy_waiting() noexcept;
+  bool has_waiting() const noexcept;
   /// Makes events until the stock is full. May block as long as a stream is stuck.
   void refill() noexcept;
   bool is_low() const noexcept;
@@ -42,6 +45,7 @@ class EventStock {
   DeviceBackend& backend_;
   mutable std::mutex mutex_;
   std::vector<EventHandle> events_;
+  std::vector<EventHandle> waiting_;   // to be destroyed
   std::atomic<bool> blocking_{false};  // relaxed: an option, set before the device is used
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -95,14 +96,21 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quo
   return nullptr;
 }
 
+Result<void> grow(Store& store, std::size_t bytes, std::size_t seen) noexcept try {
+  return store.grow(bytes, seen);
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(Error::make(
+      Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for a region's records"); }));
+}
+
 /// By growing; nullptr with the reason when the arena cannot, or may not.
-Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Error>& no_growth) {
+Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Error>& no_growth) noexcept {
   Store& store = heap.arena().store();
   for (;;) {
     const auto seen = store.growths();
     if (Block* const block = heap.take_from_store(request)) return block;
     if (!heap.quota().has_room(request.bytes)) return nullptr;
-    if (auto grown = store.grow(request.bytes, seen); !grown) {
+    if (auto grown = grow(store, request.bytes, seen); !grown) {
       no_growth = std::move(grown.error());
       return nullptr;
     }

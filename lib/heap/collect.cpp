@@ -30,7 +30,8 @@ std::size_t fetch_from_graphs() noexcept {
 
 std::size_t collect(DeviceCore& device) noexcept {
   std::size_t count = fetch_from_graphs();
-  device.streams->end_waiting();
+  device.streams->end_waiting(device);
+  device.events.destroy_waiting();
   device.streams->graphs.end_waiting(device);
   MovingBlocks blocks;
   device.streams->take_finished(blocks, true);

@@ -74,6 +74,14 @@ void Chunks::remove(Region& region) noexcept {
     }
 }
 
+bool Chunks::holds_nothing(const Region& region) noexcept {
+  for (const Block* extent = region.lowest; extent != nullptr; extent = extent->address_after)
+    if (const Chunk* const chunk = extent->is_free ? nullptr : chunk_at(*extent);
+        !extent->is_free && (chunk == nullptr || chunk->own != extent))
+      return false;
+  return true;
+}
+
 Block* Chunks::take_from(Chunk& chunk, std::size_t bytes, std::size_t alignment) noexcept {
   // A full heap takes tens of microseconds to say so: it is asked again when enough has come back.
   if (bytes >= chunk.refused && chunk.freed_since < bytes) return nullptr;

@@ -22,6 +22,8 @@ class Chunks {
   /// The region is all free; chunks that mimalloc knows from an earlier arena are used again. False: there is no memory
   /// for a record.
   bool add(Region& region) noexcept;
+  /// Whether no block is out in the region, but what is mimalloc's own.
+  static bool holds_nothing(const Region& region) noexcept;
   /// Undoes add() for a region without a block in it.
   void remove(Region& region) noexcept;
 

@@ -1,5 +1,7 @@
 #include "memory/limits.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <condition_variable>
@@ -15,15 +17,20 @@ namespace thole::detail {
 
 namespace {
 
-namespace fs = std::filesystem;
+// Plain strings: joining std::filesystem::path frees memory twice in libstdc++ where there is none left.
+std::string in(const std::string& folder, std::string_view name) {
+  std::string path = folder;
+  if (!path.ends_with('/')) path += '/';
+  return path.append(name);
+}
 
-bool read_number(const fs::path& path, std::size_t& number) {
+bool read_number(const std::string& path, std::size_t& number) {
   std::ifstream file(path);
   return static_cast<bool>(file >> number);  // not where it says "max"
 }
 
 /// The sum of the lines "key value" of a file that have one of these keys. Words before the key are skipped.
-std::size_t read_keys(const fs::path& path, std::initializer_list<std::string_view> keys) {
+std::size_t read_keys(const std::string& path, std::initializer_list<std::string_view> keys) {
   std::ifstream file(path);
   std::string word;
   std::size_t sum = 0;
@@ -38,17 +45,16 @@ void lower(MemoryRoom& room, std::size_t bytes, const std::string& limit) {
   room.limit = limit;
 }
 
-void look_at_machine(MemoryRoom& room, const fs::path& root) {
-  const std::size_t available = read_keys(root / "proc/meminfo", {"MemAvailable:"}) * 1024;
+void look_at_machine(MemoryRoom& room, const std::string& root) {
+  const std::size_t available = read_keys(in(root, "proc/meminfo"), {"MemAvailable:"}) * 1024;
   if (available == 0) return;  // a system that does not say
   lower(room, available, "the machine has " + bytes_text(available) + " available (MemAvailable)");
 }
 
 // The kernel says of no node what is available, so it is counted here as it counts for the machine: what is free, and
 // the page cache, less what it keeps for itself.
-void look_at_node(MemoryRoom& room, int node, const fs::path& root) {
-  const std::string name = "node" + std::to_string(node);
-  const fs::path meminfo = root / "sys/devices/system/node" / name / "meminfo";
+void look_at_node(MemoryRoom& room, int node, const std::string& root) {
+  const std::string meminfo = in(root, "sys/devices/system/node/node" + std::to_string(node) + "/meminfo");
   const std::size_t total = read_keys(meminfo, {"MemTotal:"}) * 1024;
   if (total == 0) return;
   const std::size_t kept = total / 64;
@@ -68,25 +74,25 @@ constexpr std::array<GroupLimit, 2> limits_of_version_1{
     {{"memory.limit_in_bytes", "memory.usage_in_bytes"},
      {"memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"}}};  // memsw: memory and swap together
 
-std::size_t page_cache_of(const fs::path& group, bool version_2) {
-  if (version_2) return read_keys(group / "memory.stat", {"active_file", "inactive_file"});
-  return read_keys(group / "memory.stat", {"total_active_file", "total_inactive_file"});
+std::size_t page_cache_of(const std::string& group, bool version_2) {
+  if (version_2) return read_keys(in(group, "memory.stat"), {"active_file", "inactive_file"});
+  return read_keys(in(group, "memory.stat"), {"total_active_file", "total_inactive_file"});
 }
 
-void look_at_group(MemoryRoom& room, const fs::path& group, bool version_2) {
+void look_at_group(MemoryRoom& room, const std::string& group, bool version_2) {
   for (const GroupLimit& names : version_2 ? limits_of_version_2 : limits_of_version_1) {
     std::size_t limit = 0, usage = 0;
-    if (!read_number(group / names.limit, limit) || !read_number(group / names.usage, usage)) continue;
+    if (!read_number(in(group, names.limit), limit) || !read_number(in(group, names.usage), usage)) continue;
     if (limit >= std::size_t{1} << 60) continue;  // version 1 says so when there is none
     usage -= std::min(usage, page_cache_of(group, version_2));
     lower(room, limit - std::min(limit, usage),
-          "the container's " + (group / names.limit).string() + " is " + bytes_text(limit) + ", of which " +
-              bytes_text(usage) + " is in use");
+          "the container's " + in(group, names.limit) + " is " + bytes_text(limit) + ", of which " + bytes_text(usage) +
+              " is in use");
   }
 }
 
-void look_at_groups(MemoryRoom& room, const fs::path& root) {
-  std::ifstream file(root / "proc/self/cgroup");
+void look_at_groups(MemoryRoom& room, const std::string& root) {
+  std::ifstream file(in(root, "proc/self/cgroup"));
   std::string line;
   while (std::getline(file, line)) {
     const auto first = line.find(':');
@@ -95,11 +101,13 @@ void look_at_groups(MemoryRoom& room, const fs::path& root) {
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const bool version_2 = controllers.empty();
     if (!version_2 && controllers != "memory") continue;
-    const fs::path groups = root / (version_2 ? "sys/fs/cgroup" : "sys/fs/cgroup/memory");
+    const std::string groups = in(root, version_2 ? "sys/fs/cgroup" : "sys/fs/cgroup/memory");
     // Inside a container the path may be the host's, and absent here; then the root is the container's own group.
-    for (fs::path path = line.substr(second + 1);; path = path.parent_path()) {
-      look_at_group(room, groups / path.relative_path(), version_2);
-      if (path.relative_path().empty()) break;
+    for (std::string path = line.substr(second + 1);;) {
+      while (path.ends_with('/')) path.pop_back();
+      look_at_group(room, groups + path, version_2);
+      if (path.empty()) break;
+      path.erase(path.find_last_of('/') == std::string::npos ? 0 : path.find_last_of('/'));
     }
   }
 }
@@ -114,7 +122,7 @@ struct Reservations {
 
 }  // namespace
 
-MemoryRoom memory_room(int numa_node, const fs::path& root) {
+MemoryRoom memory_room(int numa_node, const std::string& root) {
   MemoryRoom room;
   look_at_machine(room, root);
   look_at_groups(room, root);
@@ -122,14 +130,14 @@ MemoryRoom memory_room(int numa_node, const fs::path& root) {
   return room;
 }
 
-bool numa_node_exists(int node, const fs::path& root) {
-  std::error_code ignored;
-  const fs::path nodes = root / "sys/devices/system/node";
-  if (fs::exists(nodes / ("node" + std::to_string(node)), ignored)) return true;
-  return node == 0 && !fs::exists(nodes, ignored);  // a kernel without NUMA has one node
+bool numa_node_exists(int node, const std::string& root) {
+  const auto exists = [](const std::string& path) { return access(path.c_str(), F_OK) == 0; };
+  const std::string nodes = in(root, "sys/devices/system/node");
+  if (exists(in(nodes, "node" + std::to_string(node)))) return true;
+  return node == 0 && !exists(nodes);  // a kernel without NUMA has one node
 }
 
-MemoryReservation::MemoryReservation(std::size_t bytes, int numa_node, const fs::path& root) {
+MemoryReservation::MemoryReservation(std::size_t bytes, int numa_node, const std::string& root) {
   // The page tables and the driver's list of the pages take 8 bytes each for a page, and count as memory, too.
   const std::size_t wanted = bytes + bytes / 256;
   auto& reservations = immortal<Reservations>();

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 
 namespace thole::detail {
@@ -18,17 +17,17 @@ struct MemoryRoom {
 
 /// Reads what the machine has available, the limits of the process's cgroup and of those above it (version 2 or 1), and
 /// what `numa_node` has free (-1: any node will do). `root` is where /proc and /sys are.
-MemoryRoom memory_room(int numa_node = -1, const std::filesystem::path& root = "/");
+MemoryRoom memory_room(int numa_node = -1, const std::string& root = "/");
 
 /// Whether the system has the NUMA node.
-bool numa_node_exists(int node, const std::filesystem::path& root = "/");
+bool numa_node_exists(int node, const std::string& root = "/");
 
 /// Room for `bytes` that are about to be touched, from the look at the limits until they are touched: what one thread
 /// has reserved is not there for another. Where reservations of other threads are all that is in the way, it waits
 /// until one of them ends, and looks again: what was touched shows in the system's figures by then.
 class MemoryReservation {
  public:
-  MemoryReservation(std::size_t bytes, int numa_node, const std::filesystem::path& root = "/");
+  MemoryReservation(std::size_t bytes, int numa_node, const std::string& root = "/");
   ~MemoryReservation();
   MemoryReservation(const MemoryReservation&) = delete;
   MemoryReservation& operator=(const MemoryReservation&) = delete;

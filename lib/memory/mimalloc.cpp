@@ -24,12 +24,14 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include <thole/config.hpp>
 
 #include "base/background_thread.hpp"
 #include "base/bytes.hpp"
+#include "base/immortal.hpp"
 #include "memory/chunk.hpp"
 
 namespace thole::detail {
@@ -216,15 +218,27 @@ bool probe(Chunk& chunk) noexcept {
 
 }  // namespace
 
+namespace {
+
+// Not a static of the function: where a child is forked while another thread is in there, its guard never opens.
+struct Start {
+  std::mutex mutex;
+  std::optional<Result<void>> result;
+};
+
+}  // namespace
+
 Result<void> start_mimalloc() {
-  static const Result<void> started = []() -> Result<void> {
-    auto loaded = load();
-    if (!loaded) return tl::unexpected(std::move(loaded.error()));
+  auto& [mutex, result] = immortal<Start>();
+  const std::scoped_lock lock(mutex);
+  if (result) return *result;
+  auto loaded = load();
+  if (loaded) {
     functions = *loaded;
     set_options(functions);
-    return {};
-  }();
-  return started;
+  }
+  result = loaded ? Result<void>() : tl::unexpected(std::move(loaded.error()));
+  return *result;
 }
 
 std::string_view mimalloc_trouble() noexcept {

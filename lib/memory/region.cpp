@@ -52,7 +52,13 @@ Result<void> register_pages(DeviceCore& device, Region& region, const RegionOpti
   if (!mapping) return tl::unexpected(std::move(mapping.error()));
   region.mapping = *mapping;
   region.data = region.mapping->data;
-  auto pinned = touch_pages(device, region, options);
+  Result<void> pinned;
+  try {
+    pinned = touch_pages(device, region, options);
+  } catch (const std::bad_alloc&) {
+    give_back_pages(region);
+    throw;
+  }
   if (pinned) {
     const CaptureGuard guard(*device.backend);
     if (const Status status = device.backend->register_host(region.data, region.bytes); !status.ok())

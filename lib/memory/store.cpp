@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -11,7 +12,6 @@
 #include "base/bytes.hpp"
 #include "base/fork.hpp"
 #include "base/immortal.hpp"
-#include "base/recycling_pool.hpp"
 #include "base/trace_log.hpp"
 #include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
@@ -49,11 +49,27 @@ void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Bl
   gap_to(extent.data + extent.capacity);
 }
 
+/// A store that closes again, unless it has opened altogether.
+class Opening {
+ public:
+  explicit Opening(Store* store) noexcept : store_(store) {}
+  ~Opening() {
+    if (store_ != nullptr) store_->close();
+  }
+  Opening(const Opening&) = delete;
+  Opening& operator=(const Opening&) = delete;
+  Store* operator->() const noexcept { return store_; }
+  Store* opened() noexcept { return std::exchange(store_, nullptr); }
+
+ private:
+  Store* store_;
+};
+
 }  // namespace
 
 Store* Store::make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::size_t max_bytes,
                    std::unique_ptr<Departure> departure) {
-  Store* store = immortal<RecyclingPool<Store, &Store::next_>>().take();
+  Store* store = immortal<Pool>().take();
   if (store == nullptr) store = new Store;
   store->process_ = this_process();
   store->device_ = std::move(device);
@@ -77,42 +93,34 @@ Result<Store*> Store::open(std::shared_ptr<DeviceCore> device, const StoreOption
     const MemoryRoom room = memory_room(options.region.numa_node);
     if (options.bytes > room.bytes) return cannot_pin(Errc::limit, whole_pages(options.bytes), room.limit);
   }
-  const std::size_t first = options.piece != 0 ? std::min(options.piece, options.bytes) : options.bytes;
-  auto region = obtain_region(device, whole_pages(std::min(first, options.largest)), options.region, unpinning);
-  if (!region) return tl::unexpected(std::move(region.error()));
-  Store* const store =
-      make(std::move(device), whole_pages(options.bytes), whole_pages(options.max_bytes), std::move(departure));
+  // Before anything is pinned, so that nothing can fail once it is.
+  Opening store(make(device, whole_pages(options.bytes), whole_pages(options.max_bytes), std::move(departure)));
   store->options_.region = options.region;
   store->options_.largest = options.largest;
   store->options_.piece = options.piece;
-  if (auto taken = store->take_in(*region); !taken) {
-    store->close();
-    return tl::unexpected(std::move(taken.error()));
-  }
+  const std::size_t first = options.piece != 0 ? std::min(options.piece, options.bytes) : options.bytes;
+  auto region = obtain_region(device, whole_pages(std::min(first, options.largest)), options.region, unpinning);
+  if (!region) return tl::unexpected(std::move(region.error()));
+  if (auto taken = store->take_in(*region); !taken) return tl::unexpected(std::move(taken.error()));
   while (options.piece == 0 && store->capacity() < store->options_.bytes)
-    if (auto pinned = store->pin_piece(options.largest, unpinning); !pinned) {
-      const auto error = Error(pinned.error().errc(), std::string(pinned.error().what()) +
-                                                          "; it is a part of an arena of " + bytes_text(options.bytes));
-      store->close();
-      return tl::unexpected(error);
-    }
+    if (auto pinned = store->pin_piece(options.largest, unpinning); !pinned)
+      return tl::unexpected(
+          Error(pinned.error().errc(),
+                std::string(pinned.error().what()) + "; it is a part of an arena of " + bytes_text(options.bytes)));
   const std::lock_guard lock(store->mutex_);
   store->chunks_.prepare();
-  return store;
+  return store.opened();
 }
 
 Result<Store*> Store::open_adopted(std::shared_ptr<DeviceCore> device, std::byte* data, std::size_t bytes, bool whole) {
   auto departure = prepare_departure({});
   if (!departure) return tl::unexpected(std::move(departure.error()));
+  Opening store(make(device, bytes, bytes, std::move(*departure)));
+  store->whole_ = whole;
   auto region = adopt_region(device, data, bytes);
   if (!region) return tl::unexpected(std::move(region.error()));
-  Store* const store = make(std::move(device), bytes, bytes, std::move(*departure));
-  store->whole_ = whole;
-  if (auto taken = store->take_in(*region); !taken) {
-    store->close();
-    return tl::unexpected(std::move(taken.error()));
-  }
-  return store;
+  if (auto taken = store->take_in(*region); !taken) return tl::unexpected(std::move(taken.error()));
+  return store.opened();
 }
 
 Result<void> Store::pin_adopted(std::optional<HostAccess> access, std::function<void()>&& release, const char* call) {
@@ -233,14 +241,13 @@ Region* Store::take_empty_regions(std::size_t* bytes, std::size_t down_to, const
   std::size_t left = capacity();
   for (std::size_t i = regions_.size(); i-- > 1;) {
     Region* const region = regions_[i];
-    const bool taken_from = region->taken_from;
+    // Asked first: what mimalloc has in a region that stays could not be taken for it again without memory for records.
+    const bool empty = chunks_.holds_nothing(*region);
+    const bool goes = look == nullptr ? empty : look->finds_idle(*region, empty);
+    if (!goes || left - region->bytes < down_to) continue;
     chunks_.remove(*region);
-    const bool goes = look == nullptr || look->finds_idle(*region);
-    if (!goes || left - region->bytes < down_to || !extents_.remove(*region)) {
-      chunks_.add(*region);  // takes the records that remove() has just released
-      region->taken_from = look == nullptr && taken_from;
-      continue;
-    }
+    [[maybe_unused]] const bool removed = extents_.remove(*region);
+    assert(removed);
     regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
     left -= region->bytes;
     *bytes += region->bytes;
@@ -327,7 +334,7 @@ void Store::close() noexcept {
     device_.reset();
   }
   if (departure != nullptr) depart(std::move(departure));
-  immortal<RecyclingPool<Store, &Store::next_>>().give(this);
+  immortal<Pool>().give(this);
 }
 
 bool Store::contains(const void* pointer) const noexcept {

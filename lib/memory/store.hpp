@@ -19,6 +19,7 @@
 
 #include <thole/error.hpp>
 
+#include "base/recycling_pool.hpp"
 #include "blocks/block.hpp"
 #include "memory/chunks.hpp"
 #include "memory/departures.hpp"
@@ -150,7 +151,7 @@ class Store {
   struct Look {
     std::chrono::steady_clock::time_point now;
     std::chrono::nanoseconds age;
-    bool finds_idle(Region& region) const noexcept;
+    bool finds_idle(Region& region, bool empty) const noexcept;
   };
   Region* take_empty_regions(std::size_t* bytes, std::size_t down_to, const Look* look = nullptr) noexcept;
   void unpin(Region* list) noexcept;
@@ -176,6 +177,7 @@ class Store {
   std::atomic<std::size_t> capacity_{0};    // the regions' bytes; relaxed: a figure
 
   Store* next_ = nullptr;  // link of the closed stores, which are opened again and never destroyed
+  using Pool = RecyclingPool<Store, &Store::next_>;
 };
 
 }  // namespace thole::detail

@@ -48,12 +48,13 @@ void Store::stop_pinning(const Error& why) noexcept try {
   // The device has the error.
 }
 
-bool Store::Look::finds_idle(Region& region) const noexcept {
-  if (!Extents::empty(region)) {
+bool Store::Look::finds_idle(Region& region, bool empty) const noexcept {
+  const bool taken_from = std::exchange(region.taken_from, false);
+  if (!empty) {
     region.empty_since.reset();
     return false;
   }
-  if (region.taken_from || !region.empty_since) region.empty_since = now;
+  if (taken_from || !region.empty_since) region.empty_since = now;
   return now - *region.empty_since >= age;
 }
 

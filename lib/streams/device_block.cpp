@@ -4,9 +4,9 @@
 #include <new>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/recycling_pool.hpp"
-#include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
 #include "streams/watcher.hpp"
@@ -57,8 +57,7 @@ bool free_in_order(DeviceBlock* block) noexcept {
   const Timeline::Call call(*timeline);
   CaptureInfo capture;
   if (!call || !timeline->capture_info(&capture).ok() || capture.state != CaptureInfo::State::none) return false;
-  keep_free_error(block, free_on(block, *timeline));
-  return true;
+  return free_on(block, *timeline).ok();  // refused, perhaps once: it is tried again, and then the error is kept
 }
 
 /// It could not be freed in the order of its stream (that captures, or others use it). Its place in that order, behind
@@ -70,12 +69,11 @@ void keep_place(DeviceBlock* block) noexcept {
   const Timeline::Call call(*timeline);
   if (!call) return;
   bool was_open = false;
-  if (reserve(block->uses, *timeline, &was_open)) {
-    const auto position = timeline->end_of_all();
-    // A driver may refuse once.
-    const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();
-    note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
-  }
+  if (!reserve(block->uses, *timeline, &was_open)) return;  // for want of memory: who frees what waits tries again
+  const auto position = timeline->end_of_all();
+  // A driver may refuse once.
+  const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();
+  note(block->uses, *timeline, covered || !timeline->foreign() ? position : 0, true);
   block->made_on.reset();
 }
 

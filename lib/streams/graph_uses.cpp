@@ -1,13 +1,12 @@
 #include "streams/graph_uses.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <new>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/lock_free_stack.hpp"
-#include "streams/host_functions.hpp"
 #include "streams/timeline.hpp"
 #include "streams/watcher.hpp"
 
@@ -29,7 +28,8 @@ Status destroy(DeviceCore& device, GraphHandle graph, GraphExecHandle exec) noex
 
 GraphUses::~GraphUses() {
   if (device_->of_another_process()) return;
-  for (const Used& used : uses_) {
+  for (const auto& [data, piece] : pieces_) {
+    const Used& used = piece.used;
     if (used.device_block != nullptr) {
       release_device_block_from_graph(used.device_block);
     } else if (used.block->holders.drop_graph()) {
@@ -39,18 +39,37 @@ GraphUses::~GraphUses() {
   }
 }
 
-bool GraphUses::add(const Used& used) noexcept try {
+bool GraphUses::add(const Used& used, const std::shared_ptr<Timeline>& by, Branches* before) noexcept try {
   const std::scoped_lock lock(mutex_);
+  const auto [place, is_new] = pieces_.try_emplace(piece(used));
+  Piece& known = place->second;
+  const auto is_by = [&](const std::weak_ptr<Timeline>& other) { return other.lock() == by; };
+  // All that needs memory comes first.
+  if (before != nullptr) before->reserve(known.readers.size() + 1);
+  if (!used.writes && std::ranges::none_of(known.readers, is_by)) known.readers.push_back(by);
   if (launches == GraphLaunches::seen_by_write && used.block != nullptr && used.writes) {
     auto& write = writes_[used.block];
     if (write == nullptr) write = std::make_shared<GraphWrite>(device_);
     write->expect();
   }
-  uses_.push_back(used);
-  if (used.block != nullptr)
-    used.block->holders.add_graph();
-  else
-    used.device_block->hold();
+  if (is_new) {
+    known.used = used;
+    if (used.block != nullptr)
+      used.block->holders.add_graph();
+    else
+      used.device_block->hold();
+  }
+  if (before != nullptr) {
+    const auto come_after = [&](const std::weak_ptr<Timeline>& other) {
+      if (auto timeline = other.lock(); timeline != nullptr && timeline != by) before->push_back(std::move(timeline));
+    };
+    come_after(known.writer);
+    if (used.writes) std::ranges::for_each(known.readers, come_after);
+  }
+  if (!used.writes) return true;
+  known.used.writes = true;
+  known.writer = by;
+  known.readers.clear();
   return true;
 } catch (const std::bad_alloc&) {
   return false;
@@ -73,30 +92,35 @@ std::vector<std::shared_ptr<GraphWrite>> GraphUses::writes(const std::vector<Use
   return writes;
 }
 
+void GraphUses::add_all(const GraphUses& other) {
+  for (const Used& used : other.all())
+    if (!add(used, nullptr)) throw std::bad_alloc();
+}
+
 std::vector<Used> GraphUses::all() const {
+  const std::scoped_lock lock(mutex_);
   std::vector<Used> all;
-  {
-    const std::scoped_lock lock(mutex_);
-    all = uses_;
-  }
-  std::ranges::sort(all, [](const Used& a, const Used& b) {  // of one piece, what writes is the first
-    return piece(a) == piece(b) ? a.writes && !b.writes : std::less<>()(piece(a), piece(b));
-  });
-  const auto repeated = std::ranges::unique(all, {}, piece);
-  all.erase(repeated.begin(), repeated.end());
+  all.reserve(pieces_.size());
+  for (const auto& [data, piece] : pieces_) all.push_back(piece.used);
   return all;
+}
+
+bool GraphTable::Entry::expired() const noexcept {
+  return std::ranges::all_of(uses, [](const auto& one) { return one.expired(); });
 }
 
 Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const CaptureInfo& capture,
                               GraphLaunches launches, std::shared_ptr<GraphUses>* uses) noexcept try {
   const std::scoped_lock lock(mutex_);
   if (by_handle_.size() > drop_beyond_) {
-    std::erase_if(by_handle_, [](const auto& entry) { return entry.second.uses.expired(); });
+    std::erase_if(by_handle_, [](const auto& entry) { return entry.second.expired(); });
     drop_beyond_ = std::max(std::size_t{64}, 2 * by_handle_.size());
   }
   Entry& entry = by_handle_[capture.graph];
-  if (entry.capture == capture.id) *uses = entry.uses.lock();
+  if (entry.capture == capture.id && !entry.uses.empty()) *uses = entry.uses.back().lock();
   if (*uses != nullptr) return {};
+  std::erase_if(entry.uses, [](const auto& one) { return one.expired(); });
+  entry.uses.reserve(entry.uses.size() + 1);
   auto made = std::make_shared<GraphUses>(device, launches);
   auto* const kept = new std::shared_ptr<GraphUses>(made);
   const auto release = [](void* object) { delete static_cast<std::shared_ptr<GraphUses>*>(object); };
@@ -106,7 +130,8 @@ Status GraphTable::of_capture(const std::shared_ptr<DeviceCore>& device, const C
     release(kept);
     return status;
   }
-  entry = {capture.id, made};
+  entry.capture = capture.id;
+  entry.uses.push_back(made);
   *uses = std::move(made);
   return {};
 } catch (const std::bad_alloc&) {
@@ -117,19 +142,33 @@ bool GraphTable::launches_seen(const CaptureInfo& capture) const noexcept {
   std::shared_ptr<GraphUses> uses;  // ends after the lock: its end may take the watcher's, which comes before this one
   const std::scoped_lock lock(mutex_);
   const auto found = by_handle_.find(capture.graph);
-  if (found == by_handle_.end() || found->second.capture != capture.id) return false;
-  uses = found->second.uses.lock();
+  if (found == by_handle_.end() || found->second.capture != capture.id || found->second.uses.empty()) return false;
+  uses = found->second.uses.back().lock();
   return uses != nullptr && uses->launches != GraphLaunches::unseen;
 }
 
-std::shared_ptr<GraphUses> GraphTable::of_graph(GraphHandle graph) const noexcept {
-  const std::scoped_lock lock(mutex_);
-  const auto found = by_handle_.find(graph);
-  return found != by_handle_.end() ? found->second.uses.lock() : nullptr;
+std::shared_ptr<GraphUses> GraphTable::of_graph(const std::shared_ptr<DeviceCore>& device, GraphHandle graph) const {
+  std::vector<std::shared_ptr<GraphUses>> living;  // ends after the lock
+  {
+    const std::scoped_lock lock(mutex_);
+    const auto found = by_handle_.find(graph);
+    if (found == by_handle_.end()) return nullptr;
+    living.reserve(found->second.uses.size());
+    for (const auto& weak : found->second.uses)
+      if (auto uses = weak.lock(); uses != nullptr) living.push_back(std::move(uses));
+  }
+  if (living.size() < 2) return living.empty() ? nullptr : living[0];
+  auto together = std::make_shared<GraphUses>(device, std::min(living.back()->launches, GraphLaunches::seen));
+  for (const auto& uses : living) together->add_all(*uses);
+  return together;
 }
 
 void GraphTable::end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept {
   if (device->of_another_process()) return;
+  if (graph != nullptr) {  // before the handle may be another graph's
+    const std::scoped_lock lock(mutex_);
+    by_handle_.erase(graph);
+  }
   if (!in_host_function()) {
     if (const Status status = destroy(*device, graph, exec); !status.ok() && !device->lost())
       device->keep_error(status, graph != nullptr ? "~Graph" : "~GraphExec", "destroying it");

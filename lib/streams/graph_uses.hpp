@@ -32,10 +32,16 @@ class GraphUses {
   GraphUses(const GraphUses&) = delete;
   GraphUses& operator=(const GraphUses&) = delete;
 
-  /// The graph holds the memory from now on; the caller holds it, too. False: the system has no memory.
-  bool add(const Used& used) noexcept;
+  using Branches = std::vector<std::shared_ptr<Timeline>>;
+
+  /// The graph holds the memory from now on; the caller holds it, too. `by`: the stream that captures the use. Appends
+  /// to `before`, if that is given, the other streams of the capture whose uses it must come after; until it returns
+  /// these it has added nothing. False: the system has no memory.
+  bool add(const Used& used, const std::shared_ptr<Timeline>& by, Branches* before = nullptr) noexcept;
   /// The write, which was added, is in the graph, and nothing follows it in the stream yet.
   void written(const Block& block, const Timeline& stream) noexcept;
+  /// What the other holds, too. Throws std::bad_alloc.
+  void add_all(const GraphUses& other);
   /// Each piece once, as written where any use writes. Throws std::bad_alloc.
   std::vector<Used> all() const;
   /// For each of `all` what says when a launch has written it, or nullptr. Empty: nothing does. Throws std::bad_alloc.
@@ -46,7 +52,12 @@ class GraphUses {
  private:
   const std::shared_ptr<DeviceCore> device_;
   mutable std::mutex mutex_;
-  std::vector<Used> uses_;
+  struct Piece {
+    Used used;
+    std::weak_ptr<Timeline> writer;                // the stream of the last use that writes; none: nothing has
+    std::vector<std::weak_ptr<Timeline>> readers;  // those of the uses that read since
+  };
+  std::unordered_map<const void*, Piece> pieces_;
   std::unordered_map<const Block*, std::shared_ptr<GraphWrite>> writes_;
 };
 
@@ -59,8 +70,10 @@ class GraphTable {
                     std::shared_ptr<GraphUses>* uses) noexcept;
   /// Whether each launch of the graph that is being captured will be seen.
   bool launches_seen(const CaptureInfo& capture) const noexcept;
-  /// nullptr: the graph uses nothing that thole knows of.
-  std::shared_ptr<GraphUses> of_graph(GraphHandle graph) const noexcept;
+  /// nullptr: the graph uses nothing that thole knows of. Where more than one capture went into a graph with this
+  /// handle, and the memory of each is still held, it is that of all: they may be one graph's,
+  /// and its launches count as a whole. Throws std::bad_alloc.
+  std::shared_ptr<GraphUses> of_graph(const std::shared_ptr<DeviceCore>& device, GraphHandle graph) const;
 
   /// Destroys them, now or where that is not allowed, with the next end_waiting().
   void end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept;
@@ -69,8 +82,9 @@ class GraphTable {
 
  private:
   struct Entry {
-    std::uint64_t capture = 0;  // a handle may be another graph's by now
-    std::weak_ptr<GraphUses> uses;
+    std::uint64_t capture = 0;  // the last one; a handle may be another graph's by now
+    std::vector<std::weak_ptr<GraphUses>> uses;
+    bool expired() const noexcept;
   };
   struct Ending {
     GraphHandle graph;

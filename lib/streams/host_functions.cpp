@@ -4,6 +4,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 
 namespace thole::detail {
@@ -20,15 +21,6 @@ struct OnTheirWay {
 };
 
 OnTheirWay& on_their_way() noexcept { return immortal<OnTheirWay>(); }
-
-thread_local int functions_running = 0;
-
-struct Running {
-  Running() noexcept { ++functions_running; }
-  ~Running() { --functions_running; }
-  Running(const Running&) = delete;
-  Running& operator=(const Running&) = delete;
-};
 
 }  // namespace
 
@@ -48,16 +40,16 @@ void drop_host_function(void* kept) noexcept {
 }
 
 void run_host_function(void* kept) {
-  const Running running;
+  const InHostFunction running;
   static_cast<Kept*>(kept)->function();
   drop_host_function(kept);
 }
 
 void run_function_of_graph(const std::function<void()>& function) {
-  const Running running;
+  const InHostFunction running;
   function();
 }
 
-bool in_host_function() noexcept { return functions_running != 0; }
+void delete_function_of_graph(void* function) noexcept { delete static_cast<std::function<void()>*>(function); }
 
 }  // namespace thole::detail

@@ -13,11 +13,8 @@ void* keep_host_function(std::function<void()> function);
 void drop_host_function(void* kept) noexcept;
 /// For DeviceBackend::launch_host_function: runs the function once and frees it.
 void run_host_function(void* kept);
-/// For a function that a graph owns and runs many times.
+/// For a function that a graph owns and runs many times, and lets go of.
 void run_function_of_graph(const std::function<void()>& function);
-
-/// Whether the calling thread is in such a function, where CUDA allows no call. CUDA: "Execution Control",
-/// cudaLaunchHostFunc.
-bool in_host_function() noexcept;
+void delete_function_of_graph(void* function) noexcept;
 
 }  // namespace thole::detail

@@ -4,10 +4,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 #include "base/background_thread.hpp"
 #include "base/immortal.hpp"
@@ -44,17 +44,21 @@ struct Wanted {
 
 /// Those of one stream, in the order of their events: where one is not done, no later one is.
 using InOrder = std::multimap<std::uint64_t, Wanted>;
+using Streams = std::map<Timeline*, InOrder>;  // each entry keeps its stream
 
 class Notifier {
  public:
   void add(Wanted wanted) {
+    // All that the thread keeps of it, so that the thread itself needs no memory.
+    std::list<Streams> one(1);
+    const auto serial = wanted.event.serial();
+    one.front()[wanted.event.timeline().get()].emplace(serial, std::move(wanted));
     const std::scoped_lock lock(mutex_);
-    new_.reserve(new_.size() + 1 > new_.capacity() ? 2 * new_.size() + 8 : new_.capacity());
     if (!started_) {
       background_thread([this] { run(); }).detach();
       started_ = true;
     }
-    new_.push_back(std::move(wanted));
+    new_.splice(new_.end(), one);
     changed_.notify_one();
   }
 
@@ -81,12 +85,14 @@ class Notifier {
     }
   }
 
-  /// Ends the process where the system has no memory for it: somebody would wait for ever.
+  /// By moving nodes, which allocates nothing.
   void sort_in() noexcept {
-    for (Wanted& wanted : new_) {
-      auto& stream = streams_[wanted.event.timeline().get()];
-      const auto serial = wanted.event.serial();
-      stream.emplace(serial, std::move(wanted));
+    for (Streams& one : new_) {
+      const auto known = streams_.find(one.begin()->first);
+      if (known == streams_.end())
+        streams_.merge(one);
+      else
+        known->second.merge(one.begin()->second);
     }
     new_.clear();
   }
@@ -110,9 +116,9 @@ class Notifier {
 
   std::mutex mutex_;  // new_ and started_
   std::condition_variable changed_;
-  std::vector<Wanted> new_;
+  std::list<Streams> new_;  // of one entry each
   bool started_ = false;
-  std::map<Timeline*, InOrder> streams_;  // the thread's own; each entry keeps its stream
+  Streams streams_;  // the thread's own
 };
 
 }  // namespace

@@ -4,47 +4,65 @@
 #include <array>
 #include <new>
 
-#include "streams/host_functions.hpp"
+#include "base/host_function.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::detail {
 
 std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                              std::uint64_t id, Timeline::Kind kind) {
+  std::shared_ptr<Timeline> known, before;  // let go of after the lock
   const std::scoped_lock lock(mutex_);
-  if (const auto found = by_id_.find(id); found != by_id_.end())
-    if (auto timeline = found->second.lock(); timeline != nullptr && timeline->is_usable()) return timeline;
-  if (all_.size() >= drop_beyond_) {  // each that is looked at has been added since the last time, or lives
-    std::erase_if(all_, [](const auto& timeline) { return timeline.expired(); });
-    std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
-    std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
-    drop_beyond_ = std::max(std::size_t{64}, 2 * all_.size());
+  if (const auto found = by_id_.find(id); found != by_id_.end()) {
+    known = found->second.lock();
+    if (known != nullptr && known->is_usable()) return known;
   }
-  auto timeline = std::make_shared<Timeline>(device, native, id, kind);
+  if (all_.size() >= drop_beyond_) drop_ended();
+  // All that needs memory comes first: a timeline that goes would destroy the stream.
   all_.reserve(all_.size() + 1 > all_.capacity() ? 2 * all_.size() + 8 : all_.capacity());
-  if (kind == Timeline::Kind::foreign) {
-    // CUDA gives no handle to two living streams.
-    auto& with_handle = foreign_[native];
-    if (const auto before = with_handle.lock(); before != nullptr) before->close();
-    with_handle = timeline;
-  }
-  by_id_[id] = timeline;
-  all_.push_back(timeline);
+  auto& with_id = by_id_[id];
+  auto* const with_handle = kind == Timeline::Kind::foreign ? &foreign_[native] : nullptr;
+  auto timeline = std::make_shared<Timeline>(device, native, id, kind);
+  timeline->registry_place = all_.size();
+  all_.push_back(timeline.get());
+  with_id = timeline;
+  if (with_handle == nullptr) return timeline;
+  // CUDA gives no handle to two living streams.
+  before = with_handle->lock();
+  if (before != nullptr) before->close();
+  *with_handle = timeline;
   return timeline;
 }
 
+/// Under the lock. Each that is looked at has been added since the last time, or lives.
+void StreamRegistry::drop_ended() noexcept {
+  std::erase(all_, nullptr);
+  ++times_moved_;
+  for (std::size_t place = 0; place != all_.size(); ++place) all_[place]->registry_place = place;
+  std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
+  std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
+  drop_beyond_ = std::max(std::size_t{64}, 2 * all_.size());
+}
+
+void StreamRegistry::forget(const Timeline& timeline) noexcept {
+  const std::scoped_lock lock(mutex_);
+  all_[timeline.registry_place] = nullptr;
+}
+
 void StreamRegistry::take_finished(MovingBlocks& out, bool thorough) noexcept {
-  // In pieces, so that the lock is not held while a timeline asks the device. One that moves to an earlier place
-  // meanwhile is looked at the next time.
+  // In pieces, so that the lock is not held while a timeline asks the device. Where some move to earlier places
+  // meanwhile a thorough look begins again.
   std::array<std::shared_ptr<Timeline>, 64> some;
+  std::size_t times_moved = 0;
   for (std::size_t from = 0;;) {
     std::size_t count = 0;
     {
       const std::scoped_lock lock(mutex_);
+      if (std::exchange(times_moved, times_moved_) != times_moved_ && thorough) from = 0;
       for (; from < all_.size() && count < some.size(); ++from)
-        if (auto timeline = all_[from].lock();
+        if (Timeline* const timeline = all_[from];
             timeline != nullptr && (timeline->has_work() || (thorough && timeline->has_events())))
-          some[count++] = std::move(timeline);
+          if ((some[count] = timeline->weak_from_this().lock()) != nullptr) ++count;
     }
     if (count == 0) return;
     for (std::size_t i = 0; i < count; ++i) std::exchange(some[i], nullptr)->take_finished(out, thorough);
@@ -79,13 +97,25 @@ void StreamRegistry::end(std::shared_ptr<Timeline> timeline) noexcept {
   watch(device);
 }
 
-void StreamRegistry::end_waiting() noexcept {
+void StreamRegistry::destroy_later(StreamHandle native) noexcept try {
+  const std::scoped_lock lock(mutex_);
+  to_destroy_.push_back(native);
+} catch (const std::bad_alloc&) {
+  // It stays.
+}
+
+void StreamRegistry::end_waiting(DeviceCore& device) noexcept {
   std::vector<std::shared_ptr<Timeline>> ending;
+  std::vector<StreamHandle> to_destroy;
   {
     const std::scoped_lock lock(mutex_);
     ending.swap(ending_);
+    to_destroy.swap(to_destroy_);
     being_ended_ += ending.size();
   }
+  for (StreamHandle native : to_destroy)
+    if (const Status status = device.backend->destroy_stream(native); !status.ok())
+      device.keep_error(status, "~Stream", "destroying the stream");
   if (ending.empty()) return;
   const std::size_t taken = ending.size();
   std::erase_if(ending, [](const auto& timeline) { return timeline->end(); });
@@ -102,24 +132,24 @@ void StreamRegistry::end_waiting() noexcept {
 bool StreamRegistry::has_loose_ends() const noexcept {
   if (device_blocks_left.load(std::memory_order_acquire) != 0) return true;
   const std::scoped_lock lock(mutex_);
-  return !ending_.empty() || being_ended_ != 0;
+  return !ending_.empty() || being_ended_ != 0 || !to_destroy_.empty();
 }
 
 bool StreamRegistry::has_work() const noexcept {
   if (has_loose_ends() || graphs.has_work()) return true;
   const std::scoped_lock lock(mutex_);
-  return std::ranges::any_of(all_, [](const auto& weak) {
-    const auto timeline = weak.lock();
-    return timeline != nullptr && timeline->has_work();
-  });
+  return std::ranges::any_of(all_,
+                             [](const Timeline* timeline) { return timeline != nullptr && timeline->has_work(); });
 }
 
 std::shared_ptr<Timeline> StreamRegistry::next_with_work() noexcept {
   constexpr std::size_t most_looked_at = 32;
   const std::scoped_lock lock(mutex_);
-  for (std::size_t i = 0; i < std::min(all_.size(), most_looked_at); ++i)
-    if (auto timeline = all_[++turn_ % all_.size()].lock(); timeline != nullptr && timeline->has_work())
-      return timeline;
+  for (std::size_t i = 0; i < std::min(all_.size(), most_looked_at); ++i) {
+    Timeline* const timeline = all_[++turn_ % all_.size()];
+    if (timeline == nullptr || !timeline->has_work()) continue;
+    if (auto found = timeline->weak_from_this().lock(); found != nullptr) return found;
+  }
   return nullptr;
 }
 

@@ -21,6 +21,8 @@ namespace thole::detail {
 /// Thread safety: any thread, at any time.
 class StreamRegistry {
  public:
+  /// The timeline ends: it is looked at no more.
+  void forget(const Timeline& timeline) noexcept;
   /// The timeline of the stream with this number, made on first sight. A foreign stream with the same native handle
   /// that was seen before is gone: its timeline is closed. Throws std::bad_alloc.
   std::shared_ptr<Timeline> of(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id,
@@ -32,7 +34,9 @@ class StreamRegistry {
   std::shared_ptr<Timeline> next_with_work() noexcept;
   /// The stream's handle is gone: it ends now, or when its last event can be recorded, which end_waiting() tries again.
   void end(std::shared_ptr<Timeline> timeline) noexcept;
-  void end_waiting() noexcept;
+  /// A stream that nobody knows any more is destroyed with the next end_waiting(): this thread may not call the device.
+  void destroy_later(StreamHandle native) noexcept;
+  void end_waiting(DeviceCore& device) noexcept;
 
   /// Whether a stream of the library's own captures. Of foreign ones nobody knows whether they still live.
   bool own_stream_captures() noexcept;
@@ -52,15 +56,21 @@ class StreamRegistry {
   GraphTable graphs;
 
  private:
-  using List = std::vector<std::weak_ptr<Timeline>>;
+  /// A timeline leaves before it ends, so that those in the list may be looked at while the lock is held. One that is
+  /// taken from there is let go of without the lock: that may end it, and then runs what ends with it.
+  using List = std::vector<Timeline*>;
+
+  void drop_ended() noexcept;
 
   mutable std::mutex mutex_;
   std::unordered_map<std::uint64_t, std::weak_ptr<Timeline>> by_id_;
   std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> foreign_;  // by native handle; not of_thread
-  List all_;
+  List all_;                                                           // nullptr: it has ended
   std::vector<std::shared_ptr<Timeline>> ending_;
+  std::vector<StreamHandle> to_destroy_;
   std::size_t being_ended_ = 0;   // taken from there by end_waiting() calls that go on
   std::size_t turn_ = 0;          // of next_with_work()
+  std::size_t times_moved_ = 0;   // of those in all_, to earlier places
   std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
 };
 

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/trace_log.hpp"
-#include "streams/graph_uses.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -22,20 +21,24 @@ std::int64_t now_ns() noexcept {
 
 }  // namespace
 
-Result<Submission> Submission::begin(Timeline& timeline, const char* call) noexcept {
-  Submission work(timeline, call);
+Result<Submission> Submission::begin(Timeline& timeline, const char* call, Of of) noexcept {
+  Submission work(timeline, call, of);
   if (!work.going_on_)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
       return std::string(call) + ": stream " + std::to_string(timeline.id()) + " has been destroyed";
     }));
   if (work.core().lost()) return tl::unexpected(work.core().lost_error(call));
-  if (const Status status = timeline.capture_info(&work.capture_); !status.ok())
-    return tl::unexpected(work.error(status, "asking whether the stream captures"));
-  if (work.capture_.state == CaptureInfo::State::invalidated)
+  Status status = timeline.capture_info(&work.capture_);
+  if (status.code == StatusCode::capture && of == Of::all_so_far) {
+    work.capture_.state = CaptureInfo::State::invalidated;  // another stream's capture allows this one no event now
+    status = {};
+  }
+  if (!status.ok()) return tl::unexpected(work.error(status, "asking whether the stream captures"));
+  if (work.capture_.state == CaptureInfo::State::invalidated && of == Of::work)
     return tl::unexpected(Error::make(
         Errc::capturing, [&] { return std::string(call) + ": the stream's graph capture is invalidated"; }));
-  if (timeline.foreign() && !work.capturing())
-    if (const Status status = timeline.reserve(&work.reserved_); !status.ok())
+  if (timeline.foreign() && !work.has_no_event())
+    if (status = timeline.reserve(&work.reserved_); !status.ok())
       return tl::unexpected(work.error(status, "creating an event"));
   return work;
 }
@@ -43,6 +46,7 @@ Result<Submission> Submission::begin(Timeline& timeline, const char* call) noexc
 Submission::Submission(Submission&& other) noexcept
     : call_(other.call_),
       timeline_(other.timeline_),
+      of_(other.of_),
       going_on_(std::move(other.going_on_)),
       capture_(other.capture_),
       reserved_(std::exchange(other.reserved_, nullptr)),
@@ -110,19 +114,36 @@ Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept 
   return not_ordered(status, all[0].uses());
 }
 
-Status Submission::keep_in(const CaptureInfo& capture, const Used& used) noexcept {
+/// `orders`: the work is still to be enqueued.
+Status Submission::keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept {
   std::shared_ptr<GraphUses> uses;
   if (const Status status =
           core().streams->graphs.of_capture(timeline_->device(), capture, GraphLaunches::unseen, &uses);
       !status.ok())
     return status;
-  return {uses->add(used) ? StatusCode::ok : StatusCode::out_of_memory};
+  GraphUses::Branches before;
+  if (!uses->add(used, timeline_->shared_from_this(), orders ? &before : nullptr)) return {StatusCode::out_of_memory};
+  return order_in_capture(before);
+}
+
+/// Other streams of the capture have used the memory: an edge of the graph for each.
+Status Submission::order_in_capture(const GraphUses::Branches& before) noexcept {
+  for (const auto& other : before) {
+    CaptureInfo theirs;
+    if (!other->capture_info(&theirs).ok() || theirs.id != capture_.id) continue;  // no more of this capture: it fails
+    Ticket* ticket = nullptr;
+    if (const Status status = other->record_captured(capture_.id, &ticket); !status.ok()) return status;
+    const Status status = other->order_before(*timeline_, ticket);
+    other->release(ticket);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 /// The work comes after what it must come after: nothing can fail any more once this has succeeded.
-Result<void> Submission::keep_and_reserve(Used& used) noexcept {
+Result<void> Submission::keep_and_reserve(Used& used, bool orders) noexcept {
   if (capturing())
-    if (const Status status = keep_in(capture_, used); !status.ok())
+    if (const Status status = keep_in(capture_, used, orders); !status.ok())
       return tl::unexpected(error(status, "keeping the memory in the graph"));
   bool was_open = false;
   if (!reserve(used.uses(), *timeline_, &was_open))
@@ -156,7 +177,7 @@ Result<void> Submission::use(DeviceBlock& block, bool writes) noexcept {
 
 Result<void> Submission::note(Block& block, bool writes) noexcept {
   used_[count_] = Used{&block, nullptr, writes, false};
-  return keep_and_reserve(used_[count_]);
+  return keep_and_reserve(used_[count_], false);
 }
 
 void Submission::expect_long_work() noexcept {
@@ -186,8 +207,10 @@ void Submission::tell_graph_of_writes() noexcept {
   for (std::size_t i = 0; i != count_; ++i) {
     const Used& used = this->used()[i];
     if (used.block == nullptr || !used.writes) continue;
-    if (uses == nullptr) uses = core().streams->graphs.of_graph(capture_.graph);
-    if (uses == nullptr || uses->launches != GraphLaunches::seen_by_write) return;
+    if (uses == nullptr &&
+        !core().streams->graphs.of_capture(timeline_->device(), capture_, GraphLaunches::unseen, &uses).ok())
+      return;
+    if (uses->launches != GraphLaunches::seen_by_write) return;
     uses->written(*used.block, *timeline_);
   }
 }
@@ -197,7 +220,7 @@ void Submission::keep_in_graph_after(const CaptureInfo& after) noexcept {
   if (after.state != CaptureInfo::State::active || after.id == capture_.id) return;
   for (std::size_t i = 0; i < count_; ++i) {
     const Used& used = this->used()[i];
-    if (keep_in(after, used).ok()) continue;
+    if (keep_in(after, used, false).ok()) continue;
     // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
     if (used.block != nullptr)
       used.block->holders.add_graph();
@@ -215,6 +238,12 @@ void Submission::wait_for_work() noexcept {
 void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   trace(call_, bytes, timeline_->native());
   CaptureInfo after;
+  if (has_no_event() && of_ == Of::all_so_far) {
+    const auto position = timeline_->issue();
+    note_all(position);
+    if (!timeline_->is_usable()) (void)timeline_->cover_in_call(position);
+    return;
+  }
   if (capturing()) {
     const Status status = timeline_->capture_info(&after);
     if (!status.ok() || (after.state != CaptureInfo::State::none && after.id == capture_.id)) {

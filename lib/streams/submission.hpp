@@ -16,6 +16,7 @@
 
 #include "blocks/block.hpp"
 #include "streams/device_block.hpp"
+#include "streams/graph_uses.hpp"
 #include "streams/used.hpp"
 #include "streams/uses.hpp"
 
@@ -23,16 +24,21 @@ namespace thole::detail {
 
 class Submission {
  public:
+  /// What is submitted: one piece of work, or all that the stream has been given so far, by whomever. The latter holds
+  /// the memory also where it is noted in a capture, which has no event for what was enqueued before it began: the
+  /// stream's first event after the capture is for it.
+  enum class Of { work, all_so_far };
   /// `call` names who asks, in errors. Not blocking.
-  static Result<Submission> begin(Timeline& timeline, const char* call) noexcept;
+  static Result<Submission> begin(Timeline& timeline, const char* call, Of of = Of::work) noexcept;
   Submission(Submission&& other) noexcept;
   Submission& operator=(Submission&&) = delete;
   /// Work that was not enqueued uses nothing.
   ~Submission();
 
   /// The work reads or writes the memory of the block, which the caller holds until after the work. The stream waits
-  /// for what conflicts on other streams. In a capture the graph keeps the block; where its launches are not seen,
-  /// conflicting work must be complete (`in_flight`).
+  /// for what conflicts on other streams. In a capture the graph keeps the block, and the stream waits for what
+  /// other streams of the capture do with it; where the graph's launches are not seen, conflicting work outside of it
+  /// must be complete (`in_flight`).
   Result<void> use(Block& block, bool writes) noexcept;
   Result<void> use(DeviceBlock& block, bool writes) noexcept;
   /// The same for many at once, and nothing else: `all` lives as long as the submission, which writes to it. One piece
@@ -60,23 +66,26 @@ class Submission {
   Error error(Status status, std::string_view what, std::string_view numbers = {}) noexcept;
 
  private:
-  explicit Submission(Timeline& timeline, const char* call) noexcept
-      : call_(call), timeline_(&timeline), going_on_(timeline) {}
+  explicit Submission(Timeline& timeline, const char* call, Of of) noexcept
+      : call_(call), timeline_(&timeline), of_(of), going_on_(timeline) {}
   Result<void> use(Used used) noexcept;
   Result<void> order(const Uses& uses, bool writes) noexcept;
   Result<void> order_all(const Used* all, std::size_t count) noexcept;
   Result<void> not_ordered(Status status, const Uses& uses) noexcept;
-  Result<void> keep_and_reserve(Used& used) noexcept;
+  Result<void> keep_and_reserve(Used& used, bool orders = true) noexcept;
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
   bool must_be_done() const noexcept;
-  Status keep_in(const CaptureInfo& capture, const Used& used) noexcept;
   void tell_graph_of_writes() noexcept;
+  bool has_no_event() const noexcept { return capture_.state != CaptureInfo::State::none; }
+  Status keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept;
+  Status order_in_capture(const GraphUses::Branches& before) noexcept;
   void keep_in_graph_after(const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;
 
   const char* call_;
   Timeline* timeline_;
+  const Of of_;
   Timeline::Call going_on_;
   CaptureInfo capture_;
   Ticket* reserved_ = nullptr;

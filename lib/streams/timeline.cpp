@@ -4,7 +4,10 @@
 #include <new>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "base/thread_number.hpp"
+#include "streams/stream_registry.hpp"
+#include "streams/watcher.hpp"
 
 namespace thole::detail {
 
@@ -19,6 +22,7 @@ Timeline::Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std:
 
 Timeline::~Timeline() {
   if (device_->of_another_process()) return;
+  device_->streams->forget(*this);
   // A stream whose last event was refused has been kept until now, when nothing waits for it.
   destroy_native();
   // Nobody else knows it. Events that are still to be done may be recorded again by whoever gets them next.
@@ -82,6 +86,10 @@ void Timeline::close() noexcept {
 /// Closed, and the last call has left: a later one finds it closed, but may come here again.
 void Timeline::destroy_native() noexcept {
   if (kind_ != Kind::own || destroyed_.exchange(true, std::memory_order_relaxed)) return;
+  if (in_host_function()) {
+    device_->streams->destroy_later(native_);
+    return watch(device_);
+  }
   if (const Status status = device_->backend->destroy_stream(native_); !status.ok())
     device_->keep_error(status, "~Stream", "destroying the stream");
 }
@@ -128,7 +136,10 @@ void Timeline::recycle(Ticket* ticket) noexcept {
   } catch (const std::bad_alloc&) {
     // It goes the way of those that are too many.
   }
-  ticket->broken || ticket->timed ? device_->events.discard(ticket->event) : device_->events.give(ticket->event);
+  if (!ticket->broken && !ticket->timed)
+    device_->events.give(ticket->event);
+  else if (!device_->events.discard(ticket->event))
+    watch(device_);
   delete ticket;
 }
 

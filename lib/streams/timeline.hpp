@@ -180,6 +180,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// Whether blocks wait. If not, those that were just taken are counted in MovingBlocks already, so that a search does
   /// not miss them.
   bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
+  /// Its place among the streams of the device: the registry's, under its lock.
+  std::size_t registry_place = 0;
   /// Whether uses have an event that is not known to be done.
   bool has_events() const noexcept {
     return recorded_.load(std::memory_order_relaxed) > completed_.load(std::memory_order_relaxed);

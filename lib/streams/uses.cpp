@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "base/host_function.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
@@ -48,6 +49,7 @@ Use* slot_of(Uses& uses, const Timeline& timeline) noexcept {
 
 /// Asks the device about a few of the uses, so that memory which ever new streams use needs no ever new slots.
 void ask_some(const Uses& uses) noexcept {
+  if (in_host_function()) return;
   int left = 4;
   for_each_open(uses, Against::everything, [&](const OpenUse& open) {
     (void)open.timeline->query(open.position);

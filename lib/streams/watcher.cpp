@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "base/background_thread.hpp"
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
-#include "streams/host_functions.hpp"
 #include "streams/stream_registry.hpp"
 
 namespace thole::detail {
@@ -57,7 +57,10 @@ class Watcher {
   /// Under the mutex. Says that the device is not watched before it looks for the last time: see is_watched().
   static bool still_needed(DeviceCore& device) noexcept {
     // The blocks that were in flight on a lost device never come back.
-    const auto has_work = [&] { return device.lost() ? device.streams->has_loose_ends() : device.streams->has_work(); };
+    const auto has_work = [&] {
+      return device.events.has_waiting() ||
+             (device.lost() ? device.streams->has_loose_ends() : device.streams->has_work());
+    };
     if (has_work()) return true;
     device.watched.store(false, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -85,7 +88,6 @@ class Watcher {
         changed_.wait_for(lock, pause, [this] { return news_; });
       const bool news = std::exchange(news_, false);
       for (Watched& watched : watched_) watched.asked = false;
-      auto round = watched_;
       auto* ending = std::exchange(to_end_, nullptr);
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
@@ -93,21 +95,23 @@ class Watcher {
       while (ending != nullptr) delete std::exchange(ending, ending->next_to_end);
       bool progress = false;
       bool keenly = false;
-      for (const Watched& watched : round) {
+      lock.lock();
+      // Only this thread takes any out, so that the place stays good while the lock is not held.
+      for (const Watched& watched : watched_) {
+        keenly = keenly || watched.keenly;
+        lock.unlock();
         progress = watched.device->collect(*watched.device) != 0 || progress;
         if (watched.device->events.is_low() && !watched.device->lost()) watched.device->events.refill();
-        keenly = keenly || watched.keenly;
+        lock.lock();
       }
       pause = news || progress || keenly ? shortest_pause : std::min(pause * 2, longest_pause);
       std::list<Watched> gone;  // with the last references, perhaps: destroyed outside of the lock
-      lock.lock();
       for (auto at = watched_.begin(); at != watched_.end();) {
         const auto next = std::next(at);
         if (!at->asked && !still_needed(*at->device)) gone.splice(gone.end(), watched_, at);
         at = next;
       }
       lock.unlock();
-      round.clear();
       gone.clear();
       lock.lock();
     }

@@ -152,3 +152,26 @@ TEST_CASE("an allocation asks for a few that wait, however many there are") {
   }
   CHECK(least <= 8);
 }
+
+TEST_CASE(
+    "device memory whose free a driver refuses once is freed all the same, and the error is kept if it is refused "
+    "again") {
+  for (const bool again : {false, true}) {
+    const Rig rig;
+    const Stream stream(rig.device);
+    std::optional<DeviceBuffer<std::byte>> memory(std::in_place, stream, bytes);
+    rig.settle(stream);
+    rig.sim().fail_call(SimulatedCall::free_device, 1);
+    if (again)
+      rig.sim().after_call(SimulatedCall::free_device, [&] { rig.sim().fail_call(SimulatedCall::free_device, 1); });
+    memory.reset();
+    std::optional<Error> error;
+    until([&] {
+      rig.settle(stream);
+      (void)rig.heap.collect();
+      error = Device(rig.device).take_error();
+      return again ? error.has_value() : rig.sim().device_bytes() == 0;
+    });
+    CHECK(error.has_value() == again);
+  }
+}

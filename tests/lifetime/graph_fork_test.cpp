@@ -120,3 +120,80 @@ TEST_CASE("what a stream had in flight before it was forked into a capture can s
     stream.wait(side.record());
   });
 }
+
+TEST_CASE("streams of one capture that use the same memory are ordered, as outside of a capture") {
+  for (std::uint64_t seed = 0; seed != 20; ++seed) {
+    const Rig rig(stepped(seed));
+    const Stream stream(rig.device), left(rig.device), right(rig.device);
+    DeviceBuffer<std::byte> source(stream, bytes), target(stream, bytes);
+    auto in = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
+    auto between = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
+    rig.settle(stream);
+    auto exec = capture(stream, [&] {
+                  const Event fork = stream.record();
+                  left.wait(fork);
+                  right.wait(fork);
+                  in.async_to_device(left, source.span());          // written here
+                  between.async_from_device(right, source.span());  // read there, of the device's memory,
+                  between.async_to_device(left, target.span());     // and back, of the host's
+                  between.async_to_device(right, source.span());    // two read it,
+                  between.async_from_device(left, source.span());   // before it is written again
+                  stream.wait(left.record());
+                  stream.wait(right.record());
+                }).instantiate();
+    for (int value = 1; value != 4; ++value) {
+      fill(in, value);
+      exec.launch(stream);
+      rig.settle(stream);
+      CHECK(device_holds(rig, stream, target, value));
+      CHECK(all_are(between, value));
+    }
+  }
+}
+
+TEST_CASE("what one stream of a capture reads another one writes afterwards, without the program's joining them") {
+  for (std::uint64_t seed = 0; seed != 20; ++seed) {
+    const Rig rig(stepped(seed));
+    const Stream stream(rig.device), left(rig.device), right(rig.device);
+    DeviceBuffer<std::byte> read(stream, bytes);
+    const auto written = rig.heap.make_buffer<std::byte>(bytes, std::byte{99}).async_to_device(stream);
+    auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
+    rig.settle(stream);
+    auto exec = capture(stream, [&] {
+                  const Event fork = stream.record();
+                  left.wait(fork);
+                  right.wait(fork);
+                  buffer.async_to_device(left, read.span());
+                  buffer.async_from_device(right, written.span());
+                  stream.wait(left.record());
+                  stream.wait(right.record());
+                }).instantiate();
+    for (int value = 1; value != 4; ++value) {
+      fill(buffer, value);
+      exec.launch(stream);
+      rig.settle(stream);
+      CHECK(device_holds(rig, stream, read, value));
+      CHECK(all_are(buffer, 99));
+    }
+  }
+}
+
+TEST_CASE("streams of one capture that only read the same memory are not made to wait for each other") {
+  const Rig rig;
+  const Stream stream(rig.device), left(rig.device), right(rig.device);
+  DeviceBuffer<std::byte> one(stream, bytes), other(stream, bytes);
+  const auto in = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+  rig.settle(stream);
+  (void)capture(stream, [&] {
+    const Event fork = stream.record();
+    left.wait(fork);
+    right.wait(fork);
+    const auto waits = rig.calls(SimulatedCall::wait_event);
+    in.async_to_device(left, one.span());
+    in.async_to_device(right, other.span());
+    in.async_to_device(left, one.span());
+    CHECK(rig.calls(SimulatedCall::wait_event) == waits);
+    stream.wait(left.record());
+    stream.wait(right.record());
+  });
+}

@@ -6,6 +6,7 @@
 #include <thole/graph.hpp>
 
 #include "../support/rig.hpp"
+#include "streams/stream_registry.hpp"
 
 using namespace support;
 
@@ -326,4 +327,33 @@ TEST_CASE("a launch of a foreign executable is a use of what is named") {
   errc_text_of(try_launch(foreign, loop.stream, reads(loop.in)), Errc::device_error);
   const auto borrow = loop.out.borrow();
   errc_text_of(try_launch(foreign, loop.stream, uses), Errc::borrowed);
+}
+
+TEST_CASE("where two captures went into one graph, a launch is a use of what both of them captured") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, 64);
+  auto first = rig.heap.make_buffer<std::byte>(64), second = rig.heap.make_buffer<std::byte>(64);
+  rig.settle(stream);
+  const auto& core = detail::HandleAccess::core(rig.device);
+  void* native = nullptr;
+  REQUIRE(rig.backend().begin_capture(stream.native(), detail::CaptureMode::relaxed).ok());
+  first.async_to_device(stream, target.span());
+  REQUIRE(rig.backend().end_capture(stream.native(), &native).ok());
+  // As cudaStreamBeginCaptureToGraph: another capture, the same graph.
+  std::shared_ptr<detail::GraphUses> uses;
+  REQUIRE(core->streams->graphs.of_capture(core, {detail::CaptureInfo::State::active, 1, native}, false, &uses).ok());
+  auto* const block = static_cast<detail::Block*>(writes(second).use.block);
+  REQUIRE(uses->add({block, nullptr, true, false}, nullptr));
+  uses.reset();
+  auto exec = Graph::from_native(rig.device, static_cast<NativeGraph>(native)).instantiate();
+  Gate gate(rig, stream);
+  exec.launch(stream);
+  errc_text_of(first.try_borrow_mut(), Errc::in_flight);
+  errc_text_of(second.try_borrow(), Errc::in_flight);
+  gate.open();
+  rig.settle(stream);
+  CHECK(second.try_borrow_mut().has_value());
+  // That graph is gone: one with its handle is another.
+  CHECK(core->streams->graphs.of_graph(core, native) == nullptr);
 }

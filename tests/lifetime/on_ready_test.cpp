@@ -192,3 +192,39 @@ TEST_CASE("a coroutine that waits on a device which is lost gets the error") {
   rig.sim().lose_device();
   until([&] { return caught.load(); });
 }
+
+namespace {
+
+/// A coroutine of which its handle decides.
+struct OwnedTask {
+  struct promise_type {
+    OwnedTask get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+  std::coroutine_handle<promise_type> handle;
+};
+
+}  // namespace
+
+TEST_CASE("a coroutine that is destroyed while it waits is not resumed, and what it held goes with it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto resumed = std::make_shared<std::atomic<bool>>(false);
+  stream.launch_host_function([] {});
+  const auto serve = [](const Stream& on, std::shared_ptr<std::atomic<bool>> flag) -> OwnedTask {
+    co_await on.record();
+    *flag = true;
+  };
+  const OwnedTask task = serve(stream, resumed);
+  CHECK(resumed.use_count() == 2);
+  task.handle.destroy();
+  CHECK(resumed.use_count() == 1);
+  std::atomic<bool> later{false};
+  stream.record().on_ready([&](const Result<void>&) { later = true; });
+  rig.sim().run_all();
+  until([&] { return later.load(); });
+  CHECK(!*resumed);
+}

@@ -171,6 +171,113 @@ TEST_CASE("a graph that captured a recorded use keeps the memory") {
   CHECK(rig.all_free());
 }
 
+TEST_CASE(
+    "what a stream was given before a capture began still holds memory that is deallocated on it in the capture") {
+  const Rig rig;
+  Copying work(rig);
+  std::byte* const data = allocated(rig);
+  std::memset(data, 8, bytes);
+  work.copy_from(data);
+  rig.sim().begin_capture(work.stream);
+  CHECK(rig.heap.deallocate(data, work.stream));
+  { const auto graph = rig.sim().end_capture(work.stream); }
+  (void)rig.heap.collect();
+  CHECK(!rig.all_free());
+  rig.finish(work.stream);
+  (void)rig.heap.collect();
+  rig.finish(work.stream);
+  CHECK(rig.all_free());
+  CHECK(device_holds(rig, work.stream, work.target, 8));
+}
+
+TEST_CASE("a capture of another thread that was invalidated keeps no memory that is deallocated on its stream") {
+  const Rig rig;
+  Copying work(rig);
+  bool by_adapter = false;
+  SUBCASE("by its address") {}
+  SUBCASE("by an adapter") { by_adapter = true; }
+  std::byte* const data = allocated(rig);
+  std::memset(data, 9, bytes);
+  work.copy_from(data);
+  std::thread([&] { rig.sim().begin_capture(work.stream, SimulatedCaptureMode::relaxed); }).join();
+  CHECK(!rig.backend().synchronize_stream(work.stream.native()).ok());  // which invalidates it
+  if (by_adapter)
+    detail::deallocate_on_native(rig.heap, data, work.stream.native());
+  else
+    CHECK(rig.heap.deallocate(data, work.stream));
+  CHECK(!rig.heap.find(data).has_value());
+  CHECK(!Device(rig.device).take_error().has_value());
+  errc_text([&] { (void)rig.sim().end_capture(work.stream); }, Errc::capturing);
+  (void)rig.heap.collect();
+  CHECK(!rig.all_free());
+  rig.settle(work.stream);
+  CHECK(rig.all_free());
+  CHECK(device_holds(rig, work.stream, work.target, 9));
+}
+
+TEST_CASE("memory deallocated on a stream of others in a capture comes back with the stream's next use") {
+  const Rig rig;
+  void* native = nullptr;
+  REQUIRE(rig.backend().create_stream(&native).ok());
+  const auto view = detail::unwrap(detail::stream_from_native(rig.device, native));
+  std::byte* const data = allocated(rig);
+  auto buffer = rig.heap.make_buffer<std::byte>(64);
+  rig.sim().begin_capture(view);
+  CHECK(rig.heap.deallocate(data, view));
+  { const auto graph = rig.sim().end_capture(view); }
+  rig.sim().run_all();
+  until([&] {  // the library's own thread may have it in hand
+    (void)rig.heap.collect();
+    return rig.heap.stats().in_flight >= bytes;
+  });
+  buffer.use_on(view, Access::device_reads, [](const std::byte*, NativeStream) {});
+  rig.sim().run_all();
+  until([&] {
+    (void)rig.heap.collect();
+    return rig.heap.stats().in_flight == 0;
+  });
+  REQUIRE(rig.backend().destroy_stream(native).ok());
+}
+
+TEST_CASE("a capture of thole's that ends gives back what was deallocated in it") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  (void)stream.native();
+  std::byte* const data = allocated(rig);
+  {
+    const Graph graph = capture(stream, [&] { CHECK(rig.heap.deallocate(data, stream)); });
+  }
+  rig.sim().run_all();
+  CHECK(rig.all_free());
+}
+
+TEST_CASE("an adapter's stream may be another device's, and a default stream is the current device's") {
+  const Rig near, far;
+  const Stream stream(far.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  far.settle(stream);
+  NativeStream native = nullptr;
+  SUBCASE("a stream of the other device") { native = stream.native(); }
+  SUBCASE("the default stream, the other device being current") { far.sim().make_current(); }
+  SUBCASE("the thread's default stream, the other device being current") {
+    far.sim().make_current();
+    native = reinterpret_cast<NativeStream>(2);
+  }
+  std::byte* const data = allocated(near);
+  std::memset(data, 4, bytes);
+  REQUIRE(far.backend().copy(target.span().native(), data, bytes, detail::CopyKind::host_to_device, native).ok());
+  detail::deallocate_on_native(near.heap, data, native);
+  near.sim().run_all();
+  (void)near.heap.collect();
+  CHECK(!near.all_free());
+  far.sim().run_all();
+  (void)near.heap.collect();
+  CHECK(near.all_free());
+  CHECK(!Device(near.device).take_error().has_value());
+  CHECK(device_holds(far, stream, target, 4));
+  near.sim().make_current();
+}
+
 TEST_CASE("memory that is allocated here is deallocated there, by many threads") {
   const Rig rig(Device::simulated(), {.bytes = 16 * MiB});
   constexpr int threads_of_each = 2, rounds = 2000;

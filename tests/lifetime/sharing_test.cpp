@@ -97,3 +97,32 @@ TEST_CASE("copies and borrows of one buffer on many threads leave nothing behind
   CHECK(buffer.try_borrow_mut().has_value());
   CHECK(!buffer.busy());
 }
+
+TEST_CASE("while a copy is being submitted no other call submits work that it would have to be ordered with") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+  DeviceBuffer<std::byte> target(stream, 4 * KiB);
+  Graph graph = capture(other, [&] { buffer.use_on(other, Access::device_writes, [](std::byte*, NativeStream) {}); });
+  auto exec = graph.instantiate();
+  UseList list;
+  list.writes(buffer);
+  rig.settle(stream);
+  // What another thread does in the middle of the copy.
+  std::optional<Result<void>> launched;
+  bool listed = false;
+  rig.sim().before_call(SimulatedCall::copy, [&] {
+    launched = exec.try_launch(other);
+    errc_text([&] { list.run_on(other, [](NativeStream) {}); }, Errc::borrowed);
+    listed = true;
+  });
+  SUBCASE("to device memory that is there") { buffer.async_to_device(stream, target.span()); }
+  SUBCASE("to device memory that the copy makes") { target = buffer.async_to_device(stream); }
+  SUBCASE("to the host") { buffer.async_from_device(stream, target.span()); }
+  REQUIRE(launched.has_value());
+  CHECK(listed);
+  errc_text_of(*launched, Errc::borrowed);
+  CHECK(exec.try_launch(other).has_value());
+  rig.sim().run_all();
+  CHECK(buffer.try_borrow_mut().has_value());
+}

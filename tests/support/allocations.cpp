@@ -11,7 +11,8 @@
 namespace {
 constinit thread_local std::size_t count = 0;
 constinit thread_local bool no_memory = false;
-constinit std::atomic<std::size_t> live{0};  // relaxed: a count
+constinit thread_local std::size_t left = 0;  // of those that do not fail
+constinit std::atomic<std::size_t> live{0};   // relaxed: a count
 
 [[maybe_unused]] void discounted(void* data) noexcept {
   if (data != nullptr) live.fetch_sub(1, std::memory_order_relaxed);
@@ -20,7 +21,7 @@ constinit std::atomic<std::size_t> live{0};  // relaxed: a count
 
 [[maybe_unused]] void* counted(std::size_t bytes) {
   ++count;
-  if (!no_memory)
+  if (!no_memory || (left != 0 && left-- != 0))
     if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) {
       live.fetch_add(1, std::memory_order_relaxed);
       return made;
@@ -32,7 +33,10 @@ constinit std::atomic<std::size_t> live{0};  // relaxed: a count
 namespace support {
 std::size_t allocations() noexcept { return count; }
 std::size_t live_allocations() noexcept { return live.load(std::memory_order_relaxed); }
-NoMemory::NoMemory() noexcept { no_memory = true; }
+NoMemory::NoMemory(std::size_t but_for) noexcept {
+  no_memory = true;
+  left = but_for;
+}
 NoMemory::~NoMemory() { no_memory = false; }
 }  // namespace support
 

@@ -10,10 +10,10 @@ std::size_t allocations() noexcept;
 /// How many allocations of operator new, by all threads, are not deleted; 0 under a sanitizer.
 std::size_t live_allocations() noexcept;
 
-/// While it lives, operator new fails on this thread; under a sanitizer it does not.
+/// While it lives, operator new fails on this thread, but for so many times at first; under a sanitizer it does not.
 class NoMemory {
  public:
-  NoMemory() noexcept;
+  explicit NoMemory(std::size_t but_for = 0) noexcept;
   ~NoMemory();
   NoMemory(const NoMemory&) = delete;
   NoMemory& operator=(const NoMemory&) = delete;

@@ -13,6 +13,7 @@
 #include "backend/cuda/cuda_context.hpp"
 #include "backend/cuda/cuda_errors.hpp"
 #include "base/fork.hpp"
+#include "base/host_function.hpp"
 #include "base/pci.hpp"
 
 namespace thole::detail {
@@ -36,6 +37,7 @@ struct Kept {
 };
 
 void CUDART_CB release_kept(void* kept) {
+  const InHostFunction no_calls;  // on a thread of the driver's
   auto* const owned = static_cast<Kept*>(kept);
   if (owned->wanted.load(std::memory_order_acquire)) owned->release(owned->object);
   delete owned;
@@ -350,6 +352,18 @@ int numa_node_of(int ordinal) noexcept {
 int cuda_device_count() noexcept {
   int count = 0;
   return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
+}
+
+Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
+  if (!may_call_cuda()) return {StatusCode::device_lost};
+  if (is_default(stream)) {
+    const Status status = status_of(cudaGetDevice(ordinal));
+    return status.ok() && !current_is_primary(*ordinal) ? Status{StatusCode::wrong_device} : status;
+  }
+  const CUcontext context = context_of(stream_of(stream));
+  if (context == nullptr) return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+  const CurrentContext current(context);
+  return status_of(cudaGetDevice(ordinal));
 }
 
 Result<void> set_cuda_connections(int ordinal, int connections) { return set_connections(ordinal, connections); }

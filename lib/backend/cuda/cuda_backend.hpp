@@ -13,6 +13,10 @@ namespace thole::detail {
 /// How many GPUs answer; 0 where there is no driver, and in a forked child of a process that has used CUDA.
 int cuda_device_count() noexcept;
 
+/// The ordinal of the GPU that the stream belongs to; a default one is the calling thread's current GPU's. wrong_device
+/// where the current context is not that GPU's primary one, invalid for a stream that is none.
+Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept;
+
 /// Asks for so many connections (DeviceOptions) of a device that make_cuda_backend has made, or will make. Errors:
 /// invalid_argument where it is too late.
 Result<void> set_cuda_connections(int ordinal, int connections);

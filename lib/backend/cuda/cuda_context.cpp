@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 #include <string>
 
 #include <cudaTypedefs.h>
@@ -68,7 +69,19 @@ bool may_call_cuda() noexcept {
   return first_caller.compare_exchange_strong(expected, self, std::memory_order_relaxed) || expected == self;
 }
 
+namespace {
+
+// By ordinal, once retained: it is never let go of, and so the same for ever. Relaxed: a handle, which nothing is read
+// through.
+constexpr std::size_t most_known = 64;
+std::atomic<CUcontext> primary_contexts[most_known];
+
+}  // namespace
+
 Result<CUcontext> retain_primary_context(int ordinal) {
+  const auto place = static_cast<std::size_t>(ordinal);
+  if (place < most_known)
+    if (CUcontext const known = primary_contexts[place].load(std::memory_order_relaxed); known != nullptr) return known;
   const auto failed = [ordinal](const std::string& what) {
     return tl::unexpected(Error(Errc::device_error, "Device::cuda(" + std::to_string(ordinal) + "): " + what));
   };
@@ -79,7 +92,18 @@ Result<CUcontext> retain_primary_context(int ordinal) {
   CUcontext context = nullptr;
   if (const CUresult error = driver().retain(&context, device); error != CUDA_SUCCESS)
     return failed("cuDevicePrimaryCtxRetain failed: error " + std::to_string(error));
+  if (place < most_known) primary_contexts[place].store(context, std::memory_order_relaxed);
   return context;
+}
+
+bool current_is_primary(int ordinal) noexcept try {
+  CUcontext current = nullptr;
+  // None: the runtime makes the primary one current with its first call.
+  if (driver().current == nullptr || driver().current(&current) != CUDA_SUCCESS || current == nullptr) return true;
+  const auto primary = retain_primary_context(ordinal);
+  return primary && *primary == current;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 Result<void> set_connections(int ordinal, int connections) {

@@ -20,6 +20,9 @@ Result<CUcontext> retain_primary_context(int ordinal);
 /// the context exists already with another number.
 Result<void> set_connections(int ordinal, int connections);
 
+/// Whether the runtime's calls of this thread, whose current GPU this is, work on its primary context.
+bool current_is_primary(int ordinal) noexcept;
+
 /// The context that the stream, not a default one, belongs to; nullptr where the driver does not know the stream.
 CUcontext context_of(CUstream stream) noexcept;
 

@@ -13,6 +13,7 @@
 #include "backend/simulated/run.hpp"
 #include "backend/simulated/waits.hpp"
 #include "base/fork.hpp"
+#include "base/host_function.hpp"
 
 namespace thole::detail::simulated {
 
@@ -60,8 +61,10 @@ constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
 template <class F>
 Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Lost::refused) noexcept {
   if (device.process != this_process()) return refuse(Refusal::another_process);
-  if (in_host_function() && kind != SimulatedCall::query_event && kind != SimulatedCall::synchronize_event) {
-    return refuse(Refusal::not_permitted);
+  if (in_host_function()) {
+    machine().calls_in_host_functions.fetch_add(1, std::memory_order_relaxed);
+    if (kind != SimulatedCall::query_event && kind != SimulatedCall::synchronize_event)
+      return refuse(Refusal::not_permitted);
   }
   try {
     Lock lock(machine().mutex);

@@ -1,15 +1,14 @@
 #include "backend/simulated/host_thread.hpp"
 
 #include "base/background_thread.hpp"
+#include "base/host_function.hpp"
 
 namespace thole::detail::simulated {
 
 namespace {
 
-thread_local bool running_host_function = false;
-
 void run_function(void (*function)(void*), void* argument) {
-  const HostFunctionRuns runs;
+  const InHostFunction runs;
   function(argument);
 }
 
@@ -29,10 +28,6 @@ void host_thread() {
 }
 
 }  // namespace
-
-bool in_host_function() noexcept { return running_host_function; }
-HostFunctionRuns::HostFunctionRuns() noexcept { running_host_function = true; }
-HostFunctionRuns::~HostFunctionRuns() { running_host_function = false; }
 
 void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation) {
   Machine& all = machine();

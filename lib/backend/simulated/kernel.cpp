@@ -8,6 +8,7 @@
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/device_memory.hpp"
+#include "base/host_function.hpp"
 
 namespace thole::detail {
 
@@ -38,7 +39,7 @@ const char* run_kernel(Lock& lock, const Kernel& kernel) {
   }
   lock.unlock();
   {
-    const HostFunctionRuns no_calls;
+    const InHostFunction no_calls;
     kernel.run(kernel.function.get(), pointers.data());
   }
   views.clear();

@@ -5,6 +5,7 @@
 // runs it, capture.hpp captures it, call.hpp is the way in.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -29,6 +30,7 @@
 #include "backend/simulated/memory.hpp"
 #include "backend/simulated/refusals.hpp"
 #include "base/fork.hpp"
+#include "base/host_function.hpp"
 #include "base/thread_number.hpp"
 
 namespace thole::detail::simulated {
@@ -107,7 +109,10 @@ struct Retained {
   Retained(void* o, void (*r)(void*)) noexcept : object(o), release(r) {}
   Retained(const Retained&) = delete;
   Retained& operator=(const Retained&) = delete;
-  ~Retained() { release(object); }
+  ~Retained() {
+    const InHostFunction no_calls;
+    release(object);
+  }
 };
 
 /// One captured operation. `after` says how many nodes of each stream it comes after.
@@ -270,6 +275,7 @@ struct Machine {
   std::condition_variable host_work;
   std::deque<HostFunction*> host_functions;  ///< each on the stack of a worker that waits for it
   bool has_host_thread = false;
+  std::atomic<std::size_t> calls_in_host_functions{0};  ///< refused or not
 };
 
 /// The one machine; immortal, so that devices may be used at any moment of the process's end.

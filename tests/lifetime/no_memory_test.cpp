@@ -1,0 +1,152 @@
+// Where the system has no memory for thole's own records a call fails with a code, and nothing is lost by that; what
+// cannot fail goes on.
+
+#include <optional>
+#include <vector>
+
+#include "../support/allocations.hpp"
+#include "../support/rig.hpp"
+#include "../support/sanitized.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+/// Calls `f()` with memory for 0, 1, 2, ... allocations, until it returns true: it has succeeded. It must end each
+/// time.
+template <class F>
+void with_ever_more_memory(F f, std::size_t most = 2000) {
+  for (std::size_t allocations = 0; allocations != most; ++allocations) {
+    bool done = false;
+    {
+      const NoMemory no_memory(allocations);
+      done = f();
+    }
+    if (done) return;
+  }
+  FAIL_CHECK("it never succeeds");
+}
+
+}  // namespace
+
+TEST_CASE("an arena that cannot be made for want of memory leaves nothing pinned" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const auto before = rig.sim().arena_bytes();
+  for (int repeat = 0; repeat != 2; ++repeat)  // with records that are used again, and with memory that stayed pinned
+    with_ever_more_memory([&] {
+      const auto made = PinnedArena::try_make(rig.device, {.bytes = 4 * MiB});
+      return made.has_value();
+    });
+  CHECK(rig.sim().arena_bytes() == before);
+  CHECK(rig.sim().pinned_bytes() <= before + 4 * MiB);
+}
+
+TEST_CASE("an arena that cannot grow for want of memory says so, and grows when there is some" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig(stepped(), {.bytes = MiB, .max_bytes = 64 * MiB});
+  std::vector<Errc> codes;
+  codes.reserve(2000);
+  with_ever_more_memory([&] {
+    auto made = rig.heap.try_make_buffer<std::byte>(8 * MiB);
+    if (!made) codes.push_back(made.error().errc());
+    return made.has_value();
+  });
+  CHECK(!codes.empty());
+  for (const Errc code : codes) CHECK(static_cast<int>(code) == static_cast<int>(Errc::out_of_memory));
+  CHECK(rig.heap.stats().in_use == 0);
+  CHECK(rig.arena.stats().regions == 2);
+}
+
+TEST_CASE("calls that have no memory fail, and are good when there is some" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  auto second = rig.heap.make_buffer<std::byte>(bytes);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  std::optional<Stream> made;  // ends where there is memory
+  with_ever_more_memory([&] {
+    if (auto stream_made = Stream::try_make(rig.device)) made.emplace(std::move(*stream_made));
+    return made.has_value();
+  });
+  with_ever_more_memory([&] { return stream.try_record({.timing = true}).has_value(); });
+  with_ever_more_memory([&] { return buffer.try_async_to_device(stream, target.span()).has_value(); });
+  with_ever_more_memory([&] { return buffer.try_async_to_device(other).has_value(); });
+  with_ever_more_memory([&] { return try_use_on(other, reads(buffer), writes(second), [](auto&&...) {}).has_value(); });
+  rig.sim().run_all();
+  const Graph graph = capture(stream, [&] { buffer.async_to_device(stream, target.span()); });
+  std::optional<GraphExec> exec;
+  with_ever_more_memory([&] {
+    if (auto exec_made = graph.try_instantiate()) exec.emplace(std::move(*exec_made));
+    return exec.has_value();
+  });
+  with_ever_more_memory([&] {
+    auto parts = std::move(second).try_split_at(bytes / 2);
+    return parts.has_value();
+  });
+  for (std::size_t allocations = 0; allocations != 20; ++allocations) {
+    const NoMemory no_memory(allocations);
+    (void)rig.heap.drain_for(std::chrono::nanoseconds(0));
+    (void)rig.heap.collect();
+  }
+  rig.sim().run_all();
+  CHECK(rig.heap.drain_for(std::chrono::nanoseconds(0)).has_value());
+  if (const auto error = Device(rig.device).take_error()) FAIL_CHECK(std::string(error->what()));
+}
+
+TEST_CASE("the library's threads go on without memory" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig(stepped(), {.bytes = MiB}, {.background_reclaim = true});
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  std::optional<NoMemory> on_that_thread;
+  const auto main_thread = std::this_thread::get_id();
+  std::atomic<bool> without{false}, with{false};
+  SUBCASE("the one that looks for finished blocks") {
+    rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+    const std::function<void()> take = [&] {
+      if (std::this_thread::get_id() == main_thread) return rig.sim().before_call(SimulatedCall::query_event, take);
+      on_that_thread.emplace();
+      without = true;
+    };
+    rig.sim().before_call(SimulatedCall::query_event, take);
+    until([&] { return without.load(); });
+    const auto asked = rig.calls(SimulatedCall::query_event);
+    until([&] { return rig.calls(SimulatedCall::query_event) > asked + 3; });  // some rounds later
+    rig.sim().before_call(SimulatedCall::query_event, [&] {
+      on_that_thread.reset();
+      with = true;
+    });
+    until([&] { return with.load(); });
+  }
+  SUBCASE("the one that calls back") {
+    // More events of more streams while it has no memory than it knew before.
+    std::atomic<int> called{0};
+    const auto count = [&called](const Result<void>&) { ++called; };
+    Event first = stream.record();
+    rig.sim().hold(stream);
+    rig.sim().before_call(SimulatedCall::query_event, [&] {
+      on_that_thread.emplace();
+      without = true;
+    });
+    first.on_ready(count);
+    until([&] { return without.load(); });
+    std::vector<Stream> streams;
+    for (int i = 0; i != 4; ++i) {
+      streams.emplace_back(rig.device);
+      streams.back().record().on_ready(count);
+      streams.back().record().on_ready(count);
+    }
+    rig.sim().run_all();
+    until([&] { return called.load() == 8; });
+    rig.sim().before_call(SimulatedCall::query_event, [&] {
+      on_that_thread.reset();
+      with = true;
+    });
+    until([&] { return with.load(); });
+    rig.sim().release(stream);
+    until([&] { return called.load() == 9; });
+  }
+  rig.sim().run_all();
+}
