@@ -2,11 +2,11 @@
 
 #include <cstddef>
 #include <iosfwd>
-#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -25,6 +25,7 @@ struct ArenaOptions {
   std::size_t bytes = std::size_t{256} << 20;
   /// The arena grows up to this many bytes when it is full; 0: it never grows. Else at least `bytes`.
   std::size_t max_bytes = 0;
+  /// How it becomes pinned.
   PinMethod pin_method = PinMethod::register_pages;
   /// The NUMA node that the memory is bound to; empty: wherever the system puts it.
   std::optional<int> numa_node = std::nullopt;
@@ -71,13 +72,16 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
   explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
+  /// As the constructor, without throwing, and it unpins nothing.
   [[nodiscard]] static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
 
+  /// The device that it was made for.
   Device device() const;
   /// Bytes pinned now.
   std::size_t capacity() const;
   /// Whether the address lies in this arena's memory.
   bool contains(const void* pointer) const;
+  /// What it holds now.
   ArenaStats stats() const;
   /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
   /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
