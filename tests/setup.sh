@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 build_packages="meson ninja-build g++ dpkg-dev pkg-config python3 libmimalloc-dev libmsgsl-dev libexpected-dev"
 sample_packages="librange-v3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev liburing-dev"
 mpi_packages="libopenmpi-dev openmpi-bin" # for the main job over ranks; without them it is left out
-test_packages="doctest-dev libbenchmark-dev cmake spin gdb"
+test_packages="doctest-dev libbenchmark-dev cmake spin gdb doxygen libdlpack-dev python3-numpy"
 
 # Installs with apt-get those of the packages that are missing, if any is.
 install_packages() {

@@ -2,13 +2,10 @@
 
 // Defined in: adopt.cpp, arena.cpp
 
-#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <iosfwd>
-#include <memory>
 #include <optional>
-#include <source_location>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -18,10 +15,12 @@
 #include <gsl/span>
 
 #include <thole/buffer.hpp>
+#include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/pin_method.hpp>
+#include <thole/source_location.hpp>
 
 namespace thole {
 
@@ -36,6 +35,7 @@ struct ArenaOptions {
   std::size_t bytes = std::size_t{256} << 20;
   /// The arena grows up to this many bytes when it is full; 0: it never grows. Else at least `bytes`.
   std::size_t max_bytes = 0;
+  /// How it becomes pinned.
   PinMethod pin_method = PinMethod::register_pages;
   /// The NUMA node that the memory is bound to: all of it lies there, or the arena cannot be made. Empty: it comes from
   /// the node that the device sits on while that has some, else from any; and from wherever the program's own policy
@@ -125,13 +125,16 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// (says which limit of the machine, its container, its NUMA node or its driver, and how much was wanted),
   /// `device_lost`.
   explicit PinnedArena(const Device& device, const ArenaOptions& options = {});
+  /// As the constructor, without throwing, and it unpins nothing.
   [[nodiscard]] static Result<PinnedArena> try_make(const Device& device, const ArenaOptions& options = {}) noexcept;
 
+  /// The device that it was made for.
   Device device() const;
   /// Bytes pinned now.
   std::size_t capacity() const;
   /// Whether the address lies in this arena's memory.
   bool contains(const void* pointer) const;
+  /// What it holds now.
   ArenaStats stats() const;
   /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
   /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
@@ -178,12 +181,11 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// A buffer of all the memory of a read-only arena; there may be several, and each may be split into parts. Throws
   /// `Error`: `invalid_argument` where the arena is not read-only, or its memory is no whole number of aligned `T`.
   template <class T>
-  PinnedBuffer<const T> view(std::source_location location = std::source_location::current()) const {
+  PinnedBuffer<const T> view(SourceLocation location = THOLE_HERE) const {
     return detail::unwrap(try_view<T>(location));
   }
   template <class T>
-  [[nodiscard]] Result<PinnedBuffer<const T>> try_view(
-      std::source_location location = std::source_location::current()) const noexcept {
+  [[nodiscard]] Result<PinnedBuffer<const T>> try_view(SourceLocation location = THOLE_HERE) const noexcept {
     auto block = whole_block(sizeof(T), alignof(T), location);
     if (!block) return tl::unexpected(std::move(block.error()));
     return PinnedBuffer<const T>(block->head, static_cast<const T*>(block->data), block->bytes / sizeof(T));
@@ -197,14 +199,14 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// `invalid_argument`.
   template <class T>
   static PinnedBuffer<T> adopt_buffer(const Device& device, gsl::span<T> data, std::function<void()> release,
-                                      const AdoptOptions& options = {},
-                                      std::source_location location = std::source_location::current()) {
+                                      const AdoptOptions& options = {}, SourceLocation location = THOLE_HERE) {
     return detail::unwrap(try_adopt_buffer(device, data, std::move(release), options, location));
   }
   template <class T>
-  [[nodiscard]] static Result<PinnedBuffer<T>> try_adopt_buffer(
-      const Device& device, gsl::span<T> data, std::function<void()> release, const AdoptOptions& options = {},
-      std::source_location location = std::source_location::current()) noexcept {
+  [[nodiscard]] static Result<PinnedBuffer<T>> try_adopt_buffer(const Device& device, gsl::span<T> data,
+                                                                std::function<void()> release,
+                                                                const AdoptOptions& options = {},
+                                                                SourceLocation location = THOLE_HERE) noexcept {
     auto block = adopt_block(device, {data.data(), data.size_bytes(), !std::is_const_v<T>}, std::move(release), options,
                              location);
     if (!block) return tl::unexpected(std::move(block.error()));
@@ -228,9 +230,9 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
                                           const AdoptOptions& options) noexcept;
   static Result<detail::BlockHead*> adopt_block(const Device& device, const Memory& memory,
                                                 std::function<void()>&& release, const AdoptOptions& options,
-                                                const std::source_location& location) noexcept;
+                                                SourceLocation location) noexcept;
   Result<WholeBlock> whole_block(std::size_t element_bytes, std::size_t alignment,
-                                 const std::source_location& location) const noexcept;
+                                 SourceLocation location) const noexcept;
   explicit PinnedArena(std::shared_ptr<detail::ArenaCore> core) noexcept : core_(std::move(core)) {}
   const std::shared_ptr<detail::ArenaCore>& core(const char* call) const;  // throws `moved_from`
   std::shared_ptr<detail::ArenaCore> core_;

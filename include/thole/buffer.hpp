@@ -1,10 +1,8 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -15,6 +13,7 @@
 #include <thole/borrow.hpp>
 #include <thole/detail/parts.hpp>
 #include <thole/detail/returning.hpp>
+#include <thole/detail/std_parts.hpp>
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -32,7 +31,9 @@ struct ListAccess;
 struct Access {
   struct Reads {};
   struct Writes {};
+  /// The device reads.
   static constexpr Reads device_reads{};
+  /// The device writes, and may read.
   static constexpr Writes device_writes{};
 };
 constexpr Access::Writes operator|(Access::Reads, Access::Writes) noexcept { return {}; }
@@ -104,6 +105,7 @@ class [[nodiscard]] PinnedBuffer {
   static constexpr bool writable = !std::is_const_v<T>;
 
  public:
+  /// Of an element.
   using value_type = std::remove_const_t<T>;
 
   /// An empty one, as a place for a buffer to be moved to: a member, an element.
@@ -127,7 +129,9 @@ class [[nodiscard]] PinnedBuffer {
 
   /// Elements.
   std::size_t size() const noexcept { return span_.size(); }
+  /// Bytes.
   std::size_t size_bytes() const noexcept { return span_.size_bytes(); }
+  /// Whether there are no elements.
   bool empty() const noexcept { return span_.empty(); }
 
   /// Read access. Blocks until the device's last write to this buffer is done; not for reads, nor for later work in
@@ -206,6 +210,7 @@ class [[nodiscard]] PinnedBuffer {
   DeviceBuffer<value_type> async_to_device(const StreamRef& stream) const {
     return detail::unwrap(try_async_to_device(stream));
   }
+  /// As `async_to_device`, without throwing.
   [[nodiscard]] Result<DeviceBuffer<value_type>> try_async_to_device(const StreamRef& stream) const noexcept {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::async_to_device", "the buffer"));
     if (block_ == nullptr) return DeviceBuffer<value_type>::try_make(stream, 0);
@@ -217,6 +222,7 @@ class [[nodiscard]] PinnedBuffer {
   void async_to_device(const StreamRef& stream, DeviceSpan<value_type> destination) const {
     detail::unwrap(try_async_to_device(stream, destination));
   }
+  /// As that, without throwing.
   [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream,
                                                  DeviceSpan<value_type> destination) const noexcept {
     return try_async_to_device(stream, destination, 0, size());
@@ -227,6 +233,7 @@ class [[nodiscard]] PinnedBuffer {
                        std::size_t count) const {
     detail::unwrap(try_async_to_device(stream, destination, offset, count));
   }
+  /// As that, without throwing.
   [[nodiscard]] Result<void> try_async_to_device(const StreamRef& stream, DeviceSpan<value_type> destination,
                                                  std::size_t offset, std::size_t count) const noexcept {
     constexpr const char* call = "PinnedBuffer::async_to_device";
@@ -243,6 +250,7 @@ class [[nodiscard]] PinnedBuffer {
                          std::size_t offset = 0) requires(writable) {
     detail::unwrap(try_async_from_device(stream, source, offset));
   }
+  /// As `async_from_device`, without throwing.
   [[nodiscard]] Result<void> try_async_from_device(const StreamRef& stream, DeviceSpan<const T> source,
                                                    std::size_t offset = 0) noexcept requires(writable) {
     constexpr const char* call = "PinnedBuffer::async_from_device";
@@ -261,6 +269,7 @@ class [[nodiscard]] PinnedBuffer {
   std::pair<PinnedBuffer, PinnedBuffer> split_at(std::size_t n) && {
     return detail::unwrap(std::move(*this).try_split_at(n));
   }
+  /// As `split_at`, without throwing.
   [[nodiscard]] Result<std::pair<PinnedBuffer, PinnedBuffer>> try_split_at(std::size_t n) && noexcept {
     constexpr const char* call = "PinnedBuffer::split_at";
     if (n > size()) return tl::unexpected(detail::outside_error(call, 0, n, size()));
@@ -274,6 +283,7 @@ class [[nodiscard]] PinnedBuffer {
   std::vector<PinnedBuffer> split(gsl::span<const std::size_t> sizes) && {
     return detail::unwrap(std::move(*this).try_split(sizes));
   }
+  /// As that: `split({a, b, c})`.
   std::vector<PinnedBuffer> split(std::initializer_list<std::size_t> sizes) && {
     return std::move(*this).split(gsl::span<const std::size_t>(sizes.begin(), sizes.size()));
   }
@@ -302,6 +312,7 @@ class [[nodiscard]] PinnedBuffer {
   std::invoke_result_t<F, const T*, NativeStream> use_on(const StreamRef& stream, Access::Reads, F&& f) const {
     return use<const T>(stream, std::forward<F>(f));
   }
+  /// As that, for work that writes.
   template <class F>
   requires(writable) std::invoke_result_t<F, T*, NativeStream> use_on(const StreamRef& stream, Access::Writes, F&& f) {
     return use<T>(stream, std::forward<F>(f));
@@ -312,6 +323,7 @@ class [[nodiscard]] PinnedBuffer {
                                                                                    Access::Reads, F&& f) const {
     return try_use<const T>(stream, std::forward<F>(f));
   }
+  /// As that, for work that writes.
   template <class F>
   requires(writable) [[nodiscard]] Result<std::invoke_result_t<F, T*, NativeStream>> try_use_on(const StreamRef& stream,
                                                                                                 Access::Writes, F&& f) {
@@ -408,6 +420,7 @@ template <class T>
   if (*joined == nullptr) return PinnedBuffer<T>();
   return PinnedBuffer<T>(*joined, static_cast<T*>(detail::block_data(*joined)), size);
 }
+/// As `try_join`, but throws.
 template <class T>
 PinnedBuffer<T> join(std::vector<PinnedBuffer<T>>&& parts) {
   return detail::unwrap(try_join(std::move(parts)));

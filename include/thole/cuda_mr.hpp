@@ -39,42 +39,55 @@ namespace thole {
 /// Thread safety: any thread, at any time; assigning it needs exclusive access.
 class CudaPinnedResource {
  public:
+  /// Of all that it allocates, in bytes.
   static constexpr std::size_t least_alignment = 256;
 
+  /// Allocates from the heap.
   explicit CudaPinnedResource(PinnedHeap heap) noexcept : heap_(std::move(heap)) {}
 
+  /// The heap that it allocates from.
   const PinnedHeap& heap() const noexcept { return heap_; }
 
   // ---- CCCL 3.1 and later
 
+  /// Memory that is there at once.
   void* allocate_sync(std::size_t bytes, std::size_t alignment = least_alignment) {
     auto made = heap_.try_allocate(std::max(bytes, std::size_t{1}), std::max(alignment, least_alignment));
     if (!made) throw std::bad_alloc();
     return *made;
   }
+  /// Of memory that nothing uses any more.
   void deallocate_sync(void* data, std::size_t, std::size_t = least_alignment) noexcept {
     (void)heap_.deallocate(data);
   }
+  /// As `allocate_sync`: it is there for every stream.
   void* allocate(::cuda::stream_ref, std::size_t bytes, std::size_t alignment = least_alignment) {
     return allocate_sync(bytes, alignment);
   }
+  /// Reused when the stream has done all that it has been given so far.
   void deallocate(::cuda::stream_ref stream, void* data, std::size_t, std::size_t = least_alignment) noexcept {
     detail::deallocate_on_native(heap_, data, stream.get());
   }
 
   // ---- CCCL 3.0 and earlier
 
+  /// As `allocate_sync`.
   void* allocate(std::size_t bytes, std::size_t alignment = least_alignment) { return allocate_sync(bytes, alignment); }
+  /// As `deallocate_sync`.
   void deallocate(void* data, std::size_t bytes, std::size_t alignment = least_alignment) noexcept {
     deallocate_sync(data, bytes, alignment);
   }
+  /// As `allocate`, on a stream.
   void* allocate_async(std::size_t bytes, std::size_t alignment, ::cuda::stream_ref) {
     return allocate_sync(bytes, alignment);
   }
+  /// As `allocate`, on a stream.
   void* allocate_async(std::size_t bytes, ::cuda::stream_ref) { return allocate_sync(bytes); }
+  /// As `deallocate`, on a stream.
   void deallocate_async(void* data, std::size_t bytes, std::size_t alignment, ::cuda::stream_ref stream) noexcept {
     deallocate(stream, data, bytes, alignment);
   }
+  /// As `deallocate`, on a stream.
   void deallocate_async(void* data, std::size_t bytes, ::cuda::stream_ref stream) noexcept {
     deallocate(stream, data, bytes);
   }

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/simulation_options.hpp>
@@ -46,6 +46,7 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// The GPU with this ordinal. Throws `Error` with `Errc::no_device` where there is none, or where thole was built
   /// without CUDA. Initialises CUDA's primary context on the first call, which may take a second.
   static Device cuda(int ordinal = 0, const DeviceOptions& options = {});
+  /// As `cuda`, without throwing.
   [[nodiscard]] static Result<Device> try_cuda(int ordinal = 0, const DeviceOptions& options = {}) noexcept;
 
   /// A new simulated device (see `Simulation`): needs no GPU, driver or toolkit. Each call makes another device. One
@@ -60,6 +61,7 @@ class [[nodiscard]] THOLE_EXPORT Device {
   /// `Errc::invalid_argument` for any other THOLE_DEVICE.
   static Device best(const DeviceOptions& options = {});
 
+  /// Whether it is a GPU.
   Backend backend() const;
   /// The GPU's name as CUDA gives it, or "simulated".
   std::string_view name() const;

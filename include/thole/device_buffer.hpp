@@ -2,13 +2,12 @@
 
 // Defined in: device_buffer.cpp, heap.hpp
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/stream.hpp>
@@ -77,7 +76,9 @@ class [[nodiscard]] DeviceSpan {
   T* native() const noexcept { return data_; }
   /// Elements.
   std::size_t size() const noexcept { return size_; }
+  /// Bytes.
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  /// Whether there are no elements.
   bool empty() const noexcept { return size_ == 0; }
   /// `count` elements from `offset` on; throws `Error` with `Errc::invalid_argument` where they are not all inside.
   DeviceSpan subspan(std::size_t offset, std::size_t count) const {
@@ -143,6 +144,7 @@ class [[nodiscard]] DeviceBuffer {
  public:
   /// `count` uninitialised elements. Throws `Error`: `out_of_memory`, `too_large`, `device_lost`.
   DeviceBuffer(const StreamRef& stream, std::size_t count) : DeviceBuffer(detail::unwrap(try_make(stream, count))) {}
+  /// As the constructor, without throwing.
   [[nodiscard]] static Result<DeviceBuffer> try_make(const StreamRef& stream, std::size_t count) noexcept {
     auto block = detail::make_device_block(stream, count, sizeof(T));
     if (!block) return tl::unexpected(std::move(block.error()));
@@ -168,11 +170,15 @@ class [[nodiscard]] DeviceBuffer {
     if (block_ != nullptr) detail::drop_device_handle(block_);
   }
 
+  /// Elements.
   std::size_t size() const noexcept { return size_; }
+  /// Bytes.
   std::size_t size_bytes() const noexcept { return size_ * sizeof(T); }
+  /// Whether there are no elements.
   bool empty() const noexcept { return size_ == 0; }
   /// The elements, for kernels and for `PinnedBuffer`'s copies; valid while this buffer lives. Empty when moved from.
   DeviceSpan<T> span() noexcept { return block_ == nullptr ? DeviceSpan<T>() : DeviceSpan<T>(data(), size_, block_); }
+  /// As that, to be read.
   DeviceSpan<const T> span() const noexcept {
     return block_ == nullptr ? DeviceSpan<const T>() : DeviceSpan<const T>(data(), size_, block_);
   }
@@ -180,12 +186,14 @@ class [[nodiscard]] DeviceBuffer {
   /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is
   /// ordered after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
   PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
+  /// As `async_to_host`, without throwing.
   [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream,
                                                           const PinnedHeap& heap) const noexcept;
   /// As `async_to_host`, but where pinned memory is short it waits for some so long at most, as
   /// `PinnedHeap::make_buffer_for` does: `Errc::timed_out`.
   PinnedBuffer<T> async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
                                     std::chrono::nanoseconds timeout) const;
+  /// As `async_to_host_for`, without throwing.
   [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
                                                               std::chrono::nanoseconds timeout) const noexcept;
 

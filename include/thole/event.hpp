@@ -1,11 +1,10 @@
 #pragma once
 
-#include <chrono>
 #include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -27,10 +26,12 @@ class [[nodiscard]] THOLE_EXPORT Event {
   Event& operator=(Event&& other) noexcept;
   ~Event();
 
+  /// Of the stream that it was recorded in.
   Device device() const;
   /// Whether all work before the point is done. Never waits and never disturbs a capture. Throws `Error` on a lost
   /// device.
   [[nodiscard]] bool ready() const;
+  /// As `ready`, without throwing.
   [[nodiscard]] Result<bool> try_ready() const noexcept;
   /// Blocks until it is. Throws `Error`: `device_lost`, `moved_from`.
   void synchronize() const;
@@ -46,6 +47,7 @@ class [[nodiscard]] THOLE_EXPORT Event {
   void on_ready(F&& f) const {
     detail::unwrap(try_on_ready(std::forward<F>(f)));
   }
+  /// As `on_ready`, without throwing.
   template <class F>
   [[nodiscard]] Result<void> try_on_ready(F&& f) const {
     auto shared = std::make_shared<std::decay_t<F>>(std::forward<F>(f));  // std::function wants what can be copied
@@ -55,6 +57,7 @@ class [[nodiscard]] THOLE_EXPORT Event {
   /// about half a microsecond, on a simulated device by its own clock. Never waits. Throws `Error`: `in_flight` where
   /// one is not done, `invalid_argument` where one does not measure time, `wrong_device`, `device_lost`, `moved_from`.
   std::chrono::nanoseconds elapsed_since(const Event& start) const;
+  /// As `elapsed_since`, without throwing.
   [[nodiscard]] Result<std::chrono::nanoseconds> try_elapsed_since(const Event& start) const noexcept;
 
  private:

@@ -1,5 +1,9 @@
 #pragma once
 
+#if __cplusplus < 202002L
+#error "thole needs C++20: compile with -std=c++20 or newer"
+#endif
+
 /// Marks what the library offers: everything else in it is hidden from the dynamic linker.
 #define THOLE_EXPORT [[gnu::visibility("default")]]
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <chrono>
+#include <thole/detail/std_parts.hpp>
 
 namespace thole {
 

@@ -10,16 +10,16 @@
 //     });
 //     thole::GraphExec exec = graph.instantiate();
 //     for (auto& frame : frames) {
-//       ranges::copy(frame, in.borrow_mut().begin());  // waits for the launch before
+//       std::ranges::copy(frame, in.borrow_mut().begin());  // waits for the launch before
 //       exec.launch(stream);
 //       use(out.borrow());  // waits for this one
 //     }
 
 #include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -66,6 +66,7 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
   GraphExec& operator=(GraphExec&& other) noexcept;
   ~GraphExec();
 
+  /// Of the graph that it was made of.
   Device device() const;
   /// Enqueues the graph's work in the stream, as one use of all that was captured, each in its direction, with one
   /// event: it comes after the earlier uses on whatever streams that it must come after, and `borrow_mut()` afterwards
@@ -74,6 +75,7 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
   /// forbids one of the uses (nothing is launched then), `wrong_device` where the stream is of another kind of device,
   /// `device_lost`, `moved_from`, `out_of_memory`.
   void launch(const StreamRef& stream) { detail::unwrap(try_launch(stream)); }
+  /// As `launch`, without throwing.
   [[nodiscard]] Result<void> try_launch(const StreamRef& stream) noexcept;
   /// The raw handle. Launches of it that the program makes itself are not seen: see `thole::launch` below.
   NativeGraphExec native() const;
@@ -91,6 +93,7 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 class [[nodiscard]] THOLE_EXPORT Graph {
  public:
+  /// What `instantiate` makes.
   using Executable = GraphExec;
 
   /// Takes over a graph that the program captured in a stream of that device, or made: it is destroyed with this
@@ -102,11 +105,14 @@ class [[nodiscard]] THOLE_EXPORT Graph {
   Graph& operator=(Graph&& other) noexcept;
   ~Graph();
 
+  /// Of the stream that it was captured in.
   Device device() const;
   /// An executable of it, as it is now; any number. May take milliseconds. Throws `Error`: `device_error`,
   /// `device_lost`, `moved_from`, `out_of_memory`.
   GraphExec instantiate() const { return detail::unwrap(try_instantiate()); }
+  /// As `instantiate`, without throwing.
   [[nodiscard]] Result<GraphExec> try_instantiate() const noexcept;
+  /// The raw handle; owned by this object.
   NativeGraph native() const;
 
  private:

@@ -2,20 +2,16 @@
 
 // Defined in: heap.cpp, raw_memory.cpp
 
-#include <algorithm>
-#include <chrono>
 #include <cstddef>
-#include <iterator>
-#include <memory>
 #include <optional>
-#include <ranges>
-#include <source_location>
 
 #include <thole/arena.hpp>
 #include <thole/buffer.hpp>
+#include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/report.hpp>
+#include <thole/source_location.hpp>
 
 namespace thole {
 
@@ -51,11 +47,11 @@ struct HeapOptions {
 /// A snapshot of a heap: bytes, and counts since it was made.
 /// Thread safety: plain data.
 struct HeapStats {
-  std::size_t in_use = 0;     ///< Bytes in buffers and borrows that the program holds.
-  std::size_t in_flight = 0;  ///< Bytes released that wait for the device.
-  std::size_t peak = 0;       ///< Bytes: the most of in_use + in_flight seen by stats() and by threads that found
-                              ///< their caches empty or full; low by at most what caches keep.
-  std::size_t buffers_made = 0;
+  std::size_t in_use = 0;          ///< Bytes in buffers and borrows that the program holds.
+  std::size_t in_flight = 0;       ///< Bytes released that wait for the device.
+  std::size_t peak = 0;            ///< Bytes: the most of in_use + in_flight seen by stats() and by threads that found
+                                   ///< their caches empty or full; low by at most what caches keep.
+  std::size_t buffers_made = 0;    ///< Count, raw blocks, too.
   std::size_t freed_at_once = 0;   ///< Released with nothing in flight.
   std::size_t deferred = 0;        ///< Retired to a stream: the device still used them.
   std::size_t recycled = 0;        ///< Deferred ones that were reclaimed.
@@ -88,16 +84,15 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// overflow), `limit` (more than `HeapOptions::max_bytes`), `device_lost`. `location`, here and below, is what
   /// `report()` says of the buffer.
   template <class T>
-  PinnedBuffer<T> make_buffer(std::size_t count,
-                              std::source_location location = std::source_location::current()) const {
+  PinnedBuffer<T> make_buffer(std::size_t count, SourceLocation location = THOLE_HERE) const {
     if (const auto made = allocate_cached(count, sizeof(T), alignof(T), location); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return detail::unwrap(typed<T>(count, allocate(count, sizeof(T), alignof(T), std::nullopt, location)));
   }
   /// As `make_buffer`, without throwing.
   template <class T>
-  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer(
-      std::size_t count, std::source_location location = std::source_location::current()) const noexcept {
+  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer(std::size_t count,
+                                                        SourceLocation location = THOLE_HERE) const noexcept {
     if (const auto made = allocate_cached(count, sizeof(T), alignof(T), location); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return typed<T>(count, allocate(count, sizeof(T), alignof(T), std::nullopt, location));
@@ -107,14 +102,13 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// then needs no ring of buffers of its own. What no wait can help is an error at once (`too_large`, `device_lost`).
   template <class T>
   PinnedBuffer<T> make_buffer_for(std::size_t count, std::chrono::nanoseconds timeout,
-                                  std::source_location location = std::source_location::current()) const {
+                                  SourceLocation location = THOLE_HERE) const {
     return detail::unwrap(try_make_buffer_for<T>(count, timeout, location));
   }
   /// As `make_buffer_for`, without throwing.
   template <class T>
-  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer_for(
-      std::size_t count, std::chrono::nanoseconds timeout,
-      std::source_location location = std::source_location::current()) const noexcept {
+  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer_for(std::size_t count, std::chrono::nanoseconds timeout,
+                                                            SourceLocation location = THOLE_HERE) const noexcept {
     if (const auto made = allocate_cached(count, sizeof(T), alignof(T), location); made.block != nullptr) [[likely]]
       return PinnedBuffer<T>(made.block, static_cast<T*>(made.data), count);
     return typed<T>(count, allocate(count, sizeof(T), alignof(T), timeout, location));
@@ -123,13 +117,13 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// `count` copies of `value`. Throws as above.
   template <class T>
   PinnedBuffer<T> make_buffer(std::size_t count, const std::type_identity_t<T>& value,
-                              std::source_location location = std::source_location::current()) const {
+                              SourceLocation location = THOLE_HERE) const {
     return detail::unwrap(try_make_buffer<T>(count, value, location));
   }
+  /// As that, without throwing.
   template <class T>
-  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer(
-      std::size_t count, const std::type_identity_t<T>& value,
-      std::source_location location = std::source_location::current()) const noexcept {
+  [[nodiscard]] Result<PinnedBuffer<T>> try_make_buffer(std::size_t count, const std::type_identity_t<T>& value,
+                                                        SourceLocation location = THOLE_HERE) const noexcept {
     auto made = try_make_buffer<T>(count, location);
     if (made) std::uninitialized_fill_n(made->unsynchronized_data(), count, value);
     return made;
@@ -137,13 +131,12 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
 
   /// The elements of any sized range: std's, range-v3's, a borrow. Throws as above, and what the range throws.
   template <class Range>
-  auto make_buffer_from(Range&& range, std::source_location location = std::source_location::current()) const {
+  auto make_buffer_from(Range&& range, SourceLocation location = THOLE_HERE) const {
     return detail::unwrap(try_make_buffer_from(std::forward<Range>(range), location));
   }
   /// Throws what the range throws, and nothing of its own.
   template <class Range>
-  [[nodiscard]] auto try_make_buffer_from(Range&& range,
-                                          std::source_location location = std::source_location::current()) const {
+  [[nodiscard]] auto try_make_buffer_from(Range&& range, SourceLocation location = THOLE_HERE) const {
     using std::begin, std::end, std::size;
     using T = std::remove_cvref_t<decltype(*begin(range))>;
     const auto count = static_cast<std::size_t>(size(range));
@@ -173,12 +166,10 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
 
   /// Pinned memory of `bytes` at a multiple of `alignment` (a power of two, at most 4096); nullptr for 0 bytes. Never
   /// waits for the device. Throws `Error` as `make_buffer`, and `invalid_argument` for an alignment that is none.
-  void* allocate(std::size_t bytes, std::size_t alignment = 64,
-                 std::source_location location = std::source_location::current()) const;
+  void* allocate(std::size_t bytes, std::size_t alignment = 64, SourceLocation location = THOLE_HERE) const;
   /// As `allocate`, without throwing.
-  [[nodiscard]] Result<void*> try_allocate(
-      std::size_t bytes, std::size_t alignment = 64,
-      std::source_location location = std::source_location::current()) const noexcept;
+  [[nodiscard]] Result<void*> try_allocate(std::size_t bytes, std::size_t alignment = 64,
+                                           SourceLocation location = THOLE_HERE) const noexcept;
   /// Gives the memory back, which starts at the address; it is reused when all recorded uses are done. Never waits.
   /// False for any other address; true for nullptr.
   bool deallocate(void* data) const noexcept;
@@ -203,10 +194,13 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// Work that was enqueued in the stream just before uses the memory that the address lies in. False where that is not
   /// this heap's. Throws `Error` as above: the use is not known then. In a capture the graph keeps the memory.
   bool record_use(const void* data, const StreamRef& stream, Access::Reads) const;
+  /// As that, of work that writes.
   bool record_use(const void* data, const StreamRef& stream, Access::Writes) const;
   /// As those, without throwing.
   [[nodiscard]] Result<bool> try_deallocate(void* data, const StreamRef& stream) const noexcept;
+  /// As `record_use`, without throwing.
   [[nodiscard]] Result<bool> try_record_use(const void* data, const StreamRef& stream, Access::Reads) const noexcept;
+  /// As `record_use`, without throwing.
   [[nodiscard]] Result<bool> try_record_use(const void* data, const StreamRef& stream, Access::Writes) const noexcept;
   /// Runs `f(NativeStream)`, which enqueues work that reads or writes the memory that the address lies in: ordered
   /// after its earlier uses, and recorded, as `PinnedBuffer::use_on`. Throws as that, and `invalid_argument` for an
@@ -215,6 +209,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   void use_on(const void* data, const StreamRef& stream, Access::Reads, F&& f) const {
     run_raw(data, stream, false, std::forward<F>(f));
   }
+  /// As that, for work that writes.
   template <class F>
   void use_on(void* data, const StreamRef& stream, Access::Writes, F&& f) const {
     run_raw(data, stream, true, std::forward<F>(f));
@@ -226,12 +221,15 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// writes it, `invalid_argument` for other memory, `device_lost`, `capturing`.
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Reads,
                                           std::chrono::nanoseconds timeout) const noexcept;
+  /// As that, until it may write.
   [[nodiscard]] Result<void> try_wait_for(const void* data, Access::Writes,
                                           std::chrono::nanoseconds timeout) const noexcept;
 
+  /// What it holds now, and has done.
   HeapStats stats() const;
   /// What the device still holds, by stream.
   Report report() const;
+  /// The arena that it makes buffers from.
   PinnedArena arena() const;
   /// Whether both handles are of one heap.
   friend bool operator==(const PinnedHeap& one, const PinnedHeap& other) noexcept { return one.core_ == other.core_; }
@@ -253,10 +251,10 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   Result<void> wait_raw(const void* data, bool writes, std::chrono::nanoseconds timeout) const noexcept;
   // From this thread's cache. No block: it has none, or something is in the way, and allocate() says what.
   detail::Allocation allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
-                                     const std::source_location& location) const noexcept;
+                                     SourceLocation location) const noexcept;
   Result<detail::Allocation> allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                       std::optional<std::chrono::nanoseconds> timeout,
-                                      const std::source_location& location) const noexcept;
+                                      SourceLocation location) const noexcept;
   Result<void> drain_within(std::optional<std::chrono::nanoseconds> timeout, const char* call) const noexcept;
   template <class T>
   static Result<PinnedBuffer<T>> typed(std::size_t count, Result<detail::Allocation>&& made) noexcept {

@@ -10,7 +10,6 @@
 
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -18,6 +17,7 @@
 #include <gsl/span>
 
 #include <thole/detail/listed_use.hpp>
+#include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 #include <thole/stream.hpp>

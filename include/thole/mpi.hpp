@@ -25,6 +25,7 @@ namespace thole {
 template <class BorrowOfSome>
 class [[nodiscard]] MpiRequest {
  public:
+  /// Of a request that uses the memory of the borrow.
   MpiRequest(BorrowOfSome borrow, MPI_Request request) noexcept : borrow_(std::move(borrow)), request_(request) {}
   MpiRequest(MpiRequest&& other) noexcept
       : borrow_(std::move(other.borrow_)), request_(std::exchange(other.request_, MPI_REQUEST_NULL)) {}

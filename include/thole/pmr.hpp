@@ -35,8 +35,10 @@ inline void* allocate_or_bad_alloc(const PinnedHeap& heap, std::size_t bytes, st
 /// Thread safety: any thread, at any time.
 class PinnedMemoryResource final : public std::pmr::memory_resource {
  public:
+  /// Allocates from the heap.
   explicit PinnedMemoryResource(PinnedHeap heap) noexcept : heap_(std::move(heap)) {}
 
+  /// The heap that it allocates from.
   const PinnedHeap& heap() const noexcept { return heap_; }
 
  private:
@@ -60,17 +62,24 @@ class PinnedMemoryResource final : public std::pmr::memory_resource {
 template <class T>
 class PinnedAllocator {
  public:
+  /// Of an element.
   using value_type = T;
+  /// It goes with its container.
   using propagate_on_container_copy_assignment = std::true_type;
+  /// It goes with its container.
   using propagate_on_container_move_assignment = std::true_type;
+  /// It goes with its container.
   using propagate_on_container_swap = std::true_type;
+  /// Two of different heaps are not.
   using is_always_equal = std::false_type;
 
+  /// Allocates from the heap.
   explicit PinnedAllocator(PinnedHeap heap) noexcept : heap_(std::move(heap)) {}
   // Not moved: an allocator that is moved from stays what it was, for the container that it is left in.
   PinnedAllocator(const PinnedAllocator&) noexcept = default;
   PinnedAllocator& operator=(const PinnedAllocator&) noexcept = default;
   ~PinnedAllocator() = default;
+  /// For elements of another type, from the same heap.
   template <class Other>
   PinnedAllocator(const PinnedAllocator<Other>& other) noexcept : heap_(other.heap()) {}  // as allocators convert
 
@@ -79,8 +88,10 @@ class PinnedAllocator {
     if (count > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw std::bad_array_new_length();
     return static_cast<T*>(detail::allocate_or_bad_alloc(heap_, count * sizeof(T), alignof(T)));
   }
+  /// Never waits.
   void deallocate(T* data, std::size_t) noexcept { (void)heap_.deallocate(data); }
 
+  /// The heap that it allocates from.
   const PinnedHeap& heap() const noexcept { return heap_; }
   template <class Other>
   friend bool operator==(const PinnedAllocator& one, const PinnedAllocator<Other>& other) noexcept {

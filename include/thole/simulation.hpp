@@ -1,10 +1,9 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <functional>
-#include <memory>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/export.hpp>
 #include <thole/graph.hpp>
 #include <thole/simulation_options.hpp>
@@ -28,6 +27,7 @@ using SimulatedGraph = Graph;
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT Simulation {
  public:
+  /// For `Device::simulation()`.
   explicit Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept;
 
   /// As cudaSetDevice, for the calling thread and as long as the device lives: where other code names a default stream
@@ -63,6 +63,7 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   /// device looks at anything, or after it has done its part. It may use thole and the device as it likes, and must not
   /// throw. So a test decides what happens between two steps of thole's, without luck. nullptr takes it back.
   void before_call(SimulatedCall call, std::function<void()> run);
+  /// As that, when the device has done its part.
   void after_call(SimulatedCall call, std::function<void()> run);
   /// A sticky error: nothing enqueued completes any more, blocked callers return, each call says device_lost.
   void lose_device();
@@ -82,8 +83,9 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   std::size_t arena_bytes() const;
   /// Bytes of device memory allocated.
   std::size_t device_bytes() const;
-  /// Events that exist, and calls made so far, for tests that count.
+  /// Events that exist, for tests that count.
   std::size_t live_events() const;
+  /// Calls of that kind so far.
   std::size_t calls(SimulatedCall call) const;
 
   /// Begins to capture what is enqueued on the stream. Throws `Error`.

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <thole/detail/std_parts.hpp>
 
 namespace thole {
 

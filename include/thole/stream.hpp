@@ -1,12 +1,11 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
@@ -50,6 +49,7 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   StreamRef(StreamRef&&) noexcept = default;
   StreamRef& operator=(StreamRef&&) noexcept = default;
 
+  /// The device that it is a stream of.
   Device device() const;
   /// Blocks until everything enqueued so far is done, then recycles what that frees. Throws `Error`: `device_lost`,
   /// `capturing` while the stream captures. CUDA: "Stream Management", cudaStreamSynchronize.
@@ -60,11 +60,13 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   /// stream that waits for it takes part in the capture from then on, and nothing else can be asked of it. Throws
   /// `Error`.
   [[nodiscard]] Event record(const EventOptions& options = {}) const;
+  /// As `record`, without throwing.
   [[nodiscard]] Result<Event> try_record(const EventOptions& options = {}) const noexcept;
   /// Work enqueued from now on starts after the event's point; does not block. In a capture this forks and joins
   /// streams. Throws `Error`: `wrong_device` (never for two GPUs: CUDA allows that), `device_lost`, `capturing` where a
   /// captured stream would wait for what is outside of its capture, or the event's capture has ended.
   void wait(const Event& event) const;
+  /// As `wait`, without throwing.
   [[nodiscard]] Result<void> try_wait(const Event& event) const noexcept;
   /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor
   /// throw. CUDA: "Execution Control", cudaLaunchHostFunc.
@@ -84,6 +86,7 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
  protected:
   friend struct detail::HandleAccess;
   StreamRef() = default;
+  /// Shared by all views of the stream.
   std::shared_ptr<detail::Timeline> timeline_;  // nullptr: moved from
 };
 
@@ -105,6 +108,7 @@ class [[nodiscard]] THOLE_EXPORT Stream : public StreamRef {
  public:
   /// Throws `Error`: `device_lost`, `device_error`.
   explicit Stream(const Device& device, const StreamOptions& options = {});
+  /// As the constructor, without throwing.
   [[nodiscard]] static Result<Stream> try_make(const Device& device, const StreamOptions& options = {}) noexcept;
   Stream(Stream&& other) noexcept = default;
   Stream& operator=(Stream&& other) noexcept;

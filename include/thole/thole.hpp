@@ -1,10 +1,12 @@
 #pragma once
 
-// Everything but <thole/cuda.hpp> and <thole/coroutine.hpp>.
+#include <thole/export.hpp>  // first: it says so where the language is too old
+
+// Everything that a program of its own needs. What joins thole to others is asked for by name: coroutine.hpp, cuda.hpp,
+// cuda_mr.hpp, dlpack.hpp, mpi.hpp, pmr.hpp, range_v3.hpp, trace.hpp.
 
 #include <thole/arena.hpp>
 #include <thole/borrow.hpp>
-#include <thole/borrow_view.hpp>
 #include <thole/buffer.hpp>
 #include <thole/config.hpp>
 #include <thole/device.hpp>

@@ -45,6 +45,7 @@ THOLE_EXPORT void trace_in_stream(NativeStream stream, const char* name, std::ch
 /// Thread safety: one thread.
 class THOLE_EXPORT TraceSpan {
  public:
+  /// Begins now.
   explicit TraceSpan(const char* name, std::size_t bytes = 0) noexcept;
   TraceSpan(const TraceSpan&) = delete;
   TraceSpan& operator=(const TraceSpan&) = delete;

@@ -166,6 +166,7 @@ class THOLE_EXPORT UseList {
   }
   /// Entries.
   std::size_t size() const noexcept { return uses_.size(); }
+  /// Whether nothing is listed.
   bool empty() const noexcept { return uses_.empty(); }
   /// Lets go of all.
   void clear() noexcept;
@@ -177,6 +178,7 @@ class THOLE_EXPORT UseList {
   std::invoke_result_t<F, NativeStream> run_on(const StreamRef& stream, F&& f) const {
     return detail::returning_or_throw<std::invoke_result_t<F, NativeStream>>(Run{stream, uses_}, std::forward<F>(f));
   }
+  /// As `run_on`, without throwing.
   template <class F>
   [[nodiscard]] Result<std::invoke_result_t<F, NativeStream>> try_run_on(const StreamRef& stream, F&& f) const {
     return detail::returning<std::invoke_result_t<F, NativeStream>>(Run{stream, uses_}, std::forward<F>(f));

@@ -84,7 +84,7 @@ Result<void> pin(const ArenaCore& core, const Wanted& wanted, std::function<void
 
 /// A block of all the memory, which the program holds from now on.
 Result<detail::Block*> take_whole(const std::shared_ptr<ArenaCore>& core, std::size_t bytes, const char* call,
-                                  const std::source_location& location) {
+                                  SourceLocation location) {
   const detail::HeapHandle handle(core, {.of_one_block = true});
   detail::Block* const block = core->store().take_whole();
   if (block == nullptr) return tl::unexpected(no_memory(call));
@@ -118,7 +118,7 @@ Result<PinnedArena> PinnedArena::adopt_memory(const Device& device, const Memory
 
 Result<detail::BlockHead*> PinnedArena::adopt_block(const Device& device, const Memory& memory,
                                                     std::function<void()>&& release, const AdoptOptions& options,
-                                                    const std::source_location& location) noexcept {
+                                                    SourceLocation location) noexcept {
   constexpr const char* call = "PinnedArena::adopt_buffer";
   try {
     const Wanted wanted{static_cast<std::byte*>(const_cast<void*>(memory.data)),
@@ -142,7 +142,7 @@ Result<detail::BlockHead*> PinnedArena::adopt_block(const Device& device, const 
 }
 
 Result<PinnedArena::WholeBlock> PinnedArena::whole_block(std::size_t element_bytes, std::size_t alignment,
-                                                         const std::source_location& location) const noexcept {
+                                                         SourceLocation location) const noexcept {
   constexpr const char* call = "PinnedArena::view";
   try {
     if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the arena"));

@@ -40,7 +40,7 @@ std::map<std::shared_ptr<Timeline>, std::uint64_t> open_positions(const HeapHand
 }
 
 /// The block is the program's.
-void open(Block& block, const std::source_location& where) noexcept {
+void open(Block& block, SourceLocation where) noexcept {
   block.holders.open();
   block.made_at.store(where, std::memory_order_relaxed);
   if (tracing()) [[unlikely]]
@@ -73,7 +73,7 @@ PinnedHeap::PinnedHeap(const PinnedArena& arena, const HeapOptions& options) {
 }
 
 detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t element_bytes, std::size_t alignment,
-                                               const std::source_location& where) const noexcept {
+                                               SourceLocation where) const noexcept {
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, element_bytes, &bytes) || bytes == 0 || core_ == nullptr) [[unlikely]]
     return {};
@@ -85,7 +85,7 @@ detail::Allocation PinnedHeap::allocate_cached(std::size_t count, std::size_t el
 
 Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t element_bytes, std::size_t alignment,
                                                 std::optional<std::chrono::nanoseconds> timeout,
-                                                const std::source_location& where) const noexcept {
+                                                SourceLocation where) const noexcept {
   const char* const call = timeout ? "PinnedHeap::make_buffer_for" : "PinnedHeap::make_buffer";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   std::size_t bytes = 0;

@@ -50,12 +50,12 @@ detail::BlockHead* PinnedHeap::raw_block(const void* data) const noexcept {
   return block != nullptr && block->heap.load(std::memory_order_relaxed) == &core_->heap() ? block : nullptr;
 }
 
-void* PinnedHeap::allocate(std::size_t bytes, std::size_t alignment, std::source_location location) const {
+void* PinnedHeap::allocate(std::size_t bytes, std::size_t alignment, SourceLocation location) const {
   return detail::unwrap(try_allocate(bytes, alignment, location));
 }
 
 Result<void*> PinnedHeap::try_allocate(std::size_t bytes, std::size_t alignment,
-                                       std::source_location location) const noexcept {
+                                       SourceLocation location) const noexcept {
   constexpr const char* call = "PinnedHeap::allocate";
   if (!std::has_single_bit(alignment) || alignment > detail::page)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {

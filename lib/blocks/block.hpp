@@ -9,9 +9,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <source_location>
 
 #include <thole/detail/block_head.hpp>
+#include <thole/source_location.hpp>
 
 #include "base/count.hpp"
 #include "blocks/use.hpp"
@@ -35,7 +35,7 @@ struct alignas(64) Block : BlockHead {
   };
 
   // Where and when, for heap.report(). Atomic, relaxed.
-  std::atomic<std::source_location> made_at{};
+  std::atomic<SourceLocation> made_at{};
   std::atomic<std::int64_t> used_since_ns{0};  ///< steady clock; the first use that was open when it was made
   std::atomic<std::size_t> asked_bytes{0};     ///< what the user asked for
 

@@ -75,7 +75,7 @@ std::string counted(std::size_t count, const char* what) {
 }
 
 using Line = std::pair<std::string, std::uint_least32_t>;  // of a source
-Line line_of(const std::source_location& where) { return {where.file_name(), where.line()}; }
+Line line_of(SourceLocation where) { return {where.file_name(), where.line()}; }
 
 void write_in_flight(std::ostream& out, const Report& report) {
   struct Place {

@@ -32,14 +32,33 @@ install_thole() {
   done
 }
 
+# Makes consumer/every_header.hpp of the headers in a directory, but for those whose library is not here. All that the tree has
+# must be there.
+include_every_header() {
+  for header in "$source"/include/thole/*.h* "$source"/include/thole/detail/*.h*; do
+    name=${header#"$source"/include/thole/}
+    name=${name%.in}
+    test "$way" = subproject || test -e "$1/$name" || { echo "<thole/$name> is not installed"; exit 1; }
+    condition=1
+    case $name in
+    detail/*) continue ;;
+    cuda.hpp) condition='__has_include(<cuda_runtime_api.h>)' ;;
+    cuda_mr.hpp) condition='__has_include(<cuda/memory_resource>) && __has_include(<cuda/stream_ref>)' ;;
+    mpi.hpp) condition='__has_include(<mpi.h>)' ;;
+    esac
+    printf '#if %s\n#include <thole/%s>\n#endif\n' "$condition" "$name" >>consumer/every_header.hpp
+  done
+}
+
 case $way in
 pkg-config)
   needs pkg-config
   install_thole
+  include_every_header "$root/include/thole"
   export PKG_CONFIG_SYSROOT_DIR
   test "$(pkg-config --variable=mimalloc_profile thole)" != ""
   # shellcheck disable=SC2046,SC2086 # both are lists of words
-  $compiler -std=c++20 consumer/main.cpp $(pkg-config --cflags --libs thole) -ldl -o program
+  $compiler -std=c++20 consumer/main.cpp consumer/headers.cpp $(pkg-config --cflags --libs thole) -ldl -o program
   ./program
   # shellcheck disable=SC2046,SC2086
   $CC -std=c99 consumer_c/main.c $(pkg-config --cflags --libs thole) -o program_c
@@ -48,6 +67,7 @@ pkg-config)
 cmake)
   needs cmake
   install_thole
+  include_every_header "$root/include/thole"
   # shellcheck disable=SC2086
   CXX=${compiler##* } cmake -G Ninja -S consumer -B out -DCMAKE_PREFIX_PATH="$root" -DCMAKE_BUILD_TYPE=Debug >log 2>&1 ||
     { cat log; exit 1; }
@@ -60,6 +80,7 @@ cmake)
   ;;
 meson)
   install_thole
+  include_every_header "$root/include/thole"
   export PKG_CONFIG_SYSROOT_DIR
   for consumer in consumer consumer_c; do
     CXX=$compiler meson setup "out_$consumer" "$consumer" --wrap-mode=nofallback >log 2>&1 || { cat log; exit 1; }
@@ -68,6 +89,7 @@ meson)
   done
   ;;
 subproject)
+  include_every_header "$source/include/thole"
   mkdir consumer/subprojects
   ln -s "$source" consumer/subprojects/thole
   CXX=$compiler meson setup out consumer --force-fallback-for=thole -Ddefault_library=static >log 2>&1 ||

@@ -1,4 +1,4 @@
-// <thole/borrow.hpp>, <thole/borrow_view.hpp>
+// <thole/borrow.hpp>, <thole/range_v3.hpp>
 
 #include <doctest/doctest.h>
 
@@ -12,6 +12,7 @@
 #include <range/v3/view/chunk.hpp>
 #include <range/v3/view/transform.hpp>
 #include <ranges>
+#include <thole/range_v3.hpp>
 #include <type_traits>
 #include <utility>
 #include <vector>

@@ -3,11 +3,11 @@
 // How what a program's function returns comes through the library, which knows functions without a result.
 
 #include <functional>
-#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/stream.hpp>
 

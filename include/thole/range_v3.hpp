@@ -1,9 +1,9 @@
 #pragma once
 
-// Piping a temporary borrow into range-v3's views: `buf.borrow() | ranges::views::chunk(n)`. Its views refuse
-// temporaries that are no views, so the borrow is moved into one that shares it; the memory lives as long as what the
-// pipe made. std's views take a temporary borrow as it is. No header of range-v3 is needed here: its names are only
-// declared.
+// Opt-in, for programs with range-v3: piping a temporary borrow into range-v3's views: `buf.borrow() |
+// ranges::views::chunk(n)`. Its views refuse temporaries that are no views, so the borrow is moved into one that shares
+// it; the memory lives as long as what the pipe made. std's views take a temporary borrow as it is. No header of
+// range-v3 is needed here: its names are only declared.
 
 #include <cstddef>
 #include <memory>
