@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
+#include "blocks/block_pool.hpp"
 #include "heap/heap_core.hpp"
 #include "heap/heap_figures.hpp"
 #include "inspect/draw_svg.hpp"
@@ -76,12 +77,15 @@ ArenaStats PinnedArena::stats() const {
           .regions = store.regions,
           .grown = store.grown,
           .buffers_made = heaps.made,
+          .bookkeeping = detail::record_bytes(),
           .trouble = store.trouble};
 }
 
 std::size_t PinnedArena::trim() {
   core("PinnedArena::trim")->flush();
-  return core_->store().trim();
+  const std::size_t bytes = core_->store().trim();
+  detail::trim_records();
+  return bytes;
 }
 
 void PinnedArena::draw_svg(std::ostream& out) const {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/trace_log.hpp"
+#include "blocks/block_pool.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
 #include "heap/size_class.hpp"
@@ -47,6 +48,8 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, 
       const std::string why = no_growth->what(), words = ": " + no_growth->code().message();
       text += "; it could not grow: " + (why.ends_with(words) ? why.substr(0, why.size() - words.size()) : why);
     }
+    if (const std::string why = records_refused(); !why.empty())
+      text += "; for a buffer's record, which is ordinary memory, there is no room: " + why;
     return text;
   });
 }

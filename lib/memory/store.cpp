@@ -95,7 +95,6 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment, bool lef
   if (block == nullptr && chunks_.lend_back()) block = extents_.take(bytes, alignment, end);
   if (block == nullptr && leftovers) block = chunks_.take_leftover(bytes, alignment);
   if (block == nullptr) return nullptr;
-  block->store = this;
   const std::size_t out = handed_out() + block->capacity;
   handed_out_.store(out, std::memory_order_relaxed);
   peak_ = std::max(peak_, out);

@@ -162,11 +162,9 @@ void Submission::note_all(std::uint64_t position) noexcept {
   std::int64_t now = 0;
   for (std::size_t i = 0; i != count_; ++i) {
     const Used& used = this->used()[i];
-    if (used.stamp && position != 0) {
-      if (now == 0) now = now_ns();
-      used.block->used_since_ns.store(now, std::memory_order_relaxed);
-    }
-    detail::note(used.uses(), *timeline_, position, used.writes);
+    const bool stamp = used.stamp && position != 0;
+    if (stamp && now == 0) now = now_ns();
+    detail::note(used.uses(), *timeline_, position, used.writes, stamp ? now : 0);
   }
   count_ = 0;
 }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <new>
 #include <utility>
 
+#include "blocks/block_pool.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
@@ -21,16 +21,14 @@ bool is_open(const Use& use, Against against) noexcept {
 bool is_vacant(const Use& use) noexcept { return use.under_way == 0 && !is_open(use, Against::everything); }
 
 /// Calls `f(use)` for each slot, until it returns true; the slot for which it did, or nullptr. Under the lock.
-template <class AnyUses, class F>
-auto find_slot(AnyUses& uses, F&& f) -> decltype(&uses.first) {
-  if (f(uses.first)) return &uses.first;
-  for (auto* batch = uses.more; batch != nullptr; batch = batch->next)
-    for (auto& use : batch->uses)
-      if (f(use)) return &use;
-  return nullptr;
+template <class F>
+Use* find_slot(const Uses& uses, F&& f) {
+  Use* use = uses.slots.get();
+  while (use != nullptr && !f(*use)) use = use->next;
+  return use;
 }
 
-Use* slot_of(Uses& uses, const Timeline& timeline) noexcept {
+Use* slot_of(const Uses& uses, const Timeline& timeline) noexcept {
   return find_slot(uses, [&](const Use& use) { return use.timeline.get() == &timeline; });
 }
 
@@ -48,7 +46,7 @@ void ask_some(const Uses& uses) noexcept {
 // ---- Asking
 
 bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& found, const Timeline* except) noexcept {
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   std::size_t at = 0;
   const Use* const use = find_slot(
       uses, [&](const Use& slot) { return at++ >= index && slot.timeline.get() != except && is_open(slot, against); });
@@ -59,7 +57,7 @@ bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& f
 }
 
 bool any_open(const Uses& uses, Against against) noexcept {
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   return find_slot(uses, [&](const Use& use) { return is_open(use, against); }) != nullptr;
 }
 
@@ -70,6 +68,12 @@ std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept {
     return found == nullptr;
   });
   return found;
+}
+
+std::chrono::nanoseconds used_since(const Uses& uses) noexcept {
+  const SpinGuard guard(uses.slots);
+  const Use* const first = uses.slots.get();
+  return std::chrono::nanoseconds(first != nullptr ? first->since_ns : 0);
 }
 
 // ---- Waiting
@@ -130,15 +134,17 @@ Status OrderAfterAll::finish() noexcept {
 
 bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
   std::shared_ptr<Timeline> forgotten;  // let go of after the lock: it may be the last reference
-  UseBatch* batch = nullptr;
+  Use* made = nullptr;
+  bool any_slot = false;
   for (bool asked = false;; asked = true) {
     {
-      const SpinGuard guard(uses.lock);
+      const SpinGuard guard(uses.slots);
       Use* slot = slot_of(uses, timeline);
       if (slot == nullptr) slot = find_slot(uses, is_vacant);
-      if (slot == nullptr && batch != nullptr) {
-        batch->next = std::exchange(uses.more, batch);
-        slot = &std::exchange(batch, nullptr)->uses[0];
+      if (slot == nullptr && made != nullptr) {
+        slot = std::exchange(made, nullptr);
+        Use* const first = uses.slots.get();  // stays the first, which has more to tell
+        first == nullptr ? uses.slots.set(slot) : void(slot->next = std::exchange(first->next, slot));
       }
       if (slot != nullptr) {
         *was_open = find_slot(uses, [](const Use& use) { return is_open(use, Against::everything); }) != nullptr;
@@ -149,20 +155,22 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
         ++slot->under_way;
         break;
       }
+      any_slot = uses.slots.get() != nullptr;
     }
-    if (!asked) {
+    if (!asked && any_slot) {
       ask_some(uses);
     } else {
-      batch = new (std::nothrow) UseBatch;
-      if (batch == nullptr) return false;
+      made = acquire_slot();
+      if (made == nullptr) return false;
     }
   }
-  delete batch;  // another thread has made room meanwhile
+  if (made != nullptr) release_slot(made);  // another thread has made room meanwhile
   return true;
 }
 
-void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept {
-  const SpinGuard guard(uses.lock);
+void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes, std::int64_t since_ns) noexcept {
+  const SpinGuard guard(uses.slots);
+  if (since_ns != 0) uses.slots.get()->since_ns = since_ns;
   Use& slot = *slot_of(uses, timeline);  // there is one while a call is under way
   --slot.under_way;
   auto& noted = writes ? slot.write : slot.read;
@@ -175,9 +183,9 @@ namespace {
 /// Calls `then(left)` under the lock with whether any slot still names a stream, and returns that.
 template <class May, class Then>
 bool forget_some(Uses& uses, May may_go, Then then) noexcept {
-  std::array<std::shared_ptr<Timeline>, 1 + std::tuple_size_v<decltype(UseBatch::uses)>> forgotten;
+  std::array<std::shared_ptr<Timeline>, 4> forgotten;
   std::size_t count = 0;
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   const bool left = find_slot(uses, [&](Use& use) {
                       if (use.timeline != nullptr && count != forgotten.size() && may_go(use))
                         forgotten[count++] = std::move(use.timeline);
