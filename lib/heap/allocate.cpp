@@ -33,7 +33,7 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, 
   const auto store = arena.store().stats();
   // Taken one after the other while threads go on: each is true, their sum may be off.
   const std::size_t kept = std::min(arena.kept_bytes(), store.handed_out);
-  const std::size_t in_flight = std::min(arena.in_flight.load(std::memory_order_relaxed), store.handed_out - kept);
+  const std::size_t in_flight = std::min(arena.in_flight.get(), store.handed_out - kept);
   return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
     std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
                        std::to_string(bytes) + " bytes" +

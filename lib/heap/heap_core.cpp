@@ -294,7 +294,7 @@ void HeapCore::release(Block* block) noexcept {
     count_released(cache.counts, *block);
     cache.counts.deferred += 1;
     cache.counts.in_flight += block->capacity;
-    arena_->in_flight.fetch_add(block->capacity, std::memory_order_relaxed);
+    arena_->in_flight.add(block->capacity);
     peak_in_flight.note(in_flight_.fetch_add(1, std::memory_order_relaxed) + 1);
     cache.note_recent(open.timeline);
   });
@@ -343,7 +343,7 @@ void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {
       cache.counts.recycled += 1;
       cache.counts.in_flight -= block->capacity;
       in_flight_.fetch_sub(1, std::memory_order_relaxed);
-      arena_->in_flight.fetch_sub(block->capacity, std::memory_order_relaxed);
+      arena_->in_flight.add(-block->capacity);
     } else {
       count_released(cache.counts, *block);
       cache.counts.freed_at_once += 1;
