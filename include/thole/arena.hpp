@@ -98,6 +98,9 @@ struct ArenaStats {
   std::size_t regions = 0;       ///< Count of separate registrations.
   std::size_t grown = 0;         ///< How often the arena grew.
   std::size_t buffers_made = 0;  ///< Count, all heaps.
+  /// Ordinary memory for the records of buffers, those of all the process's arenas: 96 bytes a buffer, and 64 more for
+  /// each stream that uses it. Limits of the machine and the container count for it as for pinned memory.
+  std::size_t bookkeeping = 0;
   /// What makes this arena slower than it could be until the process ends, in a sentence; empty: nothing.
   std::string_view trouble;
   /// Bytes that a thread of the library's own has still to pin (`ArenaOptions::pin_in_background`).
@@ -136,7 +139,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   bool contains(const void* pointer) const;
   /// What it holds now.
   ArenaStats stats() const;
-  /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. While any stream of the process
+  /// Unpins regions that the arena has grown by and that hold nothing; returns bytes. Idle records of buffers
+  /// (`ArenaStats::bookkeeping`) go back to the system, too. While any stream of the process
   /// is busy, also with unrelated work, it waits for all of it, and meanwhile copies, records, launches, and making and
   /// destroying streams and events block on every thread. CUDA: "Memory Management", cudaHostUnregister.
   /// In a function that is told of this arena's regions it throws `Error` with `Errc::invalid_argument`.

@@ -6,6 +6,7 @@
 
 #include "api/handle_access.hpp"
 #include "base/bytes.hpp"
+#include "blocks/block_pool.hpp"
 #include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
 #include "heap/heap_figures.hpp"
@@ -108,6 +109,7 @@ ArenaStats PinnedArena::stats() const {
           .regions = store.regions,
           .grown = store.grown,
           .buffers_made = heaps.made,
+          .bookkeeping = detail::record_bytes(),
           .trouble = store.trouble,
           .to_pin = store.to_pin,
           .pinning_failed = std::move(store.pinning_failed)};
@@ -119,7 +121,9 @@ std::size_t PinnedArena::trim() {
     throw Error(Errc::invalid_argument,
                 std::string(call) + ": on_region_added and on_region_removed must not trim their own arena");
   core_->flush();
-  return core_->store().trim();
+  const std::size_t bytes = core_->store().trim();
+  detail::trim_records();
+  return bytes;
 }
 
 std::vector<gsl::span<std::byte>> PinnedArena::regions() const {

@@ -4,9 +4,7 @@
 
 namespace thole::detail {
 
-std::string bytes_of(const Block& block) {
-  return std::to_string(block.asked_bytes.load(std::memory_order_relaxed)) + " bytes";
-}
+std::string bytes_of(const Block& block) { return std::to_string(block.asked_bytes) + " bytes"; }
 
 namespace {
 

@@ -15,9 +15,7 @@
 namespace thole::detail {
 namespace {
 
-BytesText bytes_text_of(const Block& block) noexcept {
-  return BytesText(block.asked_bytes.load(std::memory_order_relaxed));
-}
+BytesText bytes_text_of(const Block& block) noexcept { return BytesText(block.asked_bytes); }
 
 /// The Error of a wait or query that did not end in ok. `waits`: the call waits for the device where it can.
 Error unfinished_error(const Block& block, Status status, const char* call, bool waits) {

@@ -44,7 +44,7 @@ void open(Block& block, SourceLocation where) noexcept {
   block.holders.open();
   block.made_at.store(where, std::memory_order_relaxed);
   if (tracing()) [[unlikely]]
-    trace("make", block.asked_bytes.load(std::memory_order_relaxed), nullptr, where.file_name(), where.line());
+    trace("make", block.asked_bytes, nullptr, where.file_name(), where.line());
 }
 
 }  // namespace

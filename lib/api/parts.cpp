@@ -55,7 +55,7 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
     if (blocks[i] == nullptr) continue;
     Block& block = of(blocks[i]);
     if (auto alone = check_alone(block, call); !alone) return tl::unexpected(std::move(alone.error()));
-    const bool fits = first == nullptr || (block.is_part() && first->is_part() && block.whole == first->whole &&
+    const bool fits = first == nullptr || (block.is_part && first->is_part && block.whole == first->whole &&
                                            block.data == first->data + bytes);
     if (!fits)
       return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
@@ -63,9 +63,9 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
                " is not the neighbour, in one allocation, of the " + std::to_string(bytes) + " bytes before it";
       }));
     if (first == nullptr) first = &block;
-    bytes += block.asked_bytes.load(std::memory_order_relaxed);
+    bytes += block.asked_bytes;
   }
-  if (first == nullptr || bytes == first->asked_bytes.load(std::memory_order_relaxed)) return first;
+  if (first == nullptr || bytes == first->asked_bytes) return first;
   Block* const joined = make_part(*first, first->data, bytes);
   bool copied = joined != nullptr;
   for (std::size_t i = 0; i != count && copied; ++i)

@@ -149,7 +149,7 @@ std::optional<RawBlock> PinnedHeap::find(const void* data) const noexcept {
   detail::BlockHead* const head = raw_block(data);
   if (head == nullptr) return std::nullopt;
   const Block& block = detail::of(head);
-  return RawBlock{block.data, block.asked_bytes.load(std::memory_order_relaxed), detail::has_open_uses(head)};
+  return RawBlock{block.data, block.asked_bytes, detail::has_open_uses(head)};
 }
 
 Result<void> PinnedHeap::wait_raw(const void* data, bool writes, std::chrono::nanoseconds timeout) const noexcept {

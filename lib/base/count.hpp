@@ -1,9 +1,12 @@
 #pragma once
 
-// A number that is written under a lock and read without it.
+// Numbers for figures: one that is written under a lock and read without it, and one that all threads add to.
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+
+#include "base/thread_number.hpp"
 
 namespace thole::detail {
 
@@ -24,6 +27,26 @@ class Count {
     return *this;
   }
   std::atomic<std::uint64_t> value_{0};
+};
+
+/// A sum that many threads add to at once, mostly each to a part of it that no other writes. Any thread may add and
+/// read. Relaxed: a figure, which may be off by what is added meanwhile, and wraps below 0.
+class SharedCount {
+ public:
+  void add(std::uint64_t amount) noexcept {
+    parts_[thread_number() % parts_.size()].value.fetch_add(amount, std::memory_order_relaxed);
+  }
+  std::uint64_t get() const noexcept {
+    std::uint64_t sum = 0;
+    for (const Part& part : parts_) sum += part.value.load(std::memory_order_relaxed);
+    return sum;
+  }
+
+ private:
+  struct alignas(64) Part {
+    std::atomic<std::uint64_t> value{0};
+  };
+  std::array<Part, 16> parts_;
 };
 
 }  // namespace thole::detail

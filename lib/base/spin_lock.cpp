@@ -5,12 +5,9 @@
 
 namespace thole::detail {
 
-void SpinLock::wait() noexcept {
+void pause_before_try(int tries) noexcept {
   constexpr int tries_before_sleep = 64;
-  for (int tries = 0;; ++tries) {
-    if (tries >= tries_before_sleep) std::this_thread::sleep_for(std::chrono::microseconds(20));
-    if (!taken_.load(std::memory_order_relaxed) && !taken_.exchange(true, std::memory_order_acquire)) return;
-  }
+  if (tries >= tries_before_sleep) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 }  // namespace thole::detail

@@ -3,8 +3,9 @@
 // The record of one piece of pinned memory. Storage owns what is in flight: the uses of the memory, who still holds it,
 // and the link of the queue in which it waits after a drop all live here, so that dropping allocates nothing.
 //
-// Records are never given back to the system (block_pool.hpp): a stale pointer to one always points to a Block. They
-// lie outside the pinned memory, where no copy can overwrite them.
+// Records are type-stable (block_pool.hpp): a stale pointer to one always points to a Block, or to zeros. They lie
+// outside the pinned memory, where no copy can overwrite them. A program may have millions, so what only some need is
+// in the slots of their uses, and words that are needed one after the other share a place.
 
 #include <atomic>
 #include <cstddef>
@@ -18,50 +19,41 @@
 
 namespace thole::detail {
 
-class Store;
 struct HeapCore;
 
-struct alignas(64) Block : BlockHead {
-  // What every call touches.
+struct Block : BlockHead {
+  // Where the head ends. The first three are set by who makes the block, and is_free by the store, under its lock.
+  bool is_free : 1 = false;
+  bool from_mimalloc : 1 = false;
+  bool is_part : 1 = false;
+  bool has_parts = false;        ///< under the lock of its uses, as is the list of parts
+  std::uint8_t list_length = 0;  ///< the first of a list in the depot (heap/depot.hpp): how many the list has
+
   Uses uses;
   std::byte* data = nullptr;
   Count capacity;                        ///< bytes that the memory can hold; at least what was asked for
-  std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for report(), as are the fields below that say so
-  Block* next = nullptr;                 ///< link of the one list in which the block is
+  std::atomic<HeapCore*> heap{nullptr};  ///< atomic (relaxed) for reports, as is made_at
+  std::atomic<SourceLocation> made_at{};
 
   union {
-    std::uint64_t wait_position = 0;  ///< while it is retired: the position of the stream that it waits for
-    std::uint64_t list_length;        ///< the first of a list in the depot (heap/depot.hpp): how many the list has
+    Block* next = nullptr;  ///< link of the one list in which the block is
+    Block* first_part;      ///< while it has parts, which hold it
+    Block* free_before;     ///< while it is free: the list of free extents of one size class
   };
-
-  // Where and when, for heap.report(). Atomic, relaxed.
-  std::atomic<SourceLocation> made_at{};
-  std::atomic<std::int64_t> used_since_ns{0};  ///< steady clock; the first use that was open when it was made
-  std::atomic<std::size_t> asked_bytes{0};     ///< what the user asked for
-
-  // The store's own: set by it alone, under its lock.
-  Store* store = nullptr;  ///< nullptr: it is a part
+  union {
+    std::size_t asked_bytes = 0;  ///< while somebody holds it: what the user asked for
+    std::uint64_t wait_position;  ///< while it is retired: the position of the stream that it waits for
+    Block* next_list;             ///< the first of a list in the depot: the first of the next one
+    Block* free_after;            ///< as free_before
+  };
   union {
     void* owner = nullptr;  ///< the region, or the mimalloc chunk, that the memory comes from
     Block* whole;           ///< of a part (streams/part_blocks.hpp): whose
   };
-  bool from_mimalloc = false;
-  bool is_free = false;
-  bool has_parts = false;           ///< under the lock of its uses, as is the list of parts
   Block* address_before = nullptr;  ///< the neighbours by address, free or not, in one region; a part's, in its list
   Block* address_after = nullptr;
-  union {
-    Block* free_before = nullptr;  ///< while it is free: the list of free extents of one size class
-    Block* first_child;            ///< while it is retired: the heap of blocks that wait (streams/waiting_blocks.hpp)
-  };
-  union {
-    Block* free_after = nullptr;
-    Block* first_part;  ///< while it has parts
-    Block* next_list;   ///< the first of a list in the depot: the first of the next one
-  };
-
-  bool is_part() const noexcept { return store == nullptr; }
 };
+static_assert(sizeof(Block) == 96);
 
 /// A list of blocks linked by `next`, with the last one known so that whole lists join at once.
 class BlockList {

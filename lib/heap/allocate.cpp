@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/trace_log.hpp"
+#include "blocks/block_pool.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/collect.hpp"
 #include "heap/heap_figures.hpp"
@@ -45,7 +46,7 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, 
   const auto store = arena.store().stats();
   // Taken one after the other while threads go on: each is true, their sum may be off.
   const std::size_t kept = std::min(arena.kept_bytes(), store.handed_out);
-  const std::size_t in_flight = std::min(arena.in_flight.load(std::memory_order_relaxed), store.handed_out - kept);
+  const std::size_t in_flight = std::min(arena.in_flight.get(), store.handed_out - kept);
   return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
     std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
                        std::to_string(bytes) + " bytes" +
@@ -60,6 +61,8 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, 
       const std::string why = no_growth->what(), words = ": " + no_growth->code().message();
       text += "; it could not grow: " + (why.ends_with(words) ? why.substr(0, why.size() - words.size()) : why);
     }
+    if (const std::string why = records_refused(); !why.empty())
+      text += "; for a buffer's record, which is ordinary memory, there is no room: " + why;
     return text;
   });
 }

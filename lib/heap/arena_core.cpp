@@ -68,6 +68,7 @@ Block* ArenaCore::take_from_keepers(std::size_t bytes, std::size_t alignment, Mo
 
 void ArenaCore::flush() noexcept {
   large_takes_.store(0, std::memory_order_relaxed);
+  next_look_.store(0, std::memory_order_relaxed);
   MovingBlocks moving;
   Block* all = nullptr;
   visit_keepers([&](ThreadCache& cache) {
@@ -88,6 +89,7 @@ void ArenaCore::flush_if_idle(std::size_t bytes) noexcept {
   constexpr std::size_t takes_between = 64, most_keepers = 16;
   if (bytes < Extents::whole_pages_from) return;
   const std::size_t takes = large_takes_.fetch_add(1, std::memory_order_relaxed);
+  if (takes < next_look_.load(std::memory_order_relaxed)) return;
   if (takes < takes_between && bytes < store_->capacity() / 64) return;
   const std::size_t out = store_->handed_out();
   std::size_t kept = depot.bytes();
@@ -97,6 +99,8 @@ void ArenaCore::flush_if_idle(std::size_t bytes) noexcept {
       kept += cache.bytes();
       return kept < out && ++keepers != most_keepers;
     });
+  // Too many to look at each time.
+  if (keepers == most_keepers) next_look_.store(takes + most_keepers, std::memory_order_relaxed);
   if (out != 0 && kept == out) flush();
 }
 

@@ -15,6 +15,7 @@
 #include <thole/error.hpp>
 
 #include "backend/device_core.hpp"
+#include "base/count.hpp"
 #include "base/fork.hpp"
 #include "base/lock_free_stack.hpp"
 #include "heap/depot.hpp"
@@ -61,7 +62,7 @@ class ArenaCore : public std::enable_shared_from_this<ArenaCore> {
   // ---- What is kept
 
   Depot depot;
-  std::atomic<std::size_t> in_flight{0};  ///< bytes that wait for streams; relaxed: a figure
+  SharedCount in_flight;  ///< bytes that wait for streams
 
   /// Under the lock of a cache that is none yet: it is a keeper from now on, until it is flushed or its heap ends.
   void add_keeper(ThreadCache& cache) noexcept {
@@ -109,7 +110,8 @@ class ArenaCore : public std::enable_shared_from_this<ArenaCore> {
   mutable LockFreeStack<ThreadCache, &ThreadCache::next_keeper> new_keepers_;
   mutable std::mutex keepers_mutex_;  // the list below. Taken before a cache's lock.
   mutable ThreadCache* keepers_ = nullptr;
-  std::atomic<std::size_t> large_takes_{0};  // since the last flush; relaxed: a hint
+  std::atomic<std::size_t> large_takes_{0};  // since the last flush; relaxed, as the next: a hint
+  std::atomic<std::size_t> next_look_{0};    // the take from which on to look for what is kept
 };
 
 /// The Error of every call on an object of the process that this one was forked from. `call` names who asks.

@@ -26,7 +26,7 @@ BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
   at.first.store(first->next_list, std::memory_order_relaxed);
   first->next_list = nullptr;
   --at.lists;
-  const BlockRun list{first, static_cast<std::uint32_t>(first->list_length)};
+  const BlockRun list{first, first->list_length};
   bytes_.fetch_sub(list.bytes(index), std::memory_order_relaxed);
   moves_.fetch_add(1, std::memory_order_relaxed);
   return list;
@@ -52,7 +52,7 @@ void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexce
     break;
   }
   if (bytes() + more > most) return give_up(list);
-  list.first->list_length = list.length;
+  list.first->list_length = static_cast<std::uint8_t>(list.length);
   bytes_.fetch_add(more, std::memory_order_relaxed);
   const SpinGuard guard(classes_[index].lock);
   if (++classes_[index].lists > most_lists) give_up(pop(classes_[index], index));
@@ -84,7 +84,7 @@ void Depot::flush() noexcept {
     // Before they are anybody's again.
     std::size_t sum = 0;
     for (const Block* list = lists; list != nullptr; list = list->next_list)
-      sum += BlockRun{const_cast<Block*>(list), static_cast<std::uint32_t>(list->list_length)}.bytes(index);
+      sum += BlockRun{const_cast<Block*>(list), list->list_length}.bytes(index);
     bytes_.fetch_sub(sum, std::memory_order_relaxed);
     free_lists(store_, lists);
   }

@@ -18,9 +18,7 @@ namespace {
 // Counts on in a forked child, so that no heap of the child's has the index of one of the parent's.
 constinit std::atomic<std::uint32_t> next_index{0};
 
-std::size_t waste_of(const Block& block) noexcept {
-  return block.capacity - block.asked_bytes.load(std::memory_order_relaxed);
-}
+std::size_t waste_of(const Block& block) noexcept { return block.capacity - block.asked_bytes; }
 
 void count_released(Counts& counts, const Block& block) noexcept {
   counts.in_use -= block.capacity;
@@ -226,7 +224,7 @@ bool HeapCore::none_out() noexcept {
 
 void HeapCore::count_made(ThreadCache& cache, Block& block, std::size_t asked_bytes) noexcept {
   block.heap.store(this, std::memory_order_relaxed);
-  block.asked_bytes.store(asked_bytes, std::memory_order_relaxed);
+  block.asked_bytes = asked_bytes;
   cache.counts.made += 1;
   cache.counts.in_use += block.capacity;
   cache.counts.waste += waste_of(block);
@@ -342,7 +340,7 @@ std::shared_ptr<Timeline> HeapCore::recent() noexcept {
 }
 
 void HeapCore::release(Block* block) noexcept {
-  if (block->is_part()) [[unlikely]] {
+  if (block->is_part) [[unlikely]] {
     block = end_part(block);
     if (block == nullptr) return;
   }
@@ -358,7 +356,7 @@ void HeapCore::release(Block* block) noexcept {
     count_released(cache.counts, *block);
     cache.counts.deferred += 1;
     cache.counts.in_flight += block->capacity;
-    arena_->in_flight.fetch_add(block->capacity, std::memory_order_relaxed);
+    arena_->in_flight.add(block->capacity);
     peak_in_flight.note(in_flight_.fetch_add(1, std::memory_order_relaxed) + 1);
     cache.note_recent(open.timeline);
   });
@@ -407,7 +405,7 @@ void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {
       cache.counts.recycled += 1;
       cache.counts.in_flight -= block->capacity;
       in_flight_.fetch_sub(1, std::memory_order_relaxed);
-      arena_->in_flight.fetch_sub(block->capacity, std::memory_order_relaxed);
+      arena_->in_flight.add(-block->capacity);
     } else {
       count_released(cache.counts, *block);
       cache.counts.freed_at_once += 1;

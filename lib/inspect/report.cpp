@@ -29,8 +29,8 @@ void add_live(const Block& block, Report& report) {
 
 void add_in_flight(const Block& block, std::chrono::nanoseconds now, std::vector<InFlightBlock>& found) {
   for_each_open(block.uses, Against::everything, [&](const OpenUse& open) {
-    const std::chrono::nanoseconds since(block.used_since_ns.load(std::memory_order_relaxed));
-    found.push_back({open.timeline->id(), block.capacity, std::max(now - since, std::chrono::nanoseconds(0)),
+    found.push_back({open.timeline->id(), block.capacity,
+                     std::max(now - used_since(block.uses), std::chrono::nanoseconds(0)),
                      block.made_at.load(std::memory_order_relaxed), block.holders.dropped()});
     return true;
   });

@@ -11,7 +11,7 @@
 #include <cstring>
 #include <string>
 
-#include "memory/limits.hpp"
+#include "base/limits.hpp"
 #include "memory/mapping.hpp"
 
 namespace thole::detail {

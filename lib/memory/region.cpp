@@ -3,7 +3,7 @@
 #include <new>
 #include <string>
 
-#include "memory/limits.hpp"
+#include "base/limits.hpp"
 #include "memory/numa.hpp"
 
 namespace thole::detail {

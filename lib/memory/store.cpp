@@ -12,10 +12,10 @@
 #include "base/bytes.hpp"
 #include "base/fork.hpp"
 #include "base/immortal.hpp"
+#include "base/limits.hpp"
 #include "base/trace_log.hpp"
 #include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
-#include "memory/limits.hpp"
 #include "memory/mimalloc.hpp"
 #include "memory/pinned_pool.hpp"
 
@@ -170,7 +170,6 @@ Block* Store::allocate_locked(std::size_t bytes, std::size_t alignment, bool lef
   if (block == nullptr && chunks_.lend_back()) block = extents_.take(bytes, alignment, end);
   if (block == nullptr && leftovers) block = chunks_.take_leftover(bytes, alignment);
   if (block == nullptr) return nullptr;
-  block->store = this;
   const std::size_t out = handed_out() + block->capacity;
   handed_out_.store(out, std::memory_order_relaxed);
   peak_ = std::max(peak_, out);
@@ -185,8 +184,7 @@ Block* Store::take_whole() noexcept {
   block->data = region.data;
   block->capacity = round_up(region.bytes, granule);  // the caches know no smaller ones; it is too large for all
   block->owner = &region;
-  block->store = this;
-  block->from_mimalloc = block->is_free = false;
+  block->from_mimalloc = block->is_free = block->is_part = false;
   block->address_before = nullptr;
   block->address_after = region.lowest;
   if (region.lowest != nullptr) region.lowest->address_before = block;

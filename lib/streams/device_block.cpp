@@ -69,7 +69,8 @@ void keep_place(DeviceBlock* block) noexcept {
   const Timeline::Call call(*timeline);
   if (!call) return;
   bool was_open = false;
-  if (!reserve(block->uses, *timeline, &was_open)) return;  // for want of memory: who frees what waits tries again
+  if (!reserve(block->uses, *timeline, &was_open, true))
+    return;  // for want of memory: who frees what waits tries again
   const auto position = timeline->end_of_all();
   // A driver may refuse once.
   const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();

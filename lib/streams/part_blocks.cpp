@@ -8,7 +8,7 @@ namespace thole::detail {
 namespace {
 
 void link(Block& whole, Block* part) noexcept {
-  const SpinGuard guard(whole.uses.lock);
+  const SpinGuard guard(whole.uses.slots);
   Block* const first = whole.has_parts ? whole.first_part : nullptr;
   part->address_before = nullptr;
   part->address_after = first;
@@ -18,7 +18,7 @@ void link(Block& whole, Block* part) noexcept {
 }
 
 void unlink(Block& whole, const Block* part) noexcept {
-  const SpinGuard guard(whole.uses.lock);
+  const SpinGuard guard(whole.uses.slots);
   (part->address_before != nullptr ? part->address_before->address_after : whole.first_part) = part->address_after;
   if (part->address_after != nullptr) part->address_after->address_before = part->address_before;
   whole.has_parts = whole.first_part != nullptr;
@@ -31,7 +31,7 @@ Block* give_back(Block* part) noexcept {
   forget_all(part->uses);
   part->used.store(false, std::memory_order_relaxed);
   part->address_before = part->address_after = nullptr;
-  part->owner = nullptr;
+  part->is_part = false;
   release_block(part);
   return whole.holders.drop_graph() ? &whole : nullptr;
 }
@@ -39,12 +39,13 @@ Block* give_back(Block* part) noexcept {
 }  // namespace
 
 bool copy_uses(const Uses& from, Block& to) noexcept {
+  const std::int64_t since = used_since(from).count();
   const auto note_all = [&](Against against) {
     return for_each_open(from, against, [&](const OpenUse& open) {
       bool was_open = false;
-      if (!reserve(to.uses, *open.timeline, &was_open)) return false;
+      if (!reserve(to.uses, *open.timeline, &was_open, true)) return false;
       to.used.store(true, std::memory_order_release);
-      note(to.uses, *open.timeline, open.position, against == Against::writes);
+      note(to.uses, *open.timeline, open.position, against == Against::writes, since);
       return true;
     });
   };
@@ -53,17 +54,16 @@ bool copy_uses(const Uses& from, Block& to) noexcept {
 }
 
 Block* make_part(Block& of, std::byte* data, std::size_t bytes) noexcept {
-  Block& whole = of.is_part() ? *of.whole : of;
+  Block& whole = of.is_part ? *of.whole : of;
   Block* const part = acquire_block();
   if (part == nullptr) return nullptr;
-  part->store = nullptr;
+  part->is_part = true;
   part->whole = &whole;
   part->data = data;
   part->capacity = bytes;
   part->heap.store(of.heap.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  part->asked_bytes.store(bytes, std::memory_order_relaxed);
+  part->asked_bytes = bytes;
   part->made_at.store(of.made_at.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  part->used_since_ns.store(of.used_since_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
   whole.holders.add_graph();
   const bool copied = copy_uses(of.uses, *part);
   link(whole, part);
@@ -76,7 +76,7 @@ Block* make_part(Block& of, std::byte* data, std::size_t bytes) noexcept {
 }
 
 Block* end_split(Block* block) noexcept {
-  if (!block->is_part()) {
+  if (!block->is_part) {
     forget_all(block->uses);
     block->used.store(false, std::memory_order_relaxed);
     return block->holders.drop_handle() ? block : nullptr;
@@ -87,16 +87,13 @@ Block* end_split(Block* block) noexcept {
 
 Block* end_part(Block* part) noexcept {
   Block& whole = *part->whole;
-  if (any_open(part->uses, Against::everything)) {
-    whole.used_since_ns.store(part->used_since_ns.load(std::memory_order_relaxed), std::memory_order_relaxed);
-    // Where there is no memory to note that the whole is in use, it is lost, rather than used twice.
-    if (!copy_uses(part->uses, whole)) whole.holders.add_graph();
-  }
+  // Where there is no memory to note that the whole is in use, it is lost, rather than used twice.
+  if (any_open(part->uses, Against::everything) && !copy_uses(part->uses, whole)) whole.holders.add_graph();
   return give_back(part);
 }
 
 bool has_parts(const Block& block) noexcept {
-  const SpinGuard guard(block.uses.lock);
+  const SpinGuard guard(block.uses.slots);
   return block.has_parts;
 }
 

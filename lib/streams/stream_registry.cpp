@@ -74,7 +74,8 @@ bool StreamRegistry::own_stream_captures() noexcept {
     std::shared_ptr<Timeline> timeline;
     {
       const std::scoped_lock lock(mutex_);
-      while (at < all_.size() && (timeline = all_[at].lock()) == nullptr) ++at;
+      while (at < all_.size() && (all_[at] == nullptr || (timeline = all_[at]->weak_from_this().lock()) == nullptr))
+        ++at;
       if (timeline == nullptr) return false;
     }
     if (timeline->foreign()) continue;

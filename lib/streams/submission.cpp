@@ -189,14 +189,13 @@ void Submission::note_all(std::uint64_t position) noexcept {
   std::int64_t now = 0;
   for (std::size_t i = 0; i != count_; ++i) {
     const Used& used = this->used()[i];
-    if (used.stamp && position != 0) {
-      if (now == 0) now = now_ns();
-      used.block->used_since_ns.store(now, std::memory_order_relaxed);
-    }
+    const bool stamp = used.stamp && position != 0;
+    if (stamp && now == 0) now = now_ns();
+    const std::int64_t since = stamp ? now : 0;
     if (writes_ != nullptr && writes_[i] != nullptr && writes_[i]->complete() && position != 0)
-      note_launch(used.uses(), *timeline_, position, before_, writes_[i]);
+      note_launch(used.uses(), *timeline_, position, before_, writes_[i], since);
     else
-      detail::note(used.uses(), *timeline_, position, used.writes);
+      detail::note(used.uses(), *timeline_, position, used.writes, since);
   }
   count_ = 0;
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <new>
 #include <utility>
 
 #include "base/host_function.hpp"
+#include "blocks/block_pool.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::detail {
@@ -19,31 +19,33 @@ bool is_open(const Use& use) noexcept {
   return use.timeline != nullptr && !use.timeline->done(position_of(use, Against::everything));
 }
 
-/// Whether the last write of the slot's stream is that of a launch that says when it has written.
-bool says_when_written(const Uses& uses, const Use& use) noexcept {
-  return uses.early != nullptr && use.timeline != nullptr && uses.early->stream == use.timeline->id() &&
-         uses.early->position == use.write;
+/// What says when the last write of the slot's stream, a launch, has written; nullptr: nothing does. Under the lock, as
+/// the result is read.
+const std::shared_ptr<GraphWrite>* early_of(const Uses& uses, const Use& use) noexcept {
+  const auto& early = uses.slots.get()->early;  // there is a slot
+  const bool of_use = early != nullptr && use.timeline != nullptr && early->stream == use.timeline->id() &&
+                      early->position == use.write;
+  return of_use ? &early : nullptr;
 }
 
 bool is_open(const Uses& uses, const Use& use, Against against) noexcept {
   if (against == Against::everything) return is_open(use);
-  return use.timeline != nullptr && !use.timeline->done(use.write) &&
-         !(says_when_written(uses, use) && uses.early->done);
+  if (use.timeline == nullptr || use.timeline->done(use.write)) return false;
+  const auto* const early = early_of(uses, use);
+  return early == nullptr || !(*early)->done;
 }
 
 bool is_vacant(const Use& use) noexcept { return use.under_way == 0 && !is_open(use); }
 
 /// Calls `f(use)` for each slot, until it returns true; the slot for which it did, or nullptr. Under the lock.
-template <class AnyUses, class F>
-auto find_slot(AnyUses& uses, F&& f) -> decltype(&uses.first) {
-  if (f(uses.first)) return &uses.first;
-  for (auto* batch = uses.more; batch != nullptr; batch = batch->next)
-    for (auto& use : batch->uses)
-      if (f(use)) return &use;
-  return nullptr;
+template <class F>
+Use* find_slot(const Uses& uses, F&& f) {
+  Use* use = uses.slots.get();
+  while (use != nullptr && !f(*use)) use = use->next;
+  return use;
 }
 
-Use* slot_of(Uses& uses, const Timeline& timeline) noexcept {
+Use* slot_of(const Uses& uses, const Timeline& timeline) noexcept {
   return find_slot(uses, [&](const Use& use) { return use.timeline.get() == &timeline; });
 }
 
@@ -62,20 +64,20 @@ void ask_some(const Uses& uses) noexcept {
 // ---- Asking
 
 bool next_open(const Uses& uses, Against against, std::size_t& index, OpenUse& found, const Timeline* except) noexcept {
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   std::size_t at = 0;
   const Use* const use = find_slot(uses, [&](const Use& slot) {
     return at++ >= index && slot.timeline.get() != except && is_open(uses, slot, against);
   });
   index = at;
   if (use == nullptr) return false;
-  const bool early = against == Against::writes && says_when_written(uses, *use);
-  found = {use->timeline, position_of(*use, against), early ? uses.early : nullptr};
+  const auto* const early = against == Against::writes ? early_of(uses, *use) : nullptr;
+  found = {use->timeline, position_of(*use, against), early != nullptr ? *early : nullptr};
   return true;
 }
 
 bool any_open(const Uses& uses, Against against) noexcept {
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   return find_slot(uses, [&](const Use& use) { return is_open(uses, use, against); }) != nullptr;
 }
 
@@ -88,6 +90,12 @@ std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept {
   return found;
 }
 
+std::chrono::nanoseconds used_since(const Uses& uses) noexcept {
+  const SpinGuard guard(uses.slots);
+  const Use* const first = uses.slots.get();
+  return std::chrono::nanoseconds(first != nullptr ? first->since_ns : 0);
+}
+
 // ---- Waiting
 
 namespace {
@@ -96,9 +104,11 @@ namespace {
 Status ask_early(const Uses& uses, const OpenUse& open, const Deadline* deadline) noexcept {
   const Status status = open.early->ask(deadline);
   if (!status.ok()) return status;
-  const SpinGuard guard(uses.lock);
-  if (uses.early == open.early && uses.early->stream == open.timeline->id() && uses.early->position == open.position)
-    uses.early->done = true;
+  const SpinGuard guard(uses.slots);
+  const Use* const first = uses.slots.get();
+  if (first != nullptr && first->early == open.early && open.early->stream == open.timeline->id() &&
+      open.early->position == open.position)
+    open.early->done = true;
   return status;
 }
 
@@ -166,17 +176,19 @@ Status OrderAfterAll::finish() noexcept {
 
 // ---- Noting
 
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost) noexcept {
   std::shared_ptr<Timeline> forgotten;  // let go of after the lock: it may be the last reference
-  UseBatch* batch = nullptr;
+  Use* made = nullptr;
+  bool any_slot = false;
   for (bool asked = false;; asked = true) {
     {
-      const SpinGuard guard(uses.lock);
+      const SpinGuard guard(uses.slots);
       Use* slot = slot_of(uses, timeline);
       if (slot == nullptr) slot = find_slot(uses, is_vacant);
-      if (slot == nullptr && batch != nullptr) {
-        batch->next = std::exchange(uses.more, batch);
-        slot = &std::exchange(batch, nullptr)->uses[0];
+      if (slot == nullptr && made != nullptr) {
+        slot = std::exchange(made, nullptr);
+        Use* const first = uses.slots.get();  // stays the first, which has more to tell
+        first == nullptr ? uses.slots.set(slot) : void(slot->next = std::exchange(first->next, slot));
       }
       if (slot != nullptr) {
         *was_open = find_slot(uses, [](const Use& use) { return is_open(use); }) != nullptr;
@@ -187,33 +199,38 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
         ++slot->under_way;
         break;
       }
+      any_slot = uses.slots.get() != nullptr;
     }
-    if (!asked) {
+    if (!asked && any_slot) {
       ask_some(uses);
     } else {
-      batch = new (std::nothrow) UseBatch;
-      if (batch == nullptr) return false;
+      made = acquire_slot(at_any_cost);
+      if (made == nullptr) return false;
     }
   }
-  delete batch;  // another thread has made room meanwhile
+  if (made != nullptr) release_slot(made);  // another thread has made room meanwhile
   return true;
 }
 
-void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept {
+void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes, std::int64_t since_ns) noexcept {
   std::shared_ptr<GraphWrite> forgotten;  // let go of after the lock, here and below
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
+  Use& first = *uses.slots.get();
+  if (since_ns != 0) first.since_ns = since_ns;
   Use& slot = *slot_of(uses, timeline);  // there is one while a call is under way
   --slot.under_way;
   // A write whose position came after that of a launch, or before it and is noted only now, has not its events.
-  if (writes && position != 0 && uses.early != nullptr && uses.early->stream == timeline.id())
-    forgotten = std::move(uses.early);
+  if (writes && position != 0 && first.early != nullptr && first.early->stream == timeline.id())
+    forgotten = std::move(first.early);
   auto& noted = writes ? slot.write : slot.read;
   noted = std::max(noted, position);
 }
 
 void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, std::uint64_t before,
-                 std::shared_ptr<GraphWrite> write) noexcept {
-  const SpinGuard guard(uses.lock);
+                 std::shared_ptr<GraphWrite> write, std::int64_t since_ns) noexcept {
+  const SpinGuard guard(uses.slots);
+  Use& first = *uses.slots.get();
+  if (since_ns != 0) first.since_ns = since_ns;
   Use& slot = *slot_of(uses, timeline);
   --slot.under_way;
   if (slot.write > before) {
@@ -223,7 +240,7 @@ void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, s
     write->position = position;
     write->done = false;
   }
-  uses.early.swap(write);
+  first.early.swap(write);
   slot.write = std::max(slot.write, position);
 }
 
@@ -233,16 +250,16 @@ namespace {
 /// Calls `then(left)` under the lock with whether any slot still names a stream, and returns that.
 template <class May, class Then>
 bool forget_some(Uses& uses, May may_go, Then then) noexcept {
-  std::array<std::shared_ptr<Timeline>, 1 + std::tuple_size_v<decltype(UseBatch::uses)>> forgotten;
+  std::array<std::shared_ptr<Timeline>, 4> forgotten;
   std::shared_ptr<GraphWrite> forgotten_early;
   std::size_t count = 0;
-  const SpinGuard guard(uses.lock);
+  const SpinGuard guard(uses.slots);
   const bool left = find_slot(uses, [&](Use& use) {
                       if (use.timeline != nullptr && count != forgotten.size() && may_go(use))
                         forgotten[count++] = std::move(use.timeline);
                       return use.timeline != nullptr;
                     }) != nullptr;
-  if (!left) forgotten_early = std::move(uses.early);
+  if (Use* const first = uses.slots.get(); !left && first != nullptr) forgotten_early = std::move(first->early);
   then(left);
   return left;
 }

@@ -4,6 +4,7 @@
 // writer for everything.
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,6 +46,8 @@ bool for_each_open(const Uses& uses, Against against, F&& f) {
 }
 /// Whether any is open, as far as is known without asking the device.
 bool any_open(const Uses& uses, Against against) noexcept;
+/// Since when there has been an open use, by the steady clock.
+std::chrono::nanoseconds used_since(const Uses& uses) noexcept;
 /// The device of an open use that is lost, or nullptr: who must be named where a wait or an order fails.
 std::shared_ptr<DeviceCore> lost_device(const Uses& uses) noexcept;
 
@@ -78,14 +81,16 @@ class OrderAfterAll {
 
 /// Takes a slot for a use by the stream before its work is enqueued, so that noting cannot fail afterwards: the
 /// stream's own, one that is done, or a new one. Sets `was_open` where anything was open before. False when the system
-/// has no memory.
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept;
-/// The work is enqueued at the position; or it was not, with position 0. Follows each reserve().
-void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes) noexcept;
+/// has no memory, or a limit leaves none; that is not asked `at_any_cost`, for what is in use already.
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost = false) noexcept;
+/// The work is enqueued at the position; or it was not, with position 0. Follows each reserve(). `since_ns`: where it
+/// is not 0, used_since() says so from now on.
+void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes,
+          std::int64_t since_ns = 0) noexcept;
 /// The work is the launch of a graph, which writes, and `write` says when. All positions up to `before` were enqueued
 /// before it.
 void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, std::uint64_t before,
-                 std::shared_ptr<GraphWrite> write) noexcept;
+                 std::shared_ptr<GraphWrite> write, std::int64_t since_ns) noexcept;
 /// Forgets the streams if nothing is open or under way, so that the next borrow need not look. Returns whether it did.
 bool forget_done(Block& block) noexcept;
 /// Nobody holds the memory any more: forgets the streams.

@@ -1,8 +1,8 @@
 #pragma once
 
 // The retired blocks of one stream, the one that waits for the earliest position first: a pairing heap whose links lie
-// in the blocks, so that retiring allocates nothing. Blocks arrive nearly in order, which costs some steps each; any
-// other order costs a logarithm.
+// in the blocks and in their first slots, so that retiring allocates nothing. Blocks arrive nearly in order, which
+// costs some steps each; any other order costs a logarithm.
 
 #include <cstdint>
 #include <utility>
@@ -18,24 +18,26 @@ class WaitingBlocks {
   /// The earliest position that a block waits for; only where there is one.
   std::uint64_t first_position() const noexcept { return root_->wait_position; }
   void push(Block* block) noexcept {
-    block->first_child = nullptr;
+    first_child(block) = nullptr;
     block->next = nullptr;
     root_ = root_ == nullptr ? block : join(root_, block);
   }
   /// Takes a block that waits for first_position().
   Block* pop() noexcept {
     Block* const block = root_;
-    root_ = join_all(block->first_child);
-    block->first_child = block->next = nullptr;
+    root_ = join_all(first_child(block));
+    block->next = nullptr;
     return block;
   }
 
  private:
+  /// A block that waits has a use, and so a slot.
+  static Block*& first_child(Block* block) noexcept { return block->uses.slots.get()->first_child; }
   // `next` links the children of one block.
   static Block* join(Block* a, Block* b) noexcept {
     if (b->wait_position < a->wait_position) std::swap(a, b);
-    b->next = a->first_child;
-    a->first_child = b;
+    b->next = first_child(a);
+    first_child(a) = b;
     return a;
   }
   /// Joins the children pairwise, and then all pairs: the two passes that give the heap its bound.

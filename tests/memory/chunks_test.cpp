@@ -92,7 +92,7 @@ TEST_CASE("mimalloc touches nothing of a chunk that it has lent back but its own
     Blocks blocks;
     for (const std::size_t bytes : {std::size_t{64}, std::size_t{1000}, 5 * KiB, 32 * KiB})
       for (int i = 0; i < 300; ++i) blocks.push_back(take(*store, bytes, 64));
-    REQUIRE(blocks.front()->from_mimalloc);
+    REQUIRE(from_mimalloc(blocks.front()));
     std::thread([&] { free_all(*store, blocks); }).join();
     Block* const all = take(*store, store->stats().largest_free, 4096);
     REQUIRE(all != nullptr);

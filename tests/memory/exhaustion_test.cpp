@@ -79,13 +79,13 @@ TEST_CASE("when mimalloc's chunks are full, small blocks come from what else is 
   // Only a little is left for small blocks, too little for a chunk.
   for (int i = 0; i < 248; ++i) large.push_back(take(*store, 1 * MiB, 64));
   Blocks small = fill(*store, 512);
-  CHECK(std::none_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
+  CHECK(std::none_of(small.begin(), small.end(), from_mimalloc));
   CHECK(small.size() == (8 * MiB - store->stats().wasted) / 512);
   CHECK(sound(*store, small, 64));
   free_all(*store, large);
   free_all(*store, small);
   small = fill(*store, 512);
-  CHECK(std::any_of(small.begin(), small.end(), [](const Block* block) { return block->from_mimalloc; }));
+  CHECK(std::any_of(small.begin(), small.end(), from_mimalloc));
   CHECK(sound(*store, small, 64));
   free_all(*store, small);
   CHECK(store->stats().largest_free + store->stats().wasted == 256 * MiB);

@@ -73,6 +73,8 @@ inline Block* take(Store& store, std::size_t bytes, std::size_t alignment) {
 }
 inline void give(Store& store, Block* block) { store.free_batch(&block, 1); }
 
+inline bool from_mimalloc(const Block* block) { return block->from_mimalloc; }
+
 inline void free_all(Store& store, Blocks& blocks) {
   store.free_batch(blocks.data(), blocks.size());
   blocks.clear();

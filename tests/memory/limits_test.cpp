@@ -1,7 +1,6 @@
 // The limits of machines and containers, read from files that the tests write.
 
 #include <doctest/doctest.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,64 +11,39 @@
 #include <thread>
 #include <vector>
 
+#include "base/limits.hpp"
 #include "base/pci.hpp"
-#include "memory/limits.hpp"
+#include "fixture.hpp"
+#include "system_files.hpp"
 
 using namespace thole::detail;
+using memory_test::MiB;
+using memory_test::says;
+using memory_test::System;
 
 namespace {
 
-constexpr std::size_t MiB = std::size_t{1} << 20;
-
-/// A folder that has a /proc and a /sys of its own.
-class System {
- public:
-  System() {
-    std::string name = (std::filesystem::temp_directory_path() / "thole-limits-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    root = name;
-    available(8192);
-    write("proc/self/cgroup", "0::/\n");
-  }
-  ~System() { std::filesystem::remove_all(root); }
-  System(const System&) = delete;
-  System& operator=(const System&) = delete;
-
-  void write(const std::string& file, const std::string& text) const {
-    std::filesystem::create_directories((root / file).parent_path());
-    std::ofstream(root / "new") << text;
-    std::filesystem::rename(root / "new", root / file);  // readers find the old file or the new one
-  }
-  void available(std::size_t mib) const {
-    write("proc/meminfo",
-          "MemTotal: 99999999 kB\nMemFree: 1 kB\nMemAvailable: " + std::to_string(mib * 1024) + " kB\n");
-  }
-  MemoryRoom room(int node = -1) const { return memory_room(node, root); }
-  std::size_t room_mib(int node = -1) const { return room(node).bytes / MiB; }
-
-  std::filesystem::path root;
-};
+MemoryRoom room(const System& system, int node = -1) { return memory_room(node, system.root); }
+std::size_t room_mib(const System& system, int node = -1) { return room(system, node).bytes / MiB; }
 
 std::string mib(std::size_t count) { return std::to_string(count * MiB); }
-
-bool says(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
 TEST_CASE("the machine's limit is what it has available") {
   const System system;
-  CHECK(system.room_mib() == 8192);
-  CHECK(says(system.room().limit, mib(8192)));
+  CHECK(room_mib(system) == 8192);
+  CHECK(says(room(system).limit, mib(8192)));
 }
 
 TEST_CASE("page cache counts as free, on whichever of the kernel's lists it is") {
   const System system;
   system.write("sys/fs/cgroup/memory.max", mib(1024));
   system.write("sys/fs/cgroup/memory.current", mib(900));
-  CHECK(system.room_mib() == 124);
+  CHECK(room_mib(system) == 124);
   system.write("sys/fs/cgroup/memory.stat", "anon " + mib(100) + "\nfile " + mib(800) + "\nshmem " + mib(50) +
                                                 "\ninactive_file " + mib(200) + "\nactive_file " + mib(500) + "\n");
-  CHECK(system.room_mib() == 824);
+  CHECK(room_mib(system) == 824);
 }
 
 TEST_CASE("the high mark of a container is a limit, and of all groups above it the tightest is named") {
@@ -78,12 +52,12 @@ TEST_CASE("the high mark of a container is a limit, and of all groups above it t
   system.write("sys/fs/cgroup/outer/inner/memory.max", "max");
   system.write("sys/fs/cgroup/outer/inner/memory.high", mib(2048));
   system.write("sys/fs/cgroup/outer/inner/memory.current", mib(48));
-  CHECK(system.room_mib() == 2000);
-  CHECK(says(system.room().limit, "inner/memory.high is " + mib(2048)));
+  CHECK(room_mib(system) == 2000);
+  CHECK(says(room(system).limit, "inner/memory.high is " + mib(2048)));
   system.write("sys/fs/cgroup/outer/memory.max", mib(512));
   system.write("sys/fs/cgroup/outer/memory.current", mib(500));
-  CHECK(system.room_mib() == 12);
-  CHECK(says(system.room().limit, "outer/memory.max is " + mib(512)));
+  CHECK(room_mib(system) == 12);
+  CHECK(says(room(system).limit, "outer/memory.max is " + mib(512)));
 }
 
 TEST_CASE("a container of version 1 is limited in memory, and in memory and swap together") {
@@ -94,14 +68,14 @@ TEST_CASE("a container of version 1 is limited in memory, and in memory and swap
   system.write(group + "memory.usage_in_bytes", mib(3096));
   system.write(group + "memory.stat",
                "active_file 5\ntotal_active_file " + mib(600) + "\ntotal_inactive_file " + mib(400));
-  CHECK(system.room_mib() == 2000);
+  CHECK(room_mib(system) == 2000);
   system.write(group + "memory.memsw.limit_in_bytes", mib(4096));
   system.write(group + "memory.memsw.usage_in_bytes", mib(4000));
-  CHECK(system.room_mib() == 1096);
-  CHECK(says(system.room().limit, "memsw"));
+  CHECK(room_mib(system) == 1096);
+  CHECK(says(room(system).limit, "memsw"));
   for (const char* file : {"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"})
     system.write(group + file, "9223372036854771712");  // there is none
-  CHECK(system.room_mib() == 8192);
+  CHECK(room_mib(system) == 8192);
 }
 
 TEST_CASE("memory that is to lie on a NUMA node is limited by what that node has free") {
@@ -110,9 +84,9 @@ TEST_CASE("memory that is to lie on a NUMA node is limited by what that node has
                "Node 1 MemTotal: " + std::to_string(640 * 1024) + " kB\nNode 1 MemFree: " + std::to_string(100 * 1024) +
                    " kB\nNode 1 Active(file): " + std::to_string(60 * 1024) +
                    " kB\nNode 1 Inactive(file): " + std::to_string(50 * 1024) + " kB\nNode 1 Active: 99999999 kB\n");
-  CHECK(system.room_mib() == 8192);
-  CHECK(system.room_mib(1) == 200);  // a sixty-fourth is the kernel's
-  CHECK(says(system.room(1).limit, "NUMA node 1"));
+  CHECK(room_mib(system) == 8192);
+  CHECK(room_mib(system, 1) == 200);  // a sixty-fourth is the kernel's
+  CHECK(says(room(system, 1).limit, "NUMA node 1"));
   CHECK(numa_node_exists(1, system.root));
   CHECK_FALSE(numa_node_exists(0, system.root));
 }

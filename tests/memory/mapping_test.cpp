@@ -86,7 +86,7 @@ TEST_CASE("a forked child may end a store of its parent's, which touches none of
   const Machine machine;
   const OpenStore store(machine, 256 * MiB);
   Block* const small = take(*store, 100, 64);
-  REQUIRE(small->from_mimalloc);
+  REQUIRE(from_mimalloc(small));
   give(*store, small);
   CHECK(in_child([&store] {
           store->close();
@@ -178,7 +178,7 @@ TEST_CASE("200 arenas in turn, each larger than the last, leave few addresses an
     const OpenStore store(machine, largest);
     Block* const block = take(*store, 100, 64);
     REQUIRE(block != nullptr);
-    CHECK(block->from_mimalloc);
+    CHECK(from_mimalloc(block));
     block->data[99] = std::byte{1};
     give(*store, block);
   }

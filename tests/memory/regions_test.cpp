@@ -7,8 +7,8 @@
 
 #include <thole/config.hpp>
 
+#include "base/limits.hpp"
 #include "fixture.hpp"
-#include "memory/limits.hpp"
 #include "support/sanitized.hpp"
 
 using namespace memory_test;

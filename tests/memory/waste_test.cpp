@@ -33,7 +33,7 @@ TEST_CASE("up to 512 B all is mimalloc's where there are chunks, and its capacit
   Blocks blocks;
   for (std::size_t bytes = 64; bytes <= Chunks::largest; bytes += 64) {
     blocks.push_back(take(*store, bytes, 64));
-    REQUIRE(blocks.back()->from_mimalloc);
+    REQUIRE(from_mimalloc(blocks.back()));
     CHECK(blocks.back()->capacity == good_size(bytes));
     CHECK(blocks.back()->capacity == bytes);
   }
@@ -60,7 +60,7 @@ TEST_CASE("arenas in turn and at once never use up mimalloc's slots: each has sm
     for (int i = 0; i != 6; ++i) {
       stores.push_back(std::make_unique<OpenStore>(machine, 256 * MiB));
       Block* const small = take(**stores.back(), 64, 64);
-      CHECK(small->from_mimalloc);
+      CHECK(from_mimalloc(small));
       CHECK((*stores.back())->stats().trouble.empty());
       give(**stores.back(), small);
     }
@@ -75,7 +75,7 @@ TEST_CASE("small blocks find a place for a chunk again once large ones have made
   free_all(*store, large);
   Blocks small;
   while (small.size() != 600) small.push_back(take(*store, 64, 64));
-  CHECK(small.back()->from_mimalloc);
+  CHECK(from_mimalloc(small.back()));
   free_all(*store, small);
 }
 

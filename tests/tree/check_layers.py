@@ -20,7 +20,8 @@ LINES_MAX = 450
 
 # What may stand in one place only: a pattern, where, and what it is about.
 PLACES = [
-    (r"\bmmap\s*\(|<sys/mman\.h>", ["lib/memory/mapping.cpp", "lib/backend/simulated/*memory.cpp"], "memory is mapped"),
+    (r"\bmmap\s*\(|<sys/mman\.h>", ["lib/memory/mapping.cpp", "lib/backend/simulated/*memory.cpp", "lib/base/pages.cpp"],
+     "memory is mapped"),
     (r"<cuda\w*\.h>", ["lib/backend/cuda/*", "include/thole/cuda.hpp"], "CUDA is called"),
     (r"<mimalloc\w*\.h>", ["lib/memory/mimalloc.cpp"], "mimalloc is called"),
     (r"<(sys|linux)/|<unistd\.h>|<dlfcn\.h>|<pthread\.h>", ["lib/*"], "the operating system is called"),

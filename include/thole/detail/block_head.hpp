@@ -13,13 +13,12 @@ namespace thole::detail {
 
 struct BlockHead {
   BorrowState holders;
+  /// Who made the record: records are made anew in a forked child, where the parent's memory is missing.
+  const std::uint32_t process = this_process();
   /// Whether a stream has used the block since its uses were last forgotten. While false, nothing is in flight. Set and
   /// unset under the lock of the block's uses; acquire and release make a pair, so that what a use that is done wrote
   /// is seen.
   std::atomic<bool> used{false};
-
-  /// Who made the record: records are made anew in a forked child, where the parent's memory is missing.
-  const std::uint32_t process = this_process();
 
   bool of_this_process() const noexcept { return process == this_process(); }
   /// Whether a borrow need not look any further.

@@ -1,4 +1,4 @@
-#include "memory/limits.hpp"
+#include "base/limits.hpp"
 
 #include <unistd.h>
 
@@ -127,6 +127,14 @@ MemoryRoom memory_room(int numa_node, const std::string& root) {
   look_at_machine(room, root);
   look_at_groups(room, root);
   if (numa_node >= 0) look_at_node(room, numa_node, root);
+  return room;
+}
+
+MemoryRoom unreserved_memory(const std::string& root) {
+  MemoryRoom room = memory_room(-1, root);
+  auto& reservations = immortal<Reservations>();
+  const std::lock_guard lock(reservations.mutex);
+  room.bytes -= std::min(room.bytes, reservations.bytes);
   return room;
 }
 

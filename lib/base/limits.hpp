@@ -19,6 +19,9 @@ struct MemoryRoom {
 /// what `numa_node` has free (-1: any node will do). `root` is where /proc and /sys are.
 MemoryRoom memory_room(int numa_node = -1, const std::string& root = "/");
 
+/// The same, less what is reserved below.
+MemoryRoom unreserved_memory(const std::string& root = "/");
+
 /// Whether the system has the NUMA node.
 bool numa_node_exists(int node, const std::string& root = "/");
 

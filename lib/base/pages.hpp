@@ -1,0 +1,13 @@
+#pragma once
+
+// Ordinary memory, which nobody pins, by the page.
+
+#include <cstddef>
+
+namespace thole::detail {
+
+/// The pages go back to the system, and read as zeros from now on. Returns false, and has done nothing, where the
+/// system does not take them, as where the program has locked its memory.
+bool give_pages_back(std::byte* data, std::size_t bytes) noexcept;
+
+}  // namespace thole::detail

@@ -1,0 +1,192 @@
+// The records of blocks: ordinary memory, in what figures and limits say, and given back.
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include <thole/thole.hpp>
+
+#include "../support/sanitized.hpp"
+#include "blocks/block_pool.hpp"
+#include "fixture.hpp"
+#include "system_files.hpp"
+
+using namespace memory_test;
+
+namespace {
+
+using Buffers = std::vector<PinnedBuffer<std::byte>>;
+
+std::size_t resident() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t pages = 0;
+  file >> pages >> pages;
+  return pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+/// As many as there are, of 64 bytes; says why there are no more.
+std::string fill(const PinnedHeap& heap, Buffers& buffers, std::size_t most = SIZE_MAX) {
+  while (buffers.size() < most) {
+    auto made = heap.try_make_buffer<std::byte>(64);
+    if (!made) {
+      CHECK(made.error().errc() == Errc::out_of_memory);
+      return made.error().what();
+    }
+    buffers.push_back(std::move(*made));
+  }
+  return {};
+}
+
+/// The process's records are in a container of 200 MiB.
+struct Container {
+  Container() {
+    system.write("sys/fs/cgroup/memory.max", std::to_string(200 * MiB));
+    use(100 * MiB);
+    find_limits_in(system.root);
+  }
+  ~Container() { find_limits_in("/"); }
+  Container(const Container&) = delete;
+  Container& operator=(const Container&) = delete;
+  void use(std::size_t bytes) const { system.write("sys/fs/cgroup/memory.current", std::to_string(bytes)); }
+
+  System system;
+};
+
+}  // namespace
+
+TEST_CASE("a million small buffers take 97 bytes each of ordinary memory, which goes back when they do") {
+  constexpr std::size_t count = 1'000'000;
+  const auto device = Device::simulated();
+  const PinnedArena arena(device, {.bytes = 128 * MiB});
+  const PinnedHeap heap(arena);
+  Buffers buffers(count);
+  buffers.clear();
+  trim_records();
+  const std::size_t before = arena.stats().bookkeeping, resident_before = resident();
+  CHECK(fill(heap, buffers, count).empty());
+  const std::size_t more = arena.stats().bookkeeping - before;
+  CHECK(more >= count * sizeof(Block) - 4 * MiB);  // idle slabs keep a page
+  CHECK(more <= count * 97);
+  if (!THOLE_TEST_SANITIZED) CHECK(resident() - resident_before >= more - MiB);
+  SUBCASE("once the arena is trimmed") {
+    buffers.clear();
+    const std::size_t trimmed = PinnedArena(arena).trim();
+    CHECK(trimmed == 0);
+    CHECK(arena.stats().bookkeeping - before <= 2 * MiB);
+    if (!THOLE_TEST_SANITIZED) CHECK(resident() - std::min(resident(), resident_before) <= 8 * MiB);
+  }
+  SUBCASE("but for some, once nothing else keeps them") {
+    buffers.clear();
+    (void)heap.make_buffer<std::byte>(arena.stats().largest_free +
+                                      MiB);  // finds room where all that is kept is given up
+    CHECK(arena.stats().bookkeeping - before <= 12 * MiB);
+  }
+}
+
+TEST_CASE("where a limit leaves no memory for records, a buffer is refused in words, until there is some again") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+  const PinnedHeap heap(arena);
+  trim_records();
+  const Container container;
+  Buffers buffers;
+  CHECK(fill(heap, buffers, 1000).empty());
+  container.use(200 * MiB);
+  const std::string why = fill(heap, buffers);
+  CHECK(says(why, "buffer's record"));
+  CHECK(says(why, "memory.max is " + std::to_string(200 * MiB)));
+  CHECK(says(why, std::to_string(200 * MiB) + " bytes (200 MiB) is in use"));
+  REQUIRE(buffers.size() < 500'000);  // it was not the arena
+
+  buffers.pop_back();  // leaves its record
+  CHECK(heap.try_make_buffer<std::byte>(64).has_value());
+  CHECK(fill(heap, buffers).size() > 0);
+  container.use(100 * MiB);
+  while (!heap.try_make_buffer<std::byte>(64)) std::this_thread::yield();
+}
+
+TEST_CASE("a slot for what is in use already is there beyond a limit") {
+  trim_records();
+  const Container container;
+  container.use(200 * MiB);
+  std::vector<Use*> slots;
+  while (Use* const slot = acquire_slot(false)) slots.push_back(slot);
+  for (int i = 0; i != 100; ++i) {
+    slots.push_back(acquire_slot(true));
+    REQUIRE(slots.back() != nullptr);
+  }
+  for (Use* const slot : slots) release_slot(slot);
+}
+
+TEST_CASE("what a limit leaves is asked for a part at a time, so that others find the rest") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+  const PinnedHeap heap(arena);
+  trim_records();
+  const Container container;
+  container.use(184 * MiB);  // leaves 16, of which 1 may be had without asking again
+  const std::size_t before = record_bytes();
+  Buffers buffers;
+  CHECK(fill(heap, buffers, 5000).empty());
+  container.use(200 * MiB);
+  (void)fill(heap, buffers);
+  CHECK(record_bytes() - before <= MiB);
+}
+
+TEST_CASE("records stay where they are while somebody looks at all of them") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+  const PinnedHeap heap(arena);
+  Buffers buffers;
+  CHECK(fill(heap, buffers, 100'000).empty());
+  buffers.clear();
+  (void)PinnedArena(arena).trim();
+  CHECK(fill(heap, buffers, 100'000).empty());
+  std::size_t during = 0;
+  for_each_record([&](const Block&) {
+    if (during != 0) return;
+    std::thread([&] {
+      buffers.clear();
+      (void)PinnedArena(arena).trim();
+    }).join();
+    during = record_bytes();
+  });
+  CHECK(during >= 100'000 * sizeof(Block));
+  trim_records();
+  CHECK(record_bytes() < during - 4 * MiB);
+}
+
+TEST_CASE("threads make, copy and drop buffers while others report, drain and trim") {
+  const auto device = Device::simulated();
+  const PinnedArena arena(device, {.bytes = 16 * MiB});
+  const PinnedHeap heap(arena);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread != 2; ++thread)
+    threads.emplace_back([&] {
+      const Stream stream(device);
+      for (int round = 0; round != 20; ++round) {
+        Buffers buffers;
+        for (int i = 0; i != 3000; ++i) buffers.push_back(heap.make_buffer<std::byte>(64));
+        for (int i = 0; i < 3000; i += 30) {
+          const auto copied = std::move(buffers[static_cast<std::size_t>(i)]).async_to_device(stream);
+        }
+      }
+      done = true;
+    });
+  threads.emplace_back([&] {
+    while (!done) {
+      (void)heap.report();
+      heap.drain();
+    }
+  });
+  threads.emplace_back([&] {
+    while (!done) (void)PinnedArena(arena).trim();
+  });
+  for (std::thread& thread : threads) thread.join();
+  heap.drain();
+  CHECK(heap.stats().in_use == 0);
+  CHECK(heap.report().blocks.empty());
+}
