@@ -16,6 +16,7 @@
 #include "base/background_thread.hpp"
 #include "base/bytes.hpp"
 #include "base/immortal.hpp"
+#include "memory/untouched.hpp"
 
 namespace thole::detail {
 
@@ -178,6 +179,20 @@ void touch(std::byte* data, std::size_t bytes) noexcept {
   work(0);
   for (auto& other : others)
     if (other.joinable()) other.join();
+}
+
+std::size_t bytes_without_memory(std::byte* data, std::size_t bytes) noexcept {
+  std::array<unsigned char, 4096> resident;
+  std::byte* const end = align_up(data + bytes, page);
+  std::size_t missing = 0;
+  for (std::byte* at = align_down(data, page); at < end;) {
+    const std::size_t pages = std::min(static_cast<std::size_t>(end - at) / page, resident.size());
+    if (mincore(at, pages * page, resident.data()) != 0) return 0;
+    missing += static_cast<std::size_t>(std::count_if(resident.begin(), resident.begin() + static_cast<long>(pages),
+                                                      [](unsigned char flags) { return (flags & 1U) == 0; }));
+    at += pages * page;
+  }
+  return missing * page;
 }
 
 tl::unexpected<Error> cannot_pin(Errc code, std::size_t bytes, const std::string& why) {

@@ -1,10 +1,12 @@
 #include "memory/region.hpp"
 
 #include <new>
+#include <optional>
 #include <string>
 
 #include "base/limits.hpp"
 #include "memory/numa.hpp"
+#include "memory/untouched.hpp"
 
 namespace thole::detail {
 
@@ -100,6 +102,16 @@ Result<Region*> adopt_region(const std::shared_ptr<DeviceCore>& device, std::byt
 
 Result<void> register_adopted(Region& region, HostAccess access, const char* call) {
   DeviceCore& device = *region.device;
+  // Pages that the program has never touched get their memory when they are pinned. To count them takes long beside
+  // pinning itself, so that it is only done where all of it would be too much.
+  std::optional<MemoryReservation> reservation(std::in_place, region.bytes, -1);
+  if (!reservation->granted()) {
+    const std::size_t missing = bytes_without_memory(region.data, region.bytes);
+    if (missing != 0) {
+      reservation.emplace(missing, -1);
+      if (!reservation->granted()) return cannot_pin(Errc::limit, missing, reservation->limit());
+    }
+  }
   const CaptureGuard guard(*device.backend);
   const Status status = device.backend->register_host(region.data, region.bytes, access);
   region.registered = status.ok();

@@ -142,6 +142,28 @@ TEST_CASE("dropping adopted memory does not wait for a stream that is stuck") {
   release.wait();
 }
 
+TEST_CASE("a graph that copies from adopted memory keeps it") {
+  const Rig rig;
+  Stream stream(rig.device);
+  std::vector<std::byte> data(KiB, std::byte{6});
+  DeviceBuffer<std::byte> there(stream, KiB);
+  const Release release;
+  std::optional<GraphExec> exec;
+  {
+    const auto buffer = PinnedArena::adopt_buffer(rig.device, gsl::span<std::byte>(data), Release(release).function());
+    exec.emplace(capture(stream, [&] { buffer.async_to_device(stream, there.span()); }).instantiate());
+  }
+  let_releases_pass(rig.device);
+  CHECK(release.calls() == 0);
+  exec->launch(stream);
+  exec.reset();
+  let_releases_pass(rig.device);
+  CHECK(release.calls() == 0);  // the launch is still to run
+  rig.settle(stream);
+  release.wait();
+  CHECK(device_holds(rig, stream, there, 6));
+}
+
 TEST_CASE("release may call thole, and what it throws can be asked for") {
   Device device = stepped();
   std::vector<int> data(10), more(10);
