@@ -64,6 +64,7 @@ TEST_CASE("a refusal names the heap's quota and what it has") {
 
 TEST_CASE("what threads keep for a heap counts, and is given back before a buffer is refused") {
   const Rig rig = limited_to(MiB);
+  const auto others = PinnedHeap(rig.arena).make_buffer<std::byte>(KiB);  // an idle arena gives all back anyway
   std::thread([&] {
     std::vector<Bytes> buffers = fill(rig.heap, 4 * KiB, Errc::limit);
     buffers.clear();
@@ -121,6 +122,37 @@ TEST_CASE("blocks that go from heap to heap count where they are") {
   CHECK(third.make_buffer<std::byte>(4 * MiB - 64 * KiB).size() != 0);
   CHECK(rig.heap.stats().taken == 0);
   CHECK(second.stats().taken == 0);
+}
+
+TEST_CASE("what others take from a heap's threads is not the heap's any more") {
+  const Rig rig = limited_to(MiB, MiB);
+  const PinnedHeap other(rig.arena);
+  std::vector<Bytes> buffers = fill(rig.heap, 64 * KiB, Errc::limit);
+  REQUIRE(buffers.size() == 16);
+  buffers.resize(12);  // of the rest, some are in this thread's cache
+  CHECK(rig.heap.stats().taken > 12 * 64 * KiB);
+  const auto more = fill(other, 64 * KiB, Errc::out_of_memory);
+  CHECK(more.size() == 4);
+  CHECK(rig.heap.stats().taken == 12 * 64 * KiB);
+}
+
+TEST_CASE("a buffer that is too large for any cache is given back, and its bytes with it") {
+  const Rig rig = limited_to(4 * MiB);
+  for (int i = 0; i != 10; ++i) CHECK(rig.heap.make_buffer<std::byte>(3 * MiB).size() == 3 * MiB);
+  CHECK(rig.heap.stats().taken == 0);
+}
+
+TEST_CASE("what goes through the depot from thread to thread is counted out and in") {
+  const Rig rig = limited_to(12 * MiB);
+  const auto in_use = rig.heap.make_buffer<std::byte>(KiB);
+  for (int round = 0; round != 10; ++round) {
+    std::vector<Bytes> buffers;
+    for (int i = 0; i != 1000; ++i) buffers.push_back(rig.heap.make_buffer<std::byte>(4 * KiB));
+    std::thread([&] { buffers.clear(); }).join();  // whose cache goes to the depot
+  }
+  CHECK(rig.arena.stats().cached > 0);
+  (void)PinnedArena(rig.arena).trim();  // gives all that is kept to the arena
+  CHECK(rig.heap.stats().taken == KiB);
 }
 
 TEST_CASE("a heap that begins where another ended has all of its own quota") {
