@@ -59,8 +59,8 @@ std::vector<Used> GraphUses::all() const {
   std::ranges::sort(all, [](const Used& a, const Used& b) {  // of one piece, what writes is the first
     return piece(a) == piece(b) ? a.writes && !b.writes : std::less<>()(piece(a), piece(b));
   });
-  const auto repeated = std::ranges::unique(all, {}, piece);
-  all.erase(repeated.begin(), repeated.end());
+  const auto same = [](const Used& a, const Used& b) { return piece(a) == piece(b); };
+  all.erase(std::unique(all.begin(), all.end(), same), all.end());  // std::ranges::unique is too new for clang 14
   return all;
 }
 
