@@ -43,7 +43,7 @@ TEST_CASE("a store grows in steps up to max_bytes, and a block never straddles t
 TEST_CASE("growth hands out all buffers of one size that fit beside what the arena began with") {
   constexpr std::size_t most = 256;
   for (const std::size_t first : {std::size_t{1}, std::size_t{16}, std::size_t{64}})
-    for (const std::size_t mib : {1, 3, 10, 33, 50, 65, 100, 129}) {
+    for (const std::size_t mib : {1U, 3U, 10U, 33U, 50U, 65U, 100U, 129U}) {
       const Machine machine;
       const OpenStore store(machine, first * MiB, most * MiB);
       Blocks blocks;
