@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t slab_bytes = std::size_t{256} << 10;
 constexpr std::size_t head_bytes = 64;
-constexpr std::size_t idle_slabs = 16;  // so many more than are in use stay as they are
+constexpr std::size_t idle_slabs = 32;  // so many more than are in use stay as they are
 
 /// What the limits allow. Under its lock.
 class Allowance {
@@ -62,9 +62,9 @@ struct Memory {
 };
 Memory& memory() noexcept { return immortal<Memory>(); }
 
-bool may_touch(std::size_t bytes) noexcept {
+bool may_touch(std::size_t bytes, bool at_any_cost) noexcept {
   const std::scoped_lock lock(memory().mutex);
-  if (!memory().allowance.take(bytes)) return false;
+  if (!memory().allowance.take(bytes) && !at_any_cost) return false;
   memory().bytes.fetch_add(bytes, std::memory_order_relaxed);
   return true;
 }
@@ -119,13 +119,13 @@ class Pool {
   static_assert(sizeof(Slab<T>) <= head_bytes);
 
  public:
-  T* take() noexcept {
+  T* take(bool at_any_cost = false) noexcept {
     const std::scoped_lock lock(mutex_);
     do {
       for (SlabList<T>* const list : {&open_, &idle_, &blank_})
         for (Slab<T>* slab = list->first(); slab != nullptr; slab = slab->after)
-          if (T* const record = take_from(*slab, *list); record != nullptr) return record;
-    } while (add_slab());
+          if (T* const record = take_from(*slab, *list, at_any_cost); record != nullptr) return record;
+    } while (add_slab(at_any_cost));
     return nullptr;
   }
 
@@ -164,8 +164,8 @@ class Pool {
  private:
   // All of these under the lock.
 
-  T* take_from(Slab<T>& slab, SlabList<T>& list) noexcept {
-    T* const record = slab.free != nullptr ? slab.free : make(slab);
+  T* take_from(Slab<T>& slab, SlabList<T>& list, bool at_any_cost) noexcept {
+    T* const record = slab.free != nullptr ? slab.free : make(slab, at_any_cost);
     if (record == nullptr) return nullptr;  // no memory for more; another slab may have some
     if (record == slab.free) slab.free = record->next;
     if (++slab.out == 1) {
@@ -178,19 +178,19 @@ class Pool {
     return record;
   }
 
-  T* make(Slab<T>& slab) noexcept {
+  T* make(Slab<T>& slab, bool at_any_cost) noexcept {
     const std::uint32_t made = slab.made.load(std::memory_order_relaxed);
     if (made == Slab<T>::most) return nullptr;
     const std::size_t end = whole_pages(head_bytes + (made + 1) * sizeof(T));
-    if (end != slab.touched && !may_touch(end - slab.touched)) return nullptr;
+    if (end != slab.touched && !may_touch(end - slab.touched, at_any_cost)) return nullptr;
     slab.touched = end;
     T* const record = new (&slab.record(made)) T;
     slab.made.store(made + 1, std::memory_order_release);  // pairs with visit()
     return record;
   }
 
-  bool add_slab() noexcept {
-    if (!may_touch(page)) return false;
+  bool add_slab(bool at_any_cost) noexcept {
+    if (!may_touch(page, at_any_cost)) return false;
     void* const place = ::operator new (slab_bytes, std::align_val_t{slab_bytes}, std::nothrow);
     if (place == nullptr) return false;
     auto* const slab = new (place) Slab<T>;
@@ -239,8 +239,8 @@ void release_block(Block* block) noexcept {
   blocks().give(block);
 }
 
-Use* acquire_slot() noexcept {
-  Use* const slot = slots().take();
+Use* acquire_slot(bool at_any_cost) noexcept {
+  Use* const slot = slots().take(at_any_cost);
   if (slot != nullptr) slot->next = nullptr;
   return slot;
 }

@@ -23,7 +23,8 @@ Block* acquire_block() noexcept;
 /// Nobody holds the block, no queue or cache knows it, and no stream uses it.
 void release_block(Block* block) noexcept;
 /// A vacant slot for uses; nullptr as with acquire_block(). It goes back with the record that it is put into.
-Use* acquire_slot() noexcept;
+/// `at_any_cost`: no limit is asked.
+Use* acquire_slot(bool at_any_cost) noexcept;
 void release_slot(Use* slot) noexcept;
 
 /// Why there is no record to be had now: the limit, in words. Empty: there is.

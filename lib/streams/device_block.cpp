@@ -70,7 +70,7 @@ void keep_place(DeviceBlock* block) noexcept {
   const Timeline::Call call(*timeline);
   if (!call) return;
   bool was_open = false;
-  if (reserve(block->uses, *timeline, &was_open)) {
+  if (reserve(block->uses, *timeline, &was_open, true)) {
     const auto position = timeline->end_of_all();
     // A driver may refuse once.
     const bool covered = timeline->cover_in_call(position).ok() || timeline->cover_in_call(position).ok();

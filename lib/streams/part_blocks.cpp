@@ -43,7 +43,7 @@ bool copy_uses(const Uses& from, Block& to) noexcept {
   const auto note_all = [&](Against against) {
     return for_each_open(from, against, [&](const OpenUse& open) {
       bool was_open = false;
-      if (!reserve(to.uses, *open.timeline, &was_open)) return false;
+      if (!reserve(to.uses, *open.timeline, &was_open, true)) return false;
       to.used.store(true, std::memory_order_release);
       note(to.uses, *open.timeline, open.position, against == Against::writes, since);
       return true;

@@ -132,7 +132,7 @@ Status OrderAfterAll::finish() noexcept {
 
 // ---- Noting
 
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost) noexcept {
   std::shared_ptr<Timeline> forgotten;  // let go of after the lock: it may be the last reference
   Use* made = nullptr;
   bool any_slot = false;
@@ -160,7 +160,7 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept {
     if (!asked && any_slot) {
       ask_some(uses);
     } else {
-      made = acquire_slot();
+      made = acquire_slot(at_any_cost);
       if (made == nullptr) return false;
     }
   }

@@ -79,8 +79,8 @@ class OrderAfterAll {
 
 /// Takes a slot for a use by the stream before its work is enqueued, so that noting cannot fail afterwards: the
 /// stream's own, one that is done, or a new one. Sets `was_open` where anything was open before. False when the system
-/// has no memory.
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open) noexcept;
+/// has no memory, or a limit leaves none; that is not asked `at_any_cost`, for what is in use already.
+bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost = false) noexcept;
 /// The work is enqueued at the position; or it was not, with position 0. Follows each reserve(). `since_ns`: where it
 /// is not 0, used_since() says so from now on.
 void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes,

@@ -40,6 +40,24 @@ TEST_CASE("a store grows in steps up to max_bytes, and a block never straddles t
   free_all(*store, blocks);
 }
 
+TEST_CASE("growth hands out all buffers of one size that fit beside what the arena began with") {
+  constexpr std::size_t most = 256;
+  for (const std::size_t first : {std::size_t{1}, std::size_t{16}, std::size_t{64}})
+    for (const std::size_t mib : {1, 3, 10, 33, 50, 65, 100, 129}) {
+      const Machine machine;
+      const OpenStore store(machine, first * MiB, most * MiB);
+      Blocks blocks;
+      for (std::size_t seen = 0; seen != SIZE_MAX;) {
+        while (Block* const block = take(*store, mib * MiB, 64)) blocks.push_back(block);
+        seen = store->grow(mib * MiB, store->growths()) ? 0 : SIZE_MAX;
+      }
+      CAPTURE(first);
+      CAPTURE(mib);
+      CHECK(blocks.size() == first / mib + (most - first) / mib);
+      free_all(*store, blocks);
+    }
+}
+
 TEST_CASE("trim gives back grown regions with nothing in them, and keeps what the arena began with") {
   const Machine machine;
   const OpenStore store(machine, 1 * MiB, 400 * MiB);

@@ -82,8 +82,9 @@ TEST_CASE("a million small buffers take 97 bytes each of ordinary memory, which 
   }
   SUBCASE("but for some, once nothing else keeps them") {
     buffers.clear();
-    heap.make_buffer<std::byte>(arena.stats().largest_free + MiB);  // finds room where all that is kept is given up
-    CHECK(arena.stats().bookkeeping - before <= 8 * MiB);
+    (void)heap.make_buffer<std::byte>(arena.stats().largest_free +
+                                      MiB);  // finds room where all that is kept is given up
+    CHECK(arena.stats().bookkeeping - before <= 12 * MiB);
   }
 }
 
@@ -106,6 +107,19 @@ TEST_CASE("where a limit leaves no memory for records, a buffer is refused in wo
   CHECK(fill(heap, buffers).size() > 0);
   container.use(100 * MiB);
   while (!heap.try_make_buffer<std::byte>(64)) std::this_thread::yield();
+}
+
+TEST_CASE("a slot for what is in use already is there beyond a limit") {
+  trim_records();
+  const Container container;
+  container.use(200 * MiB);
+  std::vector<Use*> slots;
+  while (Use* const slot = acquire_slot(false)) slots.push_back(slot);
+  for (int i = 0; i != 100; ++i) {
+    slots.push_back(acquire_slot(true));
+    REQUIRE(slots.back() != nullptr);
+  }
+  for (Use* const slot : slots) release_slot(slot);
 }
 
 TEST_CASE("what a limit leaves is asked for a part at a time, so that others find the rest") {
@@ -133,8 +147,10 @@ TEST_CASE("records stay where they are while somebody looks at all of them") {
   std::size_t during = 0;
   for_each_record([&](const Block&) {
     if (during != 0) return;
-    buffers.clear();
-    (void)PinnedArena(arena).trim();
+    std::thread([&] {
+      buffers.clear();
+      (void)PinnedArena(arena).trim();
+    }).join();
     during = record_bytes();
   });
   CHECK(during >= 100'000 * sizeof(Block));
