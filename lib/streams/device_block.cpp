@@ -69,7 +69,7 @@ void keep_place(DeviceBlock* block) noexcept {
   if (timeline == nullptr) return;
   const Timeline::Call call(*timeline);
   if (!call) return;
-  bool was_open = false;
+  WasOpen was_open;
   if (reserve(block->uses, *timeline, &was_open)) {
     const auto position = timeline->end_of_all();
     // A driver may refuse once.

@@ -41,7 +41,7 @@ Block* give_back(Block* part) noexcept {
 bool copy_uses(const Uses& from, Block& to) noexcept {
   const auto note_all = [&](Against against) {
     return for_each_open(from, against, [&](const OpenUse& open) {
-      bool was_open = false;
+      WasOpen was_open;
       if (!reserve(to.uses, *open.timeline, &was_open)) return false;
       to.used.store(true, std::memory_order_release);
       note(to.uses, *open.timeline, open.position, against == Against::writes);
