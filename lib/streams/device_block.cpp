@@ -68,7 +68,7 @@ void keep_place(DeviceBlock* block) noexcept {
   if (timeline == nullptr) return;
   const Timeline::Call call(*timeline);
   if (!call) return;
-  bool was_open = false;
+  WasOpen was_open;
   if (!reserve(block->uses, *timeline, &was_open, true))
     return;  // for want of memory: who frees what waits tries again
   const auto position = timeline->end_of_all();

@@ -42,7 +42,7 @@ bool copy_uses(const Uses& from, Block& to) noexcept {
   const std::int64_t since = used_since(from).count();
   const auto note_all = [&](Against against) {
     return for_each_open(from, against, [&](const OpenUse& open) {
-      bool was_open = false;
+      WasOpen was_open;
       if (!reserve(to.uses, *open.timeline, &was_open, true)) return false;
       to.used.store(true, std::memory_order_release);
       note(to.uses, *open.timeline, open.position, against == Against::writes, since);

@@ -98,14 +98,24 @@ Result<void> Submission::order(const Uses& uses, bool writes) noexcept {
   return status.ok() ? Result<void>() : not_ordered(status, uses);
 }
 
-Result<void> Submission::order_all(const Used* all, std::size_t count) noexcept {
+/// In a capture.
+Result<void> Submission::check_done(const Used* all, std::size_t count) noexcept {
+  if (!must_be_done()) return {};
+  for (std::size_t i = 0; i != count; ++i)
+    if (auto ordered = order(all[i].uses(), all[i].writes); !ordered) return ordered;
+  return {};
+}
+
+/// Taking a slot tells whether anything is open in another stream: of many pieces of memory few have to be looked at
+/// once more. Slots that were taken for nothing are given back with this object.
+Result<void> Submission::reserve_and_order(Used* all, std::size_t count) noexcept {
   OrderAfterAll waits(*timeline_);
-  if (capturing() && !must_be_done()) return {};
   for (std::size_t i = 0; i != count; ++i) {
-    const Uses& uses = all[i].uses();
-    const Against against = all[i].writes ? Against::everything : Against::writes;
-    const Status status = capturing() ? query(uses, against) : waits.add(uses, against);
-    if (!status.ok()) return not_ordered(status, uses);
+    WasOpen was_open;
+    if (auto reserved = keep_and_reserve(all[i], &was_open); !reserved) return reserved;
+    if (!was_open.elsewhere) continue;
+    const Status status = waits.add(all[i].uses(), all[i].writes ? Against::everything : Against::writes);
+    if (!status.ok()) return not_ordered(status, all[i].uses());
   }
   const Status status = waits.finish();
   if (status.ok()) return {};
@@ -140,16 +150,15 @@ Status Submission::order_in_capture(const GraphUses::Branches& before) noexcept 
   return {};
 }
 
-/// The work comes after what it must come after: nothing can fail any more once this has succeeded.
-Result<void> Submission::keep_and_reserve(Used& used, bool orders) noexcept {
+/// Nothing can fail any more once this has succeeded and the work comes after what it must come after.
+Result<void> Submission::keep_and_reserve(Used& used, WasOpen* was_open, bool orders) noexcept {
   if (capturing())
     if (const Status status = keep_in(capture_, used, orders); !status.ok())
       return tl::unexpected(error(status, "keeping the memory in the graph"));
-  bool was_open = false;
-  if (!reserve(used.uses(), *timeline_, &was_open))
+  if (!reserve(used.uses(), *timeline_, was_open))
     return tl::unexpected(error({StatusCode::out_of_memory}, "noting a use"));
   if (used.block != nullptr) used.block->used.store(true, std::memory_order_release);
-  used.stamp = used.block != nullptr && !was_open;
+  used.stamp = used.block != nullptr && !was_open->any;
   ++count_;
   return {};
 }
@@ -157,16 +166,19 @@ Result<void> Submission::keep_and_reserve(Used& used, bool orders) noexcept {
 Result<void> Submission::use(Used used) noexcept {
   if (auto ordered = order(used.uses(), used.writes); !ordered) return ordered;
   used_[count_] = used;
-  return keep_and_reserve(used_[count_]);
+  WasOpen was_open;
+  return keep_and_reserve(used_[count_], &was_open);
 }
 
 Result<void> Submission::use_all(Used* all, std::size_t count, const std::shared_ptr<GraphWrite>* writes) noexcept {
-  if (auto ordered = order_all(all, count); !ordered) return ordered;
   many_ = all;
   writes_ = writes;
   if (writes != nullptr) before_ = timeline_->issued();
+  if (!capturing()) return reserve_and_order(all, count);
+  if (auto done = check_done(all, count); !done) return done;
+  WasOpen was_open;
   for (std::size_t i = 0; i != count; ++i)
-    if (auto kept = keep_and_reserve(all[i]); !kept) return kept;
+    if (auto kept = keep_and_reserve(all[i], &was_open); !kept) return kept;
   return {};
 }
 
@@ -177,7 +189,8 @@ Result<void> Submission::use(DeviceBlock& block, bool writes) noexcept {
 
 Result<void> Submission::note(Block& block, bool writes) noexcept {
   used_[count_] = Used{&block, nullptr, writes, false};
-  return keep_and_reserve(used_[count_], false);
+  WasOpen was_open;
+  return keep_and_reserve(used_[count_], &was_open, false);
 }
 
 void Submission::expect_long_work() noexcept {

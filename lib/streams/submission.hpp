@@ -70,9 +70,10 @@ class Submission {
       : call_(call), timeline_(&timeline), of_(of), going_on_(timeline) {}
   Result<void> use(Used used) noexcept;
   Result<void> order(const Uses& uses, bool writes) noexcept;
-  Result<void> order_all(const Used* all, std::size_t count) noexcept;
+  Result<void> check_done(const Used* all, std::size_t count) noexcept;
+  Result<void> reserve_and_order(Used* all, std::size_t count) noexcept;
   Result<void> not_ordered(Status status, const Uses& uses) noexcept;
-  Result<void> keep_and_reserve(Used& used, bool orders = true) noexcept;
+  Result<void> keep_and_reserve(Used& used, WasOpen* was_open, bool orders = true) noexcept;
   Used* used() noexcept { return many_ != nullptr ? many_ : used_.data(); }
   bool must_be_done() const noexcept;
   void tell_graph_of_writes() noexcept;

@@ -176,7 +176,7 @@ Status OrderAfterAll::finish() noexcept {
 
 // ---- Noting
 
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost) noexcept {
+bool reserve(Uses& uses, Timeline& timeline, WasOpen* was_open, bool at_any_cost) noexcept {
   std::shared_ptr<Timeline> forgotten;  // let go of after the lock: it may be the last reference
   Use* made = nullptr;
   bool any_slot = false;
@@ -191,7 +191,12 @@ bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost) n
         first == nullptr ? uses.slots.set(slot) : void(slot->next = std::exchange(first->next, slot));
       }
       if (slot != nullptr) {
-        *was_open = find_slot(uses, [](const Use& use) { return is_open(use); }) != nullptr;
+        find_slot(uses, [&](const Use& use) {
+          if (!is_open(use)) return false;
+          was_open->any = true;
+          was_open->elsewhere = use.timeline.get() != &timeline;
+          return was_open->elsewhere;
+        });
         if (slot->timeline.get() != &timeline) {
           forgotten = std::exchange(slot->timeline, timeline.shared_from_this());
           slot->read = slot->write = 0;

@@ -79,10 +79,15 @@ class OrderAfterAll {
 
 // ---- Noting
 
+/// What a memory's uses were before one more.
+struct WasOpen {
+  bool any = false;
+  bool elsewhere = false;  ///< one of another stream
+};
 /// Takes a slot for a use by the stream before its work is enqueued, so that noting cannot fail afterwards: the
-/// stream's own, one that is done, or a new one. Sets `was_open` where anything was open before. False when the system
+/// stream's own, one that is done, or a new one. Sets in `was_open` what was open before. False when the system
 /// has no memory, or a limit leaves none; that is not asked `at_any_cost`, for what is in use already.
-bool reserve(Uses& uses, Timeline& timeline, bool* was_open, bool at_any_cost = false) noexcept;
+bool reserve(Uses& uses, Timeline& timeline, WasOpen* was_open, bool at_any_cost = false) noexcept;
 /// The work is enqueued at the position; or it was not, with position 0. Follows each reserve(). `since_ns`: where it
 /// is not 0, used_since() says so from now on.
 void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool writes,

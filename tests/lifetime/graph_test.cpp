@@ -342,8 +342,9 @@ TEST_CASE("where two captures went into one graph, a launch is a use of what bot
   REQUIRE(rig.backend().end_capture(stream.native(), &native).ok());
   // As cudaStreamBeginCaptureToGraph: another capture, the same graph.
   std::shared_ptr<detail::GraphUses> uses;
-  REQUIRE(core->streams->graphs.of_capture(core, {detail::CaptureInfo::State::active, 1, native},
-                                             detail::GraphLaunches::unseen, &uses).ok());
+  REQUIRE(core->streams->graphs
+              .of_capture(core, {detail::CaptureInfo::State::active, 1, native}, detail::GraphLaunches::unseen, &uses)
+              .ok());
   auto* const block = static_cast<detail::Block*>(writes(second).use.block);
   REQUIRE(uses->add({block, nullptr, true, false}, nullptr));
   uses.reset();
