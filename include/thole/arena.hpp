@@ -22,7 +22,7 @@
 #include <thole/pin_method.hpp>
 #include <thole/source_location.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 namespace detail {
 class ArenaCore;
@@ -242,4 +242,4 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   std::shared_ptr<detail::ArenaCore> core_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

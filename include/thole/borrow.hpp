@@ -10,7 +10,7 @@
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 template <class T>
 class PinnedBuffer;
@@ -118,4 +118,4 @@ using Borrow = detail::BasicBorrow<const T>;
 template <class T>
 using BorrowMut = detail::BasicBorrow<T>;
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

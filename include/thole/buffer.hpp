@@ -19,7 +19,7 @@
 #include <thole/export.hpp>
 #include <thole/stream.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 class PinnedArena;
 class PinnedHeap;
@@ -441,4 +441,4 @@ PinnedBuffer<T> join(PinnedBuffer<T>&& first, Others&&... others) {
   return detail::unwrap(std::move(joined));
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -10,7 +10,7 @@
 #include <thole/error.hpp>
 #include <thole/event.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 
 class EventAwaiter {
@@ -60,4 +60,4 @@ class EventAwaiter {
 /// Thread safety: as `Event::on_ready`.
 inline detail::EventAwaiter operator co_await(Event&& event) noexcept { return detail::EventAwaiter(std::move(event)); }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

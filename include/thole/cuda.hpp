@@ -10,7 +10,7 @@
 #include <thole/device.hpp>
 #include <thole/stream.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// A view of a stream that other code made: PyTorch, a library, the program itself; also the legacy default stream (0
 /// or `cudaStreamLegacy`) and `cudaStreamPerThread`. All views of one native stream share one timeline; a stream made
@@ -24,4 +24,4 @@ inline StreamRef from_native(const Device& device, cudaStream_t stream) {
 /// The raw handle of a stream on a GPU.
 inline cudaStream_t native(const StreamRef& stream) { return stream.native(); }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -21,7 +21,7 @@
 
 #include <thole/heap.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// Pinned memory of a heap, which it keeps open: host and device can reach it. Copies are cheap, and equal where the
 /// heap is the same. It has the names of CCCL 3.1 (`allocate_sync`, `allocate` with the stream first) and those before
@@ -102,4 +102,4 @@ class CudaPinnedResource {
   PinnedHeap heap_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -10,7 +10,7 @@
 #include <thole/export.hpp>
 #include <thole/simulation_options.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 class Simulation;
 
@@ -98,4 +98,4 @@ class [[nodiscard]] THOLE_EXPORT Device {
   std::shared_ptr<detail::DeviceCore> core_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -12,7 +12,7 @@
 #include <thole/export.hpp>
 #include <thole/stream.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 class PinnedHeap;
 template <class T>
@@ -212,4 +212,4 @@ class [[nodiscard]] DeviceBuffer {
   bool valid_ = true;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -22,7 +22,7 @@
 #include <thole/detail/dlpack_check.hpp>
 #include <thole/error.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// What DLPack passes around, as version 1.0 has it: the same members in the same places as in its own header, where
 /// the names begin with DL.
@@ -269,4 +269,4 @@ std::invoke_result_t<Make, gsl::span<T>, std::function<void()>> from_dlpack(Dlpa
   return made;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -10,7 +10,7 @@
 
 #include <thole/export.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// What went wrong: the code of an `Error`. The text of the `Error` that carries it names the object, the call and the
 /// numbers. Code that knows nothing of thole compares with `std::errc`: what each equals stands in brackets.
@@ -90,7 +90,7 @@ THOLE_EXPORT Error moved_from(const char* call, const char* object) noexcept;
 
 }  // namespace detail
 
-}  // namespace thole
+}  // namespace thole::inline v0_1
 
 template <>
 struct std::is_error_code_enum<thole::Errc> : std::true_type {};

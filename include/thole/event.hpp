@@ -9,7 +9,7 @@
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 namespace detail {
 struct Ticket;
@@ -69,4 +69,4 @@ class [[nodiscard]] THOLE_EXPORT Event {
   detail::Ticket* ticket_ = nullptr;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -2,7 +2,7 @@
 
 // The names of handles, for a program's own headers: it includes nothing, and costs nothing to compile.
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 // Each is documented where it is defined.
 class Device;
@@ -24,4 +24,4 @@ class DeviceSpan;
 template <class T>
 class PinnedBuffer;
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

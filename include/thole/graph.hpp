@@ -29,7 +29,7 @@
 struct CUgraph_st;  // what cudaGraph_t and cudaGraphExec_t point to, so that no CUDA header is needed here
 struct CUgraphExec_st;
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// Raw handles: a `cudaGraph_t` and a `cudaGraphExec_t` on a GPU; opaque on a simulated device.
 using NativeGraph = ::CUgraph_st*;
@@ -190,4 +190,4 @@ inline void launch(NativeGraphExec exec, const StreamRef& stream, const UseList&
   detail::unwrap(try_launch(exec, stream, uses));
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -13,7 +13,7 @@
 #include <thole/report.hpp>
 #include <thole/source_location.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 class PinnedHeap;
 
@@ -301,4 +301,4 @@ Result<PinnedBuffer<T>> DeviceBuffer<T>::fill(const StreamRef& stream, Make make
   return made;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

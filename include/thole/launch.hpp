@@ -23,7 +23,7 @@
 #include <thole/stream.hpp>
 #include <thole/use_on.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 namespace detail {
 
@@ -111,4 +111,4 @@ template <class... Arguments>
   return detail::LaunchCallOf<Arguments...>::run(stream, {std::forward<Arguments>(arguments)...});
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

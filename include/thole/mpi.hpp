@@ -14,7 +14,7 @@
 #include <thole/borrow.hpp>
 #include <thole/error.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// A send or receive that MPI has not finished, with the borrow of the memory that it uses; move-only. While it lives
 /// the buffer may be dropped, and its memory is not used again; handing it to a stream that conflicts, or borrowing it
@@ -82,4 +82,4 @@ MpiRequest<BorrowMut<T>> mpi_irecv(BorrowMut<T> elements, int from, int tag, MPI
   return {std::move(elements), request};
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

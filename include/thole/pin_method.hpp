@@ -1,6 +1,6 @@
 #pragma once
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// How an arena's memory becomes pinned.
 enum class PinMethod {
@@ -8,4 +8,4 @@ enum class PinMethod {
   host_alloc,      ///< Ask the driver (`cudaHostAlloc`): ten times slower, for systems where registering fails.
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

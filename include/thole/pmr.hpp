@@ -17,7 +17,7 @@
 
 #include <thole/heap.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 
 /// As operator new: never nullptr, and std::bad_alloc where the heap says why not.
@@ -102,4 +102,4 @@ class PinnedAllocator {
   PinnedHeap heap_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -19,7 +19,7 @@ struct view_closure;
 }
 }  // namespace ranges
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A view over the elements of a borrow that its copies share; the last to go ends the borrow.
 template <class Borrow, class ViewBase>
@@ -40,4 +40,4 @@ auto operator|(BasicBorrow<T>&& borrow, ranges::views::view_closure<Function> cl
   return BorrowView<BasicBorrow<T>, ranges::view_base>(std::move(borrow)) | std::move(closure);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 #include <thole/export.hpp>
 #include <thole/source_location.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// One block of pinned memory that a stream still uses.
 /// Thread safety: plain data, as all here.
@@ -53,4 +53,4 @@ struct [[nodiscard]] THOLE_EXPORT Report {
   std::string text() const;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

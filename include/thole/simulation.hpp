@@ -8,7 +8,7 @@
 #include <thole/graph.hpp>
 #include <thole/simulation_options.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 namespace detail {
 class SimulatedBackend;
@@ -98,4 +98,4 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   std::shared_ptr<detail::SimulatedBackend> backend_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

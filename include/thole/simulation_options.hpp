@@ -5,7 +5,7 @@
 #include <optional>
 #include <thole/detail/std_parts.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// How a simulated device behaves. The defaults give a device that runs by itself, as fast as the CPU copies.
 struct SimulationOptions {
@@ -78,4 +78,4 @@ enum class SimulatedCall {
   destroy_graph_exec,
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

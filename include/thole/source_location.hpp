@@ -14,7 +14,7 @@
 #define THOLE_HERE ::thole::SourceLocation(__builtin_FILE(), static_cast<unsigned>(__builtin_LINE()))
 #endif
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// A place in a program, as `std::source_location`, which converts to it. It is one word, and the same for every
 /// compiler, so that a program and a library that two compilers made understand each other. The texts live as long as
@@ -71,4 +71,4 @@ class SourceLocation {
   std::uint64_t word_ = 0;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -12,7 +12,7 @@
 
 struct CUstream_st;  // what cudaStream_t points to, so that no CUDA header is needed here
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 class Event;
 class StreamRef;
@@ -120,4 +120,4 @@ class [[nodiscard]] THOLE_EXPORT Stream : public StreamRef {
   Stream() = default;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -8,7 +8,7 @@
 #include <thole/export.hpp>
 #include <thole/stream.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// What a trace is made with.
 /// Thread safety: plain data.
@@ -59,4 +59,4 @@ class THOLE_EXPORT TraceSpan {
   std::chrono::steady_clock::time_point begin_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

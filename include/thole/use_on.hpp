@@ -22,7 +22,7 @@
 #include <thole/export.hpp>
 #include <thole/stream.hpp>
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 // ---- What the work uses. Each names a buffer, or a span of a DeviceBuffer, for one call of use_on(), and lives no
 // longer than what it names.
@@ -200,4 +200,4 @@ class THOLE_EXPORT UseList {
   std::vector<detail::ListedUse> uses_;
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -13,7 +13,7 @@
 #include "heap/heap_handle.hpp"
 #include "memory/store.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 using detail::ArenaCore;
 using detail::HandleAccess;
@@ -183,4 +183,4 @@ Result<PinnedArena> PinnedArena::try_adopt(const Device& device, gsl::span<const
   return adopt_memory(device, {memory.data(), memory.size(), false}, std::move(release), options);
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

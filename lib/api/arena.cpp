@@ -14,7 +14,7 @@
 #include "inspect/leaks.hpp"
 #include "memory/store.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 using detail::HandleAccess;
 
@@ -144,4 +144,4 @@ void PinnedArena::draw_svg(std::ostream& out) const {
       out);
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

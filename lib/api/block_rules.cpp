@@ -2,7 +2,7 @@
 
 #include "streams/cross_device.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 std::string bytes_of(const Block& block) { return std::to_string(block.asked_bytes) + " bytes"; }
 
@@ -49,4 +49,4 @@ Result<void> check_device(const Block& block, const std::shared_ptr<DeviceCore>&
   return {};
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 #include "blocks/block.hpp"
 #include "heap/heap_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Every head is that of a Block.
 inline Block& of(BlockHead* head) noexcept { return *static_cast<Block*>(head); }
@@ -33,4 +33,4 @@ inline bool begin(Block& block, bool writes) noexcept {
 /// Whether a stream of that device may use the block; notes it where the block is of another device's arena.
 Result<void> check_device(const Block& block, const std::shared_ptr<DeviceCore>& device, const char* call) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -3,7 +3,7 @@
 #include "blocks/block.hpp"
 #include "heap/heap_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 void release(BlockHead* head) noexcept {
   auto* const block = static_cast<Block*>(head);  // every head is that of a Block
@@ -12,4 +12,4 @@ void release(BlockHead* head) noexcept {
     heap.release(block);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -12,7 +12,7 @@
 #include "streams/submission.hpp"
 #include "streams/uses.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 BytesText bytes_text_of(const Block& block) noexcept { return BytesText(block.asked_bytes); }
@@ -268,4 +268,4 @@ Error too_small_error(const char* call, std::size_t wanted, std::size_t has) {
   });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -15,7 +15,7 @@
 #include "base/immortal.hpp"
 #include "memory/pinned_pool.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace {
 
 using detail::DeviceCore;
@@ -123,4 +123,4 @@ std::size_t Device::kept_pinned() const {
 bool Device::lost() const { return core("Device::lost").lost(); }
 std::optional<Error> Device::take_error() { return core("Device::take_error").take_error(); }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -5,7 +5,7 @@
 #include "api/handle_access.hpp"
 #include "streams/device_allocation.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 Result<DeviceBlock*> make_device_block(const StreamRef& stream, std::size_t count, std::size_t element_bytes) noexcept {
   constexpr const char* call = "DeviceBuffer";
@@ -36,4 +36,4 @@ void drop_device_block(DeviceBlock* block) noexcept {
   if (block->let_go()) free_device_block(block);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 std::string list(gsl::span<const std::int64_t> numbers) {
@@ -148,4 +148,4 @@ Error dlpack_no_memory() noexcept {
                      [] { return std::string("to_dlpack: the system has no memory for a tensor"); });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

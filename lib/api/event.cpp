@@ -8,7 +8,7 @@
 #include "base/deadline.hpp"
 #include "streams/notifier.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 using detail::Status;
 using detail::StatusCode;
@@ -123,4 +123,4 @@ Result<std::chrono::nanoseconds> Event::try_elapsed_since(const Event& start) co
   return time;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -10,7 +10,7 @@
 #include "streams/stream_registry.hpp"
 #include "streams/submission.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 
 /// What each launch uses. It keeps the memory.
@@ -228,4 +228,4 @@ NativeGraphExec GraphExec::native() const {
   return exec_;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

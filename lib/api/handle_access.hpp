@@ -14,7 +14,7 @@
 #include "streams/submission.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct HandleAccess {
   static const std::shared_ptr<DeviceCore>& core(const Device& device) noexcept { return device.core_; }
@@ -74,4 +74,4 @@ struct HandleAccess {
   static Ticket* ticket(const Event& event) noexcept { return event.ticket_; }
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

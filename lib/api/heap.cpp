@@ -19,7 +19,7 @@
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 
 namespace {
@@ -179,4 +179,4 @@ PinnedArena PinnedHeap::arena() const {
   return PinnedArena(core_->arena());
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -14,7 +14,7 @@
 #include "api/block_rules.hpp"
 #include "streams/used.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What is held goes with this object.
 class HeldUses {
@@ -65,4 +65,4 @@ class HeldUses {
   std::size_t bytes_ = 0;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

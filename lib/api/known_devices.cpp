@@ -23,7 +23,7 @@
 #include "backend/cuda/cuda_backend.hpp"
 #endif
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 std::shared_ptr<DeviceCore> make_core(std::shared_ptr<DeviceBackend> backend) {
@@ -172,4 +172,4 @@ Result<std::shared_ptr<DeviceCore>> device_of_native(const std::shared_ptr<Devic
   return tl::unexpected(no_stream(*near, {StatusCode::out_of_memory}));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 
 #include "backend/device_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// The GPU with this ordinal, made when it is first asked for. Errors: those of Device::try_cuda. Throws
 /// std::bad_alloc.
@@ -27,4 +27,4 @@ Result<std::shared_ptr<DeviceCore>> device_of_native(const std::shared_ptr<Devic
 /// The calling thread's current device of the simulated ones; nullptr: none.
 void make_current(const std::shared_ptr<DeviceBackend>& simulated) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

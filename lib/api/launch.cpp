@@ -6,7 +6,7 @@
 #include "api/handle_access.hpp"
 #include "backend/simulated/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 Result<bool> runs_on_cpu(const StreamRef& stream, const char* call) noexcept {
   auto timeline = HandleAccess::live_timeline(stream, call);
@@ -41,4 +41,4 @@ Result<void> launch_on_cpu(const StreamRef& stream, const ListedUse* listed, std
       Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; }));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 #include "heap/heap_core.hpp"
 #include "streams/part_blocks.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 /// Whoever else holds the block looks at its own record: borrows and graphs would not see the parts' uses.
@@ -81,4 +81,4 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
 
 void* block_data(const BlockHead* block) noexcept { return static_cast<const Block*>(block)->data; }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

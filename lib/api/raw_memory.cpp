@@ -16,7 +16,7 @@
 #include "heap/heap_handle.hpp"
 #include "streams/uses.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace {
 
 using detail::Block;
@@ -184,4 +184,4 @@ void deallocate_on_native(const PinnedHeap& heap, void* data, NativeStream nativ
 }
 
 }  // namespace detail
-}  // namespace thole
+}  // namespace thole::inline v0_1

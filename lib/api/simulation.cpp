@@ -12,7 +12,7 @@
 #include "backend/simulated/backend.hpp"
 #include "memory/pinned_pool.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 namespace {
 
@@ -80,4 +80,4 @@ SimulatedGraph Simulation::end_capture(const StreamRef& stream) {
   return Graph::from_native(stream.device(), static_cast<NativeGraph>(graph));
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -14,7 +14,7 @@
 #include "streams/stream_registry.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 namespace {
 
@@ -256,4 +256,4 @@ Stream::~Stream() {
   if (timeline_->has_work()) detail::watch(device);
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -13,7 +13,7 @@
 #include "streams/device_block.hpp"
 #include "streams/submission.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 namespace {
 
@@ -153,4 +153,4 @@ void UseList::add(const detail::ListedUse& use, const char* call) {
   uses_.back().kept = true;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

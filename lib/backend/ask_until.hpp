@@ -8,7 +8,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Asks again and again, ever less often, until the answer is another than not_ready or the time is over.
 template <class Ask>
@@ -24,4 +24,4 @@ Status ask_until(std::chrono::steady_clock::time_point deadline, Ask ask) noexce
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -28,7 +28,7 @@
 #include <string>
 #include <string_view>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using StreamHandle = void*;     ///< cudaStream_t
 using EventHandle = void*;      ///< cudaEvent_t
@@ -197,4 +197,4 @@ class DeviceBackend {
   virtual Status destroy_graph_exec(GraphExecHandle exec) noexcept = 0;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,7 +4,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// While it lives, the calling thread's capture mode is relaxed, so that its calls neither fail nor invalidate a
 /// capture. CUDA: "Stream Management", cudaThreadExchangeStreamCaptureMode.
@@ -21,4 +21,4 @@ class CaptureGuard {
   CaptureMode before_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 Errc errc_of(StatusCode code) noexcept {
   switch (code) {
@@ -78,4 +78,4 @@ void DeviceCore::note_lost(Status status) noexcept {
   lost_.store(true, std::memory_order_release);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

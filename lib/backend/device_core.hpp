@@ -18,7 +18,7 @@
 #include "backend/event_stock.hpp"
 #include "base/fork.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class StreamRegistry;
 
@@ -84,4 +84,4 @@ struct DeviceCore {
   std::optional<Error> kept_;          // what take_error() will return; under mutex_
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

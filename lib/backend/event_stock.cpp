@@ -4,7 +4,7 @@
 
 #include "base/host_function.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 EventStock::~EventStock() {
   destroy_waiting();
@@ -87,4 +87,4 @@ bool EventStock::is_low() const noexcept {
   return events_.size() < low;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

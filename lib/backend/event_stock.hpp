@@ -10,7 +10,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Thread safety: any thread, at any time.
 class EventStock {
@@ -49,4 +49,4 @@ class EventStock {
   std::atomic<bool> blocking_{false};  // relaxed: an option, set before the device is used
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,7 +6,7 @@
 #include <thread>
 #include <utility>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A thread with every signal blocked. Throws std::system_error when there is none to be had.
 template <class Function>
@@ -24,4 +24,4 @@ std::thread background_thread(Function&& function) {
   return std::thread(std::forward<Function>(function));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,7 +4,7 @@
 #include <charconv>
 #include <sstream>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 BytesText::BytesText(std::size_t bytes) noexcept {
   constexpr std::string_view unit = " bytes";
@@ -29,4 +29,4 @@ std::string bytes_text(std::size_t bytes) {
   return text.str();
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 inline constexpr std::size_t page = 4096;
 inline constexpr std::size_t huge_page = std::size_t{2} << 20;
@@ -50,4 +50,4 @@ class BytesText {
 /// "1073741824 bytes (1 GiB)".
 std::string bytes_text(std::size_t bytes);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 
 #include "base/thread_number.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A number that one thread at a time writes, under a lock, and that any thread may read meanwhile. Relaxed: a figure.
 class Count {
@@ -49,4 +49,4 @@ class SharedCount {
   std::array<Part, 16> parts_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 
 #include <thole/forever.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Empty: the call that takes it says what that means.
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;
@@ -24,4 +24,4 @@ inline Deadline end_of_wait(std::chrono::nanoseconds timeout) noexcept {
   return timeout == forever ? Deadline() : deadline_after(timeout);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -2,7 +2,7 @@
 
 #include <array>
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace {
 
 class Category final : public std::error_category {
@@ -120,4 +120,4 @@ void detail::throw_outside(const char* call, std::size_t offset, std::size_t cou
   });
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -1,7 +1,7 @@
 #include "base/fork.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 constinit std::atomic<std::uint32_t> forks{0};
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -1,6 +1,6 @@
 #include "base/host_function.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 thread_local int running = 0;
@@ -12,4 +12,4 @@ InHostFunction::~InHostFunction() { --running; }
 
 bool in_host_function() noexcept { return running != 0; }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

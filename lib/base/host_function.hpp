@@ -4,7 +4,7 @@
 // kernels, what a graph lets go of. No call of the device is allowed in them (CUDA: "Execution Control",
 // cudaLaunchHostFunc), so that handles which are dropped there leave the rest to the library's own thread.
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// While it lives, the calling thread is in such a function.
 class InHostFunction {
@@ -18,4 +18,4 @@ class InHostFunction {
 /// Whether the calling thread is in one.
 bool in_host_function() noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

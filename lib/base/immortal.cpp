@@ -5,7 +5,7 @@
 #include "base/fork.hpp"
 #include "base/spin_lock.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 constinit SpinLock list_lock;
@@ -42,4 +42,4 @@ void forget_immortals() noexcept {
     slot->of_the_parent_ = slot->object_.exchange(nullptr, std::memory_order_relaxed);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 #include <memory>
 #include <new>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Where one immortal object is kept. All slots form a list, so that a forked child can empty them.
 class ImmortalSlot {
@@ -48,4 +48,4 @@ T& immortal() noexcept {
   return *static_cast<T*>(object);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -13,7 +13,7 @@
 #include "base/bytes.hpp"
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -179,4 +179,4 @@ unsigned MemoryReservation::waiting() noexcept {
   return reservations.waiting;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// The tightest of the limits on memory.
 struct MemoryRoom {
@@ -47,4 +47,4 @@ class MemoryReservation {
   std::string limit_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -5,7 +5,7 @@
 
 #include <atomic>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Linked by `Next`, a member of the records. Owns nothing. Thread safety: any thread, at any time.
 template <class T, T* T::*Next>
@@ -24,4 +24,4 @@ class LockFreeStack {
   std::atomic<T*> first_{nullptr};
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -2,8 +2,8 @@
 
 #include <sys/mman.h>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 bool give_pages_back(std::byte* data, std::size_t bytes) noexcept { return madvise(data, bytes, MADV_DONTNEED) == 0; }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,10 +4,10 @@
 
 #include <cstddef>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// The pages go back to the system, and read as zeros from now on. Returns false, and has done nothing, where the
 /// system does not take them, as where the program has locked its memory.
 bool give_pages_back(std::byte* data, std::size_t bytes) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -5,7 +5,7 @@
 #include <new>
 #include <string>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 int numa_node_of_pci_device(std::string_view address, const std::filesystem::path& root) noexcept try {
   std::string name(address);  // the system writes addresses with small letters, CUDA with capital ones
@@ -18,4 +18,4 @@ int numa_node_of_pci_device(std::string_view address, const std::filesystem::pat
   return -1;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

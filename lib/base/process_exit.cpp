@@ -8,7 +8,7 @@
 
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 struct Calls {
@@ -55,4 +55,4 @@ BackgroundCalls::~BackgroundCalls() {
   if (--self.going_on == 0) self.none.notify_all();
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

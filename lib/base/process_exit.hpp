@@ -6,7 +6,7 @@
 
 #include <chrono>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Once a driver is loaded. Exit handlers run in the opposite order of their registration: ours before the driver's.
 void end_background_calls_at_exit() noexcept;
@@ -30,4 +30,4 @@ class BackgroundCalls {
   const bool allowed_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

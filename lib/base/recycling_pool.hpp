@@ -4,7 +4,7 @@
 
 #include <mutex>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Linked by `Next`, a member of the records. Thread safety: any thread, at any time.
 template <class T, T* T::*Next>
@@ -28,4 +28,4 @@ class RecyclingPool {
   T* first_ = nullptr;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

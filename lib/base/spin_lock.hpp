@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Between two tries to take a lock, after so many in vain.
 void pause_before_try(int tries) noexcept;
@@ -73,4 +73,4 @@ class [[nodiscard]] SpinGuard {
   Lock& lock_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

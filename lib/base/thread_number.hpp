@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 inline std::uint64_t thread_number() noexcept {
   static constinit std::atomic<std::uint64_t> last{0};  // only counts: pairs with nothing
@@ -13,4 +13,4 @@ inline std::uint64_t thread_number() noexcept {
   return number;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

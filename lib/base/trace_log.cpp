@@ -5,7 +5,7 @@
 #include "base/immortal.hpp"
 #include "base/thread_number.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 /// This thread's buffer, and the log that it is of: a forked child has another.
@@ -69,4 +69,4 @@ void keep_trace_event(const TraceEvent& event) noexcept {
   buffer->count.store(at + 1, std::memory_order_release);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

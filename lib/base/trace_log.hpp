@@ -11,7 +11,7 @@
 #include <mutex>
 #include <vector>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Whether somebody traces. Pairs with nothing: an event more or less at either end does no harm.
 inline constinit std::atomic<bool> trace_is_on{false};
@@ -83,4 +83,4 @@ struct TraceLog {
   std::int64_t start = 0;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -17,7 +17,7 @@
 #include "base/count.hpp"
 #include "blocks/use.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct HeapCore;
 
@@ -86,4 +86,4 @@ class BlockList {
   Block* last_ = nullptr;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 #include "base/bytes.hpp"
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 constexpr unsigned leaf_bits = 25, table_bits = 11;  // together the 47 bits of a program's addresses
@@ -149,4 +149,4 @@ Block* BlockIndex::around(const void* address) noexcept {
   return nullptr;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

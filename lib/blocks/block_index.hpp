@@ -12,7 +12,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// All of it: the process's one index. Thread safety: any thread, at any time.
 struct BlockIndex {
@@ -26,4 +26,4 @@ struct BlockIndex {
   static Block* around(const void* address) noexcept;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

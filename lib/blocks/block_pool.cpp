@@ -13,7 +13,7 @@
 #include "base/limits.hpp"
 #include "base/pages.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 constexpr std::size_t slab_bytes = std::size_t{256} << 10;
@@ -276,4 +276,4 @@ void visit_records(void (*f)(void* context, Block& block), void* context) {
   blocks().visit([&](Block& block) { f(context, block); });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

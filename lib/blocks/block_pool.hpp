@@ -15,7 +15,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A record with empty uses; nullptr when the system has no memory, or a limit leaves none (records_refused()).
 Block* acquire_block() noexcept;
@@ -45,4 +45,4 @@ void for_each_record(F&& f) {
   visit_records([](void* context, Block& block) { (*static_cast<std::remove_reference_t<F>*>(context))(block); }, &f);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A list of blocks in transit. Blocks are pushed under the lock of the place that they leave, so that whoever looks
 /// there next, and misses them, sees that they are on their way. Costs nothing while it is empty.
@@ -82,4 +82,4 @@ class MemorySearch {
   std::uint64_t arrivals_before_ = MovingBlocks::arrivals_.load(std::memory_order_acquire);
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

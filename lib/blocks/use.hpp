@@ -8,7 +8,7 @@
 
 #include "base/spin_lock.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class GraphWrite;
 class Timeline;
@@ -36,4 +36,4 @@ struct Uses {
   mutable LockedPointer<Use> slots;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -16,7 +16,7 @@
 #include "heap/heap_core.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 constexpr const char* whose = "PinnedHeap::deallocate_after_all";
@@ -104,4 +104,4 @@ bool end_handle_after_all(const std::shared_ptr<DeviceCore>& device, void* data)
   return immortal<AfterAll>().add(device, data);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

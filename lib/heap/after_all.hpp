@@ -7,11 +7,11 @@
 
 #include "backend/device_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Takes the block that starts at the address out of the index of addresses, and ends its handle when the device has
 /// done all that it has been given by now. False where none starts there. Never waits for the device. Throws
 /// std::bad_alloc, and std::system_error where no thread can be had; nothing has changed then.
 bool end_handle_after_all(const std::shared_ptr<DeviceCore>& device, void* data);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -16,7 +16,7 @@
 #include "heap/size_class.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 // Below, sizes can be rounded without overflow.
@@ -180,4 +180,4 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, deadline.has_value(), call));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 #include "base/deadline.hpp"
 #include "heap/heap_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A block of at least `bytes` (> 0) from the thread's cache, or nullptr: allocate_block() goes on from there.
 Block* allocate_cached(HeapCore& heap, std::size_t bytes, std::size_t alignment) noexcept;
@@ -20,4 +20,4 @@ Block* allocate_cached(HeapCore& heap, std::size_t bytes, std::size_t alignment)
 Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t alignment, const Deadline& deadline,
                               const char* call) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,7 +6,7 @@
 #include "memory/extents.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 void ArenaCore::add(HeapCore* heap) {
   const std::scoped_lock lock(mutex_);
@@ -132,4 +132,4 @@ Error of_another_process_error(const char* call) {
                      [&] { return std::string(call) + ": made by another process, which this one was forked from"; });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

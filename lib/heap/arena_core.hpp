@@ -22,7 +22,7 @@
 #include "heap/thread_cache.hpp"
 #include "memory/store.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct HeapCore;
 
@@ -117,4 +117,4 @@ class ArenaCore : public std::enable_shared_from_this<ArenaCore> {
 /// The Error of every call on an object of the process that this one was forked from. `call` names who asks.
 Error of_another_process_error(const char* call);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

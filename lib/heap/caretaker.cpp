@@ -11,7 +11,7 @@
 #include "base/process_exit.hpp"
 #include "heap/arena_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -112,4 +112,4 @@ Clock::time_point care_for(const std::shared_ptr<ArenaCore>& arena, Clock::time_
 
 bool take_care_of(const std::shared_ptr<ArenaCore>& arena) { return immortal<Caretaker>().add(arena); }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

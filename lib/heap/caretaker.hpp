@@ -7,7 +7,7 @@
 #include <chrono>
 #include <memory>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class ArenaCore;
 
@@ -18,4 +18,4 @@ bool take_care_of(const std::shared_ptr<ArenaCore>& arena);
 std::chrono::steady_clock::time_point care_for(const std::shared_ptr<ArenaCore>& arena,
                                                std::chrono::steady_clock::time_point now) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 #include "streams/graph_uses.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 HeapCore& heap_of(const Block& block) noexcept { return *block.heap.load(std::memory_order_relaxed); }
@@ -68,4 +68,4 @@ std::size_t collect_stream(Timeline& timeline) noexcept {
   return count;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

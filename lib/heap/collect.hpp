@@ -7,7 +7,7 @@
 #include "backend/device_core.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Everything of the device that is finished, on other devices, too, where they use memory across devices, and what
 /// graphs have let go of; returns how many blocks came back. Never waits for work.
@@ -19,4 +19,4 @@ std::size_t collect_any(DeviceCore& device) noexcept;
 /// All blocks of one stream that are finished.
 std::size_t collect_stream(Timeline& timeline) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 
 #include "base/count.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// One thread's share (Number is Count) or a sum of shares. A block may be made on one thread and released on another,
 /// so a share of what is held now may be negative: it wraps, and the sum is right again.
@@ -55,4 +55,4 @@ class Peak {
   std::atomic<std::size_t> most_{0};
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -102,4 +102,4 @@ void free_blocks(Store& store, MovingBlocks& blocks) noexcept {
   free_each(store, [&blocks] { return blocks.pop(); });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

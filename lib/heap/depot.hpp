@@ -16,7 +16,7 @@
 #include "heap/size_class.hpp"
 #include "memory/store.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Blocks of one class, linked by `next`.
 struct BlockRun {
@@ -79,4 +79,4 @@ void free_lists(Store& store, Block* lists) noexcept;
 /// Gives blocks to the store, some at a time.
 void free_blocks(Store& store, MovingBlocks& blocks) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

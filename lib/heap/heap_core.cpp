@@ -11,7 +11,7 @@
 #include "streams/part_blocks.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -428,4 +428,4 @@ void HeapCore::cache_or_free(Block* block, bool deferred) noexcept {
     end();
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

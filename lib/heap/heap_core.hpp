@@ -27,7 +27,7 @@
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What the program wants of a heap.
 struct Request {
@@ -156,4 +156,4 @@ void for_each_used_block(HeapCore& heap, F&& f) {
   });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,7 +4,7 @@
 
 #include "heap/heap_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 /// A sum taken while threads go on may have wrapped below 0.
@@ -29,4 +29,4 @@ HeapFigures figures_of_heaps(const ArenaCore& arena) noexcept {
   return sum;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,7 +6,7 @@
 
 #include "heap/counters.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class ArenaCore;
 struct HeapCore;
@@ -22,4 +22,4 @@ HeapFigures figures_of(HeapCore& heap) noexcept;
 /// Also counts the blocks made by heaps that have ended.
 HeapFigures figures_of_heaps(const ArenaCore& arena) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 
 #include "heap/heap_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Owns an open heap, which it closes; keeps the arena.
 class HeapHandle {
@@ -28,4 +28,4 @@ class HeapHandle {
   HeapCore* const heap_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Thread safety: any thread, at any time, but for begin(). The figure is exact since it is changed by one atomic
 /// operation at a time. Who reads what take() has written sees also that its caller is among the MovingBlocks.
@@ -46,4 +46,4 @@ class Quota {
   std::atomic<std::size_t> taken_{0};
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -10,7 +10,7 @@
 
 #include "base/bytes.hpp"
 
-namespace thole::detail::size_class {
+namespace thole::inline v0_1::detail::size_class {
 
 inline constexpr std::size_t largest_exact = std::size_t{64} << 10;
 inline constexpr std::size_t count = 8 + 8 * 31;  // up to 1 TiB
@@ -65,4 +65,4 @@ constexpr std::size_t most_in_list(std::size_t index) noexcept {
 /// How many blocks to take from the store at once when there are none elsewhere.
 constexpr std::size_t batch(std::size_t bytes) noexcept { return bytes <= page ? 16 : bytes <= largest_exact ? 4 : 1; }
 
-}  // namespace thole::detail::size_class
+}  // namespace thole::inline v0_1::detail::size_class

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 void ThreadCache::set_capacity(std::size_t capacity) noexcept {
   if (capacity == capacity_) return;
@@ -122,4 +122,4 @@ void ThreadCache::give_all(Depot& depot, MovingBlocks& surplus) noexcept {
     for (int lists = 0; lists != 2; ++lists) give_list(index, depot, surplus);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -21,7 +21,7 @@
 #include "heap/size_class.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct HeapCore;
 
@@ -115,4 +115,4 @@ class alignas(64) ThreadCache {
   std::array<Class, size_class::count> classes_{};
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 constinit thread_local ThreadCacheTable::Table ThreadCacheTable::table_{};
 
@@ -53,4 +53,4 @@ void ThreadCacheTable::end_thread() noexcept {
   table_.entries = nullptr;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

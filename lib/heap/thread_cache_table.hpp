@@ -8,7 +8,7 @@
 
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class ThreadCache;
 
@@ -45,4 +45,4 @@ struct ThreadCacheTable {
   static constinit thread_local Table table_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -15,7 +15,7 @@
 #include "streams/part_blocks.hpp"
 #include "streams/uses.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 enum class State { in_use, in_use_by_both, in_flight, cached, kept_by_mimalloc, free, count };
@@ -260,4 +260,4 @@ void draw_svg(const std::vector<StoreSpan>& spans, const PictureText& text, std:
   out << picture.take();
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

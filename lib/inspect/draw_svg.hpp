@@ -6,7 +6,7 @@
 
 #include "memory/store.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What is written above the picture.
 struct PictureText {
@@ -18,4 +18,4 @@ struct PictureText {
 /// is shown where the mouse points at it. Throws std::bad_alloc.
 void draw_svg(const std::vector<StoreSpan>& spans, const PictureText& text, std::ostream& out);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

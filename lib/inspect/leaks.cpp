@@ -13,7 +13,7 @@
 #include "heap/heap_core.hpp"
 #include "streams/part_blocks.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 constinit std::atomic<bool> wanted{false};
@@ -80,4 +80,4 @@ std::string leaks_text() {
   return text;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// An arena was made: if the environment variable says so, the end of the process names what was never dropped.
 void look_for_leaks_at_the_end() noexcept;
@@ -13,4 +13,4 @@ void look_for_leaks_at_the_end() noexcept;
 /// such; empty where there are none. Throws std::bad_alloc.
 std::string leaks_text();
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -12,7 +12,7 @@
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace detail {
 
 namespace {
@@ -143,4 +143,4 @@ std::string Report::text() const {
   return out.str();
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

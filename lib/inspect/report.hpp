@@ -7,7 +7,7 @@
 
 #include <thole/report.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct Block;
 struct HeapCore;
@@ -18,4 +18,4 @@ Report make_report(HeapCore& heap);
 /// Adds the open uses of one block. `now` is the steady clock's. Throws std::bad_alloc.
 void add_in_flight(const Block& block, std::chrono::nanoseconds now, std::vector<InFlightBlock>& found);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -13,7 +13,7 @@
 #include "base/thread_number.hpp"
 #include "base/trace_log.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 namespace {
 
 using detail::TraceEvent;
@@ -163,4 +163,4 @@ TraceSpan::~TraceSpan() {
   detail::keep_trace_event({name_, begin, detail::trace_clock() - begin, bytes_});
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -9,7 +9,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A stretch of addresses that mimalloc serves small blocks from. It is *active* while mimalloc may use it. Otherwise
 /// its memory is lent back to the extents (extents.hpp), but for the first `own_bytes`.
@@ -43,4 +43,4 @@ struct ChunkTable {
   RestingThread* owner = nullptr;           ///< of the chunks' heaps (mimalloc.cpp)
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

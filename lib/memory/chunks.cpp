@@ -15,7 +15,7 @@
 #include "memory/mimalloc.hpp"
 #include "memory/region.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -273,4 +273,4 @@ std::size_t Chunks::largest_if_lent() const noexcept {
   return most;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class Extents;
 struct Region;
@@ -68,4 +68,4 @@ class Chunks {
   unsigned patience_ = 0;      // how many more blocks are refused before a place for another chunk is looked for again
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -12,7 +12,7 @@
 #include "base/process_exit.hpp"
 #include "memory/pinned_pool.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -105,4 +105,4 @@ Result<std::unique_ptr<Departure>> prepare_departure(RegionHooks hooks) {
 
 void depart(std::unique_ptr<Departure> departure) noexcept { immortal<Departures>().add(departure.release()); }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 
 #include "memory/region_hooks.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// All that is left of one arena, made when it begins, since its end must need no memory.
 struct Departure {
@@ -30,4 +30,4 @@ Result<std::unique_ptr<Departure>> prepare_departure(RegionHooks hooks);
 /// allocates or throws.
 void depart(std::unique_ptr<Departure> departure) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 #include "blocks/block_pool.hpp"
 #include "memory/region.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -236,4 +236,4 @@ std::size_t Extents::largest() const noexcept {
   return largest_;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

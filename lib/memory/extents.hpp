@@ -19,7 +19,7 @@
 #include "base/bytes.hpp"
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct Region;
 
@@ -80,4 +80,4 @@ class Extents {
   mutable bool largest_known_ = true;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

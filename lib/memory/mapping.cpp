@@ -18,7 +18,7 @@
 #include "base/immortal.hpp"
 #include "memory/untouched.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -199,4 +199,4 @@ tl::unexpected<Error> cannot_pin(Errc code, std::size_t bytes, const std::string
   return tl::unexpected(Error(code, "PinnedArena: cannot pin " + bytes_text(bytes) + ": " + why));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

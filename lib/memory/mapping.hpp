@@ -19,7 +19,7 @@
 #include <thole/config.hpp>
 #include <thole/error.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct ChunkTable;
 
@@ -61,4 +61,4 @@ void touch(std::byte* data, std::size_t bytes) noexcept;
 /// The error of an arena that cannot have `bytes` of pinned memory.
 tl::unexpected<Error> cannot_pin(Errc code, std::size_t bytes, const std::string& why);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -34,7 +34,7 @@
 #include "base/immortal.hpp"
 #include "memory/chunk.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -333,4 +333,4 @@ void rest_chunk(Chunk& chunk) noexcept {
   if (chunk.heap != nullptr) functions.collect(static_cast<Heap*>(chunk.heap), true);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

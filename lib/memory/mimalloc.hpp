@@ -8,7 +8,7 @@
 
 #include <thole/error.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct Chunk;
 struct ChunkTable;
@@ -41,4 +41,4 @@ void free_in_chunk(void* data) noexcept;
 /// Called when no block is out: from then until the next allocation mimalloc touches nothing but its own_bytes.
 void rest_chunk(Chunk& chunk) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

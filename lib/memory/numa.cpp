@@ -14,7 +14,7 @@
 #include "base/limits.hpp"
 #include "memory/mapping.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 #ifdef THOLE_WITH_NUMA
 
@@ -67,4 +67,4 @@ void unbind(std::byte*, std::size_t) noexcept {}
 
 #endif
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,7 +6,7 @@
 
 #include <thole/error.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// The pages that [data, data + bytes) will get come from this node only. Errors: invalid_argument (there is no such
 /// node, or thole was built without NUMA support), limit.
@@ -19,4 +19,4 @@ void prefer_node(std::byte* data, std::size_t bytes, int node) noexcept;
 /// Undoes both for pages that are still to come.
 void unbind(std::byte* data, std::size_t bytes) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

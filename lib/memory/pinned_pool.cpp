@@ -11,7 +11,7 @@
 #include "base/fork.hpp"
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -248,4 +248,4 @@ void limit_kept(const std::shared_ptr<DeviceBackend>& backend, std::size_t bytes
   pool.limit = bytes;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -18,7 +18,7 @@
 #include "backend/device_core.hpp"
 #include "memory/region.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What a caller of obtain_region may be made to wait for.
 enum class Unpinning {
@@ -51,4 +51,4 @@ std::size_t bytes_in_use(const DeviceBackend& backend) noexcept;
 /// beyond it is unpinned by the next obtain_region that may. Throws std::bad_alloc.
 void limit_kept(const std::shared_ptr<DeviceBackend>& backend, std::size_t bytes);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

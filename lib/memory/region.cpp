@@ -8,7 +8,7 @@
 #include "memory/numa.hpp"
 #include "memory/untouched.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -162,4 +162,4 @@ void unmap_region(Region* region) noexcept {
   delete region;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

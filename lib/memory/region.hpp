@@ -15,7 +15,7 @@
 #include "blocks/block.hpp"
 #include "memory/mapping.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// How regions are pinned.
 struct RegionOptions {
@@ -72,4 +72,4 @@ Status unpin_region(Region* region, DeviceBackend& backend) noexcept;
 /// The rest of unpin_region, where the registration has ended already.
 void unmap_region(Region* region) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -3,7 +3,7 @@
 #include <exception>
 #include <string>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -75,4 +75,4 @@ void tell_removed(const RegionHooks& hooks, const Region& region, const void* st
 
 bool in_hook_of(const void* store) noexcept { return Running::any_of(store); }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

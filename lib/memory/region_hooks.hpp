@@ -12,7 +12,7 @@
 
 #include "memory/region.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// See ArenaOptions.
 struct RegionHooks {
@@ -34,4 +34,4 @@ bool in_hook_of(const void* store) noexcept;
 /// The error of whoever runs a function of the program's that has thrown: call in a handler. `what` is the function.
 Error thrown_error(Errc otherwise, const std::string& what) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -19,7 +19,7 @@
 #include "memory/mimalloc.hpp"
 #include "memory/pinned_pool.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace {
 
@@ -399,4 +399,4 @@ StoreStats Store::stats() const {
   return stats;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -28,7 +28,7 @@
 #include "memory/region.hpp"
 #include "memory/region_hooks.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What a store is made with; validated by PinnedArena before.
 struct StoreOptions {
@@ -180,4 +180,4 @@ class Store {
   using Pool = RecyclingPool<Store, &Store::next_>;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 #include "memory/pinned_pool.hpp"
 #include "memory/store.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// One more region of StoreOptions::bytes. growing_ is held, or nobody else has the store yet.
 Result<void> Store::pin_piece(std::size_t bytes, Unpinning unpinning) {
@@ -80,4 +80,4 @@ void Store::unpin(Region* list) noexcept {
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,7 +6,7 @@
 
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 struct Noted {
@@ -39,4 +39,4 @@ std::vector<std::shared_ptr<DeviceCore>> devices_used_across(const DeviceCore& e
   return devices;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

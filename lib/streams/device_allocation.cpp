@@ -2,7 +2,7 @@
 
 #include "base/bytes.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool in_graph) noexcept {
   constexpr std::size_t a_few = 8;  // an allocation costs the same, however many wait
@@ -37,4 +37,4 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
   return tl::unexpected(std::move(error));
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 #include "streams/uses.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 using Pool = RecyclingPool<DeviceBlock, &DeviceBlock::next>;
@@ -199,4 +199,4 @@ void free_device_block(DeviceBlock* block) noexcept {
   wait_to_be_freed(block);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

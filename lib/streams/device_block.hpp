@@ -12,7 +12,7 @@
 #include "blocks/use.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct DeviceBlock {
   std::shared_ptr<DeviceCore> core;
@@ -60,4 +60,4 @@ void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most = SIZE_M
 /// is none that can be.
 bool free_one_behind_its_uses(Timeline& timeline) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -13,7 +13,7 @@
 #include "base/spin_lock.hpp"
 #include "streams/device_block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Linked by the blocks, so that waiting allocates nothing. Thread safety: any thread, at any time.
 class DeviceBlockQueue {
@@ -75,4 +75,4 @@ class FreeingStream {
   std::shared_ptr<DeviceBackend> backend_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

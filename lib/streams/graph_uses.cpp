@@ -10,7 +10,7 @@
 #include "streams/timeline.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 using Released = LockFreeStack<Block, &Block::next>;
@@ -210,4 +210,4 @@ void take_released_from_graphs(MovingBlocks& out) noexcept {
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -16,7 +16,7 @@
 #include "streams/graph_write.hpp"
 #include "streams/used.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// What is known of a graph's launches: nothing; or all go through thole, which orders them; and then, also when each
 /// has written each buffer.
@@ -99,4 +99,4 @@ class GraphTable {
 /// Moves all blocks that graphs have let go of, and that nobody holds any more, to `out`.
 void take_released_from_graphs(MovingBlocks& out) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

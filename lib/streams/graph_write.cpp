@@ -6,7 +6,7 @@
 #include "base/trace_log.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 GraphWrite::~GraphWrite() {
   if (device_->of_another_process()) return;
@@ -49,4 +49,4 @@ Status GraphWrite::order_before(Timeline& waiter) const noexcept {
   return {};
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -15,7 +15,7 @@
 #include "backend/device_core.hpp"
 #include "base/deadline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class Timeline;
 
@@ -56,4 +56,4 @@ class GraphWrite {
   std::vector<EventHandle> events_;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 #include "base/host_function.hpp"
 #include "base/immortal.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 struct Kept {
@@ -52,4 +52,4 @@ void run_function_of_graph(const std::function<void()>& function) {
 
 void delete_function_of_graph(void* function) noexcept { delete static_cast<std::function<void()>*>(function); }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

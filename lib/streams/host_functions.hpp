@@ -5,7 +5,7 @@
 
 #include <functional>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Keeps the function until run_host_function(), and returns the argument for it. Throws std::bad_alloc.
 void* keep_host_function(std::function<void()> function);
@@ -17,4 +17,4 @@ void run_host_function(void* kept);
 void run_function_of_graph(const std::function<void()>& function);
 void delete_function_of_graph(void* function) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -13,7 +13,7 @@
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 /// Holds a ticket.
@@ -127,4 +127,4 @@ void notify(const std::shared_ptr<Timeline>& timeline, Ticket* ticket, std::func
   immortal<Notifier>().add({Held(timeline, ticket), std::move(done)});
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

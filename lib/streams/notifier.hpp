@@ -10,11 +10,11 @@
 #include "backend/backend.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Calls `done` once, on the library's thread, with what Timeline::query(ticket) says when it is another answer than
 /// not_ready. The ticket is held meanwhile; the caller holds it, too. Throws std::bad_alloc, and std::system_error
 /// where no thread can be had.
 void notify(const std::shared_ptr<Timeline>& timeline, Ticket* ticket, std::function<void(Status)> done);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -4,7 +4,7 @@
 #include "streams/timeline.hpp"
 #include "streams/uses.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 void link(Block& whole, Block* part) noexcept {
@@ -97,4 +97,4 @@ bool has_parts(const Block& block) noexcept {
   return block.has_parts;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

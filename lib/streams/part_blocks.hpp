@@ -8,7 +8,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A new part, with a handle, of what `of` is, or is a part of; its uses are those of `of`. nullptr: the system has no
 /// memory. The caller holds `of`.
@@ -23,4 +23,4 @@ Block* end_part(Block* part) noexcept;
 /// Whether the block has parts now.
 bool has_parts(const Block& block) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

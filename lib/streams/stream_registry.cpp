@@ -7,7 +7,7 @@
 #include "base/host_function.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                              std::uint64_t id, Timeline::Kind kind) {
@@ -154,4 +154,4 @@ std::shared_ptr<Timeline> StreamRegistry::next_with_work() noexcept {
   return nullptr;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

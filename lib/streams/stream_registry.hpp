@@ -16,7 +16,7 @@
 #include "streams/graph_uses.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Thread safety: any thread, at any time.
 class StreamRegistry {
@@ -74,4 +74,4 @@ class StreamRegistry {
   std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

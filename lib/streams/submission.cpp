@@ -8,7 +8,7 @@
 #include "base/trace_log.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 /// The steady clock's time as of the kernel's last tick: for ages in reports, some milliseconds do not matter, and
@@ -286,4 +286,4 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -20,7 +20,7 @@
 #include "streams/used.hpp"
 #include "streams/uses.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class Submission {
  public:
@@ -97,4 +97,4 @@ class Submission {
   std::size_t count_ = 0;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

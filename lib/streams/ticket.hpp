@@ -11,7 +11,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// An event behind everything that was enqueued in its stream before it was recorded. All but `done` is guarded by the
 /// stream's mutex once the ticket is in a list.
@@ -69,4 +69,4 @@ class TicketList {
   std::size_t first_ = 0;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

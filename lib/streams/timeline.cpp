@@ -9,7 +9,7 @@
 #include "streams/stream_registry.hpp"
 #include "streams/watcher.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 Timeline::Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std::uint64_t id, Kind kind) noexcept
     : device_(std::move(device)),
@@ -299,4 +299,4 @@ void Timeline::ask_if_many() noexcept {
   ask_beyond_ = std::max(least_asked_, 2 * pending_.size());
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -33,7 +33,7 @@
 #include "streams/ticket.hpp"
 #include "streams/waiting_blocks.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class Timeline : public std::enable_shared_from_this<Timeline> {
  public:
@@ -255,4 +255,4 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   static constexpr std::size_t most_free_ = 64;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

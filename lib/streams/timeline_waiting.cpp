@@ -9,7 +9,7 @@
 #include "backend/capture_guard.hpp"
 #include "base/trace_log.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 // A broken event was set aside: another one covers the position next time. Not for ever, in the face of a program that
@@ -277,4 +277,4 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
   if (thorough && blocks_.empty() && !pending_.empty()) (void)ask(pending_.newest(), lock, nullptr);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -5,7 +5,7 @@
 #include "blocks/block.hpp"
 #include "streams/device_block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct Used {
   Block* block = nullptr;               ///< pinned memory, or
@@ -15,4 +15,4 @@ struct Used {
   Uses& uses() const noexcept { return block != nullptr ? block->uses : device_block->uses; }
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

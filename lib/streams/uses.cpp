@@ -8,7 +8,7 @@
 #include "blocks/block_pool.hpp"
 #include "streams/timeline.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 std::uint64_t position_of(const Use& use, Against against) noexcept {
@@ -285,4 +285,4 @@ void forget_all(Uses& uses) noexcept {
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

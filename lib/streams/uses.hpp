@@ -16,7 +16,7 @@
 #include "blocks/use.hpp"
 #include "streams/graph_write.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 class Timeline;
 
@@ -101,4 +101,4 @@ bool forget_done(Block& block) noexcept;
 /// Nobody holds the memory any more: forgets the streams.
 void forget_all(Uses& uses) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -9,7 +9,7 @@
 
 #include "blocks/block.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Not synchronised: the stream's mutex guards it.
 class WaitingBlocks {
@@ -64,4 +64,4 @@ class WaitingBlocks {
   Block* root_ = nullptr;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -15,7 +15,7 @@
 #include "base/process_exit.hpp"
 #include "streams/stream_registry.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 class Watcher {
@@ -139,4 +139,4 @@ void end_device(DeviceCore* device) noexcept {
     delete device;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 
 #include "backend/device_core.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Has the thread collect from the device until nothing waits on it; the device lives as long. Never throws or blocks;
 /// where no thread can be had, the next call that collects does it. `keenly`: looks every millisecond, for
@@ -26,4 +26,4 @@ inline bool is_watched(const DeviceCore& device) noexcept {
 /// a function in such a stream is ended by the library's own thread, or the function would wait for itself.
 void end_device(DeviceCore* device) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -1,6 +1,6 @@
 #pragma once
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 /// A class.
 class Documented {
@@ -11,4 +11,4 @@ class Documented {
   void forgotten();
 };
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -14,7 +14,7 @@
 #include <thole/thole.hpp>
 
 #include "base/bytes.hpp"
-#include "memory/limits.hpp"
+#include "base/limits.hpp"
 #include "memory/untouched.hpp"
 #include "support/adopted.hpp"
 #include "support/child.hpp"

@@ -9,7 +9,7 @@
 #include <thole/detail/borrow_state.hpp>
 #include <thole/detail/fork.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct BlockHead {
   BorrowState holders;
@@ -25,4 +25,4 @@ struct BlockHead {
   bool untouched() const noexcept { return !used.load(std::memory_order_acquire) && of_this_process(); }
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

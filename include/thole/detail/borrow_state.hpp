@@ -7,7 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Dropping a handle and borrowing for writing need exclusive access to the handle, so that no other thread begins
 /// anything meanwhile; where the handle is also the only holder, no thread can end anything either, and a plain store
@@ -90,4 +90,4 @@ class BorrowState {
   std::atomic<std::uint64_t> word_{0};
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

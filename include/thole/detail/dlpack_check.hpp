@@ -12,7 +12,7 @@
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// A tensor, whatever header it is from.
 struct DlpackView {
@@ -55,4 +55,4 @@ THOLE_EXPORT Result<DlpackElements> check_dlpack_tensor(const DlpackView& tensor
 THOLE_EXPORT Error dlpack_unmarked() noexcept;
 THOLE_EXPORT Error dlpack_no_memory() noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 #include <thole/buffer.hpp>
 #include <thole/device_buffer.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 struct ListedUse {
   BlockHead* block = nullptr;  // pinned memory, or
@@ -73,4 +73,4 @@ THOLE_EXPORT bool keep_listed(const ListedUse& use) noexcept;
 /// Lets go of what keep_listed() kept.
 THOLE_EXPORT void let_go_of_listed(const ListedUse& use) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -8,7 +8,7 @@
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Makes parts of `sizes[i]` elements each, one behind the other, which are all of the block; nullptr where it is 0. On
 /// success the block's handle is gone; on failure nothing has changed.
@@ -20,4 +20,4 @@ THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_
 /// Its memory.
 THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

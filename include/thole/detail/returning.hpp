@@ -11,7 +11,7 @@
 #include <thole/error.hpp>
 #include <thole/stream.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// `run(call)` runs `call(native)`, once and at once, or fails. Returns what `f(native)` did, which is no reference.
 template <class R, class Run, class F>
@@ -43,4 +43,4 @@ R returning_or_throw(Run&& run, F&& f) {
   }
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -16,7 +16,7 @@
 #include "base/host_function.hpp"
 #include "base/pci.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 cudaStream_t stream_of(StreamHandle stream) noexcept { return static_cast<cudaStream_t>(stream); }
@@ -409,4 +409,4 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   return backend;
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

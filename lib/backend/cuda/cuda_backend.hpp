@@ -8,7 +8,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// How many GPUs answer; 0 where there is no driver, and in a forked child of a process that has used CUDA.
 int cuda_device_count() noexcept;
@@ -25,4 +25,4 @@ Result<void> set_cuda_connections(int ordinal, int connections);
 /// device_error, device_lost.
 Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections = 0);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -11,7 +11,7 @@
 
 #include "base/fork.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 // The driver's functions come through the runtime, so that the library needs no libcuda where there is no GPU. Written
@@ -146,4 +146,4 @@ CurrentContext::~CurrentContext() {
   if (pushed_) (void)driver().pop(&popped);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

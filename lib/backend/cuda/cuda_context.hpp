@@ -8,7 +8,7 @@
 
 #include <thole/error.hpp>
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// Whether this process may call CUDA: a forked child may not once its parent has.
 bool may_call_cuda() noexcept;
@@ -38,4 +38,4 @@ class CurrentContext {
   bool pushed_ = false;
 };
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -1,6 +1,6 @@
 #include "backend/cuda/cuda_errors.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 namespace {
 
 // CUDA: "CUDA Runtime API", Data types, cudaError: the sticky ones say
@@ -65,4 +65,4 @@ Status status_of(cudaError_t error) noexcept {
   return {code_of(error), static_cast<int>(error)};
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -6,10 +6,10 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 /// The Status of a runtime call that has just returned `error`. A failure is taken out of the thread's last error, so
 /// that the program's next cudaGetLastError() does not find it.
 Status status_of(cudaError_t error) noexcept;
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

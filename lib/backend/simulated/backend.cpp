@@ -9,7 +9,7 @@
 #include "backend/simulated/run.hpp"
 #include "backend/simulated/waits.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using namespace simulated;
 
@@ -319,4 +319,4 @@ Status SimulatedBackend::launch_host_function(StreamHandle handle, void (*functi
   });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -13,7 +13,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 namespace simulated {
 struct SimulatedDevice;
@@ -118,4 +118,4 @@ class SimulatedBackend final : public DeviceBackend {
 /// Throws std::bad_alloc only.
 std::shared_ptr<DeviceBackend> make_simulated_backend(const SimulationOptions& options);
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -15,7 +15,7 @@
 #include "base/fork.hpp"
 #include "base/host_function.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// CUDA's two special stream handles beside nullptr.
 inline void* const legacy_handle = reinterpret_cast<void*>(1);
@@ -122,4 +122,4 @@ Status stream_call(SimulatedDevice& device, SimulatedCall kind, StreamHandle han
   });
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -6,7 +6,7 @@
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/run.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -235,4 +235,4 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   return {};
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -5,7 +5,7 @@
 
 #include "backend/simulated/machine.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// The calling thread's capture mode.
 CaptureMode& thread_capture_mode() noexcept;
@@ -23,4 +23,4 @@ Status finish_capture(const StreamPtr& stream, GraphHandle* graph, Garbage& garb
 /// Enqueues the executable's operations, or adds them to the capture that the stream takes part in.
 Status launch_executable(GraphExec& exec, const StreamPtr& stream);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

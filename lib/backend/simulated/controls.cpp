@@ -8,7 +8,7 @@
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/run.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using namespace simulated;
 
@@ -165,4 +165,4 @@ std::size_t SimulatedBackend::calls(SimulatedCall kind) const {
   return control(*device_, [&](Lock&) { return device_->calls[kind].calls; });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -7,7 +7,7 @@
 
 #include "base/bytes.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -94,4 +94,4 @@ void DeviceMemory::drop_kept() noexcept {
   kept_bytes_ = 0;
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <map>
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// A stretch of device memory. The CPU can do nothing at its address, as on a GPU: what the device does to it goes
 /// through `view`, another mapping of the same pages.
@@ -58,4 +58,4 @@ class DeviceView {
   std::byte* data_ = nullptr;
 };
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -4,7 +4,7 @@
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/capture.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using namespace simulated;
 
@@ -103,4 +103,4 @@ Status SimulatedBackend::destroy_graph_exec(GraphExecHandle exec) noexcept {
       Lost::taken);
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -3,7 +3,7 @@
 #include "base/background_thread.hpp"
 #include "base/host_function.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -51,4 +51,4 @@ void run_host_function(Lock& lock, const SimulatedDevice& device, const Operatio
   all.changed.wait(lock, [&] { return mine.done; });
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -4,10 +4,10 @@
 
 #include "backend/simulated/machine.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// Runs the function as CUDA does: on one thread for all, so that two which wait for each other never end. On a stepped
 /// device the thread that steps is that one.
 void run_host_function(Lock& lock, const SimulatedDevice& device, const Operation& operation);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

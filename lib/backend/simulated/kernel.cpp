@@ -10,7 +10,7 @@
 #include "backend/simulated/device_memory.hpp"
 #include "base/host_function.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using namespace simulated;
 
@@ -76,4 +76,4 @@ Status SimulatedBackend::launch_kernel(StreamHandle handle, const KernelUse* use
   });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

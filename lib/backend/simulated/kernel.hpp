@@ -5,10 +5,10 @@
 
 #include "backend/simulated/machine.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// Runs the kernel with the memory that it listed: of device memory a view of its own, which ends with the kernel. The
 /// machine's mutex is locked, and unlocked meanwhile. Gives the reason where the kernel breaks the device.
 const char* run_kernel(Lock& lock, const Kernel& kernel);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -4,7 +4,7 @@
 
 #include "base/immortal.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 Machine& machine() noexcept { return immortal<Machine>(); }
 
@@ -25,4 +25,4 @@ Link* SimulatedDevice::link_of(const Operation& operation) noexcept {
   return operation.way == CopyKind::device_to_host ? &from_device : nullptr;
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

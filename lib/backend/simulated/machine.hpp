@@ -33,7 +33,7 @@
 #include "base/host_function.hpp"
 #include "base/thread_number.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 struct Capture;
 struct Graph;
@@ -281,4 +281,4 @@ struct Machine {
 /// The one machine; immortal, so that devices may be used at any moment of the process's end.
 Machine& machine() noexcept;
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

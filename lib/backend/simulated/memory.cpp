@@ -10,7 +10,7 @@
 
 #include "base/bytes.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -93,4 +93,4 @@ bool are_marked(const void* data, std::size_t bytes) {
   return true;
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

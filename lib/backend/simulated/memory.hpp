@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <map>
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 struct SimulatedDevice;
 
@@ -60,4 +60,4 @@ void mark_pages(void* data, std::size_t bytes, bool marked) noexcept;
 /// Whether all the pages have their mark. True where the system does not say.
 bool are_marked(const void* data, std::size_t bytes);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -11,7 +11,7 @@
 #include "backend/simulated/waits.hpp"
 #include "base/bytes.hpp"
 
-namespace thole::detail {
+namespace thole::inline v0_1::detail {
 
 using namespace simulated;
 
@@ -225,4 +225,4 @@ Status SimulatedBackend::copy(void* destination, const void* source, std::size_t
   });
 }
 
-}  // namespace thole::detail
+}  // namespace thole::inline v0_1::detail

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstddef>
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -52,4 +52,4 @@ std::string_view refusal_text(int native) noexcept {
   return index < entries.size() ? entries[index].text : std::string_view("simulatedErrorUnknown: unknown error");
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -6,7 +6,7 @@
 
 #include "backend/backend.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 enum class Refusal : int {
   none,
@@ -42,4 +42,4 @@ Status refuse(Refusal why) noexcept;
 /// "name: text" of the Status's native number.
 std::string_view refusal_text(int native) noexcept;
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

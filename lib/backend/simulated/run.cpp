@@ -9,7 +9,7 @@
 #include "backend/simulated/kernel.hpp"
 #include "backend/simulated/waits.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
@@ -347,4 +347,4 @@ void shut_down(SimulatedDevice& device) {
   lock.unlock();
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -9,7 +9,7 @@
 
 #include "backend/simulated/machine.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// Where the device finds memory that an operation means; nullptr: a GPU would meet an illegal access. `id` is the
 /// Range's, 0: pageable memory.
@@ -33,4 +33,4 @@ void order_default_streams(const StreamPtr& stream);
 /// The device's end: finishes what can run by itself, joins the workers, drops the rest and what the device pinned.
 void shut_down(SimulatedDevice& device);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

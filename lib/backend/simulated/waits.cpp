@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 void demand(SimulatedStream& stream, std::uint64_t completed) {
   if (stream.device == nullptr || !stream.device->late() || stream.demanded >= completed) return;
@@ -97,4 +97,4 @@ void wait_while_touched(Lock& lock, const Range& range) {
   });
 }
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -7,7 +7,7 @@
 
 #include "backend/simulated/machine.hpp"
 
-namespace thole::detail::simulated {
+namespace thole::inline v0_1::detail::simulated {
 
 /// Somebody wants so many operations of the stream to complete, or the point to be reached: late mode must not keep
 /// them, nor what they wait for in other streams.
@@ -28,4 +28,4 @@ void wait_while_unpinning(Lock& lock, SimulatedDevice& device);
 /// Waits until no thread is in the middle of a copy that touches the range.
 void wait_while_touched(Lock& lock, const Range& range);
 
-}  // namespace thole::detail::simulated
+}  // namespace thole::inline v0_1::detail::simulated

@@ -1,6 +1,6 @@
 #include "low/low.hpp"
 
-namespace thole {
+namespace thole::inline v0_1 {
 
 template <class T>
 void low::Low<T>::call() {
@@ -10,4 +10,4 @@ int low::help(int n) try { return n; } catch (...) {
   return 0;
 }
 
-}  // namespace thole
+}  // namespace thole::inline v0_1

@@ -1,6 +1,6 @@
 #pragma once
 
-namespace thole::low {
+namespace thole::inline v0_1::low {
 
 template <class T>
 struct Low {
@@ -10,4 +10,4 @@ struct Low {
 int help(int);
 inline int inside() { return help(1); }
 
-}  // namespace thole::low
+}  // namespace thole::inline v0_1::low
