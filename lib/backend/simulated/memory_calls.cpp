@@ -177,14 +177,14 @@ Status SimulatedBackend::free_device(void* data, StreamHandle handle) noexcept {
     if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
     Range* range = machine().device_memory.at(data);
     if (range == nullptr || range->free_enqueued) return refuse(Refusal::not_device_memory);
-    range->free_enqueued = true;
-    range->free_stream = stream->id;
     Operation operation;
     operation.kind = Operation::Kind::free;
     operation.destination = data;
     operation.bytes = range->bytes;
     operation.destination_id = range->id;
     enqueue(stream, std::move(operation));
+    range->free_enqueued = true;
+    range->free_stream = stream->id;
     return {};
   });
 }

@@ -196,10 +196,16 @@ void enqueue(const StreamPtr& stream, Operation operation) {
     operation.point->stream = stream;
     operation.point->position = stream->enqueued + 1;
   }
-  if (operation.kind == Operation::Kind::free) stream->leaving_bytes += operation.bytes;
+  const std::size_t leaving = operation.kind == Operation::Kind::free ? operation.bytes : 0;
   stream->queue.push_back(std::move(operation));
+  try {
+    schedule(stream);
+  } catch (...) {  // the system has no memory: then nothing has happened
+    stream->queue.pop_back();
+    throw;
+  }
   ++stream->enqueued;
-  schedule(stream);
+  stream->leaving_bytes += leaving;
 }
 
 void schedule(const StreamPtr& stream) {
@@ -213,18 +219,15 @@ void schedule(const StreamPtr& stream) {
     if (std::find(waiters.begin(), waiters.end(), stream) == waiters.end()) waiters.push_back(stream);
     return;
   }
-  stream->ready = true;
   if (device->options.stepped) {
     machine().ready_inline.push_back(stream);
-    return;
-  }
-  device->ready.push_back(stream);
-  if (staff(*device)) {
+  } else if (device->ready.push_back(stream); staff(*device)) {
     device->work.notify_one();
   } else {
     device->ready.pop_back();
     machine().ready_inline.push_back(stream);
   }
+  stream->ready = true;
 }
 
 void run_inline(Lock& lock) {
