@@ -72,6 +72,7 @@ struct ArenaOptions {
   /// that was an Error, else `limit`. What `removed` throws goes to `Device::take_error`. Both may call thole, but must
   /// not make their own arena grow, or trim it (`invalid_argument`), nor wait for a thread that wants its memory.
   std::function<void(gsl::span<std::byte>)> on_region_added = {};
+  /// As said above, of a stretch that it lets go of.
   std::function<void(gsl::span<std::byte>)> on_region_removed = {};
 };
 
@@ -175,9 +176,11 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   /// anywhere and have any size, but 0.
   static PinnedArena adopt(const Device& device, gsl::span<const std::byte> memory, std::function<void()> release,
                            const AdoptOptions& options = {});
+  /// As `adopt`, without throwing.
   [[nodiscard]] static Result<PinnedArena> try_adopt(const Device& device, gsl::span<std::byte> memory,
                                                      std::function<void()> release,
                                                      const AdoptOptions& options = {}) noexcept;
+  /// As `adopt`, without throwing.
   [[nodiscard]] static Result<PinnedArena> try_adopt(const Device& device, gsl::span<const std::byte> memory,
                                                      std::function<void()> release,
                                                      const AdoptOptions& options = {}) noexcept;
@@ -188,6 +191,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
   PinnedBuffer<const T> view(SourceLocation location = THOLE_HERE) const {
     return detail::unwrap(try_view<T>(location));
   }
+  /// As `view`, without throwing.
   template <class T>
   [[nodiscard]] Result<PinnedBuffer<const T>> try_view(SourceLocation location = THOLE_HERE) const noexcept {
     auto block = whole_block(sizeof(T), alignof(T), location);
@@ -206,6 +210,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedArena {
                                       const AdoptOptions& options = {}, SourceLocation location = THOLE_HERE) {
     return detail::unwrap(try_adopt_buffer(device, data, std::move(release), options, location));
   }
+  /// As `adopt_buffer`, without throwing.
   template <class T>
   [[nodiscard]] static Result<PinnedBuffer<T>> try_adopt_buffer(const Device& device, gsl::span<T> data,
                                                                 std::function<void()> release,

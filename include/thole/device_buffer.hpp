@@ -90,6 +90,7 @@ class [[nodiscard]] DeviceSpan {
   }
   /// The same memory as bytes.
   DeviceSpan<const std::byte> as_bytes() const noexcept { return bytes<const std::byte>(); }
+  /// As that, to write.
   DeviceSpan<std::byte> as_writable_bytes() const noexcept requires(!std::is_const_v<T>) { return bytes<std::byte>(); }
   /// Which device, as an opaque identity.
   const void* device() const noexcept { return device_; }

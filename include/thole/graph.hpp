@@ -42,6 +42,8 @@ enum class Completion {
 };
 using enum Completion;
 
+/// What a graph is captured with.
+/// Thread safety: plain data.
 struct CaptureOptions {
   /// `each_write` puts an event behind each piece of work in the capture that writes pinned memory: a launch takes
   /// longer by about what an event costs for each. `borrow()`, and work on other streams that reads, then wait for the
