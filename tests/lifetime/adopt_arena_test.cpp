@@ -19,6 +19,7 @@
 #include "support/adopted.hpp"
 #include "support/child.hpp"
 #include "support/rig.hpp"
+#include "support/sanitized.hpp"
 
 using namespace support;
 
@@ -205,7 +206,9 @@ TEST_CASE("memory that the program has pinned is neither pinned nor unpinned") {
   REQUIRE(rig.backend().unregister_host(memory.data()).ok());
 }
 
-TEST_CASE("two processes use one stretch of /dev/shm, and each registers its own view") {
+// A sanitizer cannot follow a child that starts threads.
+TEST_CASE("two processes use one stretch of /dev/shm, and each registers its own view" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
   const int file = memfd_create("thole_adopt", 0);  // which is /dev/shm without a name
   REQUIRE(file >= 0);
   REQUIRE(ftruncate(file, 16 * page) == 0);
@@ -240,7 +243,7 @@ TEST_CASE("two processes use one stretch of /dev/shm, and each registers its own
   close(file);
 }
 
-TEST_CASE("a forked child never releases its parent's memory") {
+TEST_CASE("a forked child never releases its parent's memory" * doctest::skip(THOLE_TEST_SANITIZED)) {
   const Rig rig;
   std::vector<int> data(10);
   const Release release;
