@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "support/sanitized.hpp"
+#include "sanitized.hpp"
 
 namespace support {
 
