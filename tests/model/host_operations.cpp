@@ -7,7 +7,12 @@
 
 #include <fmt/format.h>
 
+#include <thole/detail/listed_use.hpp>
+
+#include "blocks/block.hpp"
 #include "program.hpp"
+#include "streams/timeline.hpp"
+#include "streams/uses.hpp"
 
 namespace model {
 namespace {
@@ -15,6 +20,20 @@ namespace {
 struct alignas(256) Wide {
   std::array<std::byte, 256> bytes;
 };
+
+/// What the library knows of them, for who looks for a fault.
+std::string open_uses(const Buffer& buffer) {
+  namespace detail = thole::detail;
+  const auto* const block = static_cast<const detail::Block*>(detail::ListAccess::pinned<const Word>(buffer).use.block);
+  std::string text;
+  detail::for_each_open(block->uses, detail::Against::everything, [&](const detail::OpenUse& use) {
+    const detail::Timeline& stream = *use.timeline;
+    text += fmt::format(" [{} {}: position {} of {}, done: {}]", stream.foreign() ? "foreign stream" : "stream",
+                        stream.id(), use.position, stream.issued(), stream.done(use.position));
+    return true;
+  });
+  return text;
+}
 
 }  // namespace
 
@@ -212,9 +231,12 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
     });
   }
   // Behind an event that failed a stream may capture: then nobody can know yet. A thread of the library's may have been
-  // late with an event: it has run when everything is settled once more.
-  if (target.buffer.busy() && !fault_fired() && !fault_seen_ && settle_all() && target.buffer.busy())
-    broken("a buffer is busy when everything is done");
+  // late with an event, and one that a capture broke is replaced by another when it is asked: each has run when
+  // everything is settled once more.
+  for (int left = 4; target.buffer.busy(); --left) {
+    if (fault_fired() || fault_seen_ || !settle_all()) return;
+    if (left == 0) broken("a buffer is busy when everything is done:" + open_uses(target.buffer));
+  }
 }
 
 void Program::read_kept(const Kept& kept) {

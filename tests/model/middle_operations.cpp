@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -89,29 +91,52 @@ void Program::capture_in_a_record(Lane& lane) {
   say(fmt::format("a capture begins and ends in record({})", lane.id));
   void* const native = thole::detail::HandleAccess::raw(*lane.ref, "model");
   auto simulation = device(lane).simulation();
-  // The library's own thread may record, too, for device memory that waits: then the hook waits for this one's record.
-  const auto self = std::this_thread::get_id();
-  bool began = false;
-  std::function<void()> begin = [&] {
-    if (std::this_thread::get_id() != self) return simulation.before_call(SimulatedCall::record_event, begin);
-    began = true;
-    if (!backend(device(lane)).begin_capture(native, thole::detail::CaptureMode::relaxed).ok())
-      broken("a capture could not be begun");
+  // The library's own thread may record, too, for device memory that waits: then the hook waits for this one's record,
+  // which may have gone by in the meantime. A hook runs inside a call of the seam, where nothing may be thrown.
+  struct Middle {
+    thole::Simulation simulation;
+    std::mutex mutex;
+    std::thread::id self = std::this_thread::get_id();
+    bool over = false, began = false, failed = false;
+    std::function<void()> begin, end;
   };
-  std::function<void()> end = [&] {
-    if (std::this_thread::get_id() != self) return simulation.after_call(SimulatedCall::record_event, end);
+  const auto middle = std::make_shared<Middle>(simulation);
+  const auto left_to_another = [](Middle& m, bool before) {
+    if (std::this_thread::get_id() == m.self) return false;
+    const std::lock_guard lock(m.mutex);
+    if (m.over) return true;
+    if (before)
+      m.simulation.before_call(SimulatedCall::record_event, m.begin);
+    else
+      m.simulation.after_call(SimulatedCall::record_event, m.end);
+    return true;
+  };
+  auto* const seam = &backend(device(lane));
+  middle->begin = [weak = std::weak_ptr(middle), left_to_another, seam, native] {
+    const auto m = weak.lock();
+    if (m == nullptr || left_to_another(*m, true)) return;
+    m->began = seam->begin_capture(native, thole::detail::CaptureMode::relaxed).ok();
+    m->failed |= !m->began;
+  };
+  middle->end = [weak = std::weak_ptr(middle), left_to_another, seam, native] {
+    const auto m = weak.lock();
+    if (m == nullptr || left_to_another(*m, false) || !m->began) return;
     void* graph = nullptr;
-    if (!backend(device(lane)).end_capture(native, &graph).ok() || !backend(device(lane)).destroy_graph(graph).ok())
-      broken("a capture could not be ended");
+    m->failed |= !seam->end_capture(native, &graph).ok() || !seam->destroy_graph(graph).ok();
   };
-  simulation.before_call(SimulatedCall::record_event, begin);
-  simulation.after_call(SimulatedCall::record_event, end);
+  simulation.before_call(SimulatedCall::record_event, middle->begin);
+  simulation.after_call(SimulatedCall::record_event, middle->end);
   void_seen_ = true;
   std::optional<thole::Event> event;
   (void)call(true, {}, [&] { event = lane.ref->record(); });
+  {
+    const std::lock_guard lock(middle->mutex);
+    middle->over = true;
+  }
   simulation.before_call(SimulatedCall::record_event, nullptr);
   simulation.after_call(SimulatedCall::record_event, nullptr);
-  if (event && began && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
+  if (middle->failed) broken("a capture could not be begun or not be ended");
+  if (event && middle->began && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
   ledger_.look();
 }
 
