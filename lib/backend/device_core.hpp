@@ -25,6 +25,10 @@ class StreamRegistry;
 /// What users are told for a backend's Status that is not ok.
 Errc errc_of(StatusCode code) noexcept;
 
+/// Which blocks somebody who collects wants: all that are finished, or those alone that nobody else has taken since the
+/// look before. A thread that works takes its blocks back itself, where they are still in its cache.
+enum class Wanted { finished, left_behind };
+
 struct DeviceCore {
   explicit DeviceCore(std::shared_ptr<DeviceBackend> made);
   ~DeviceCore();
@@ -38,7 +42,7 @@ struct DeviceCore {
   std::shared_ptr<StreamRegistry> streams;
   /// Gives every finished block of the device back to its heap and returns their number (heap/collect.hpp). A pointer,
   /// because streams/ (the watcher) calls it and must not include heap/. Set once, right after construction.
-  std::size_t (*collect)(DeviceCore&) noexcept = nullptr;
+  std::size_t (*collect)(DeviceCore&, Wanted) noexcept = nullptr;
 
   /// True in a forked child, if a parent process made the device. The library's threads do not run here, and locks may
   /// be held for ever: nothing of the device may be touched.

@@ -28,16 +28,16 @@ std::size_t fetch_from_graphs() noexcept {
 
 }  // namespace
 
-std::size_t collect(DeviceCore& device) noexcept {
+std::size_t collect(DeviceCore& device, Wanted wanted) noexcept {
   std::size_t count = fetch_from_graphs();
   device.streams->end_waiting(device);
   device.events.destroy_waiting();
   device.streams->graphs.end_waiting(device);
   MovingBlocks blocks;
-  device.streams->take_finished(blocks, true);
+  device.streams->take_finished(blocks, wanted);
   try {
     for (const auto& other : devices_used_across(device)) {
-      other->streams->take_finished(blocks, true);
+      other->streams->take_finished(blocks, wanted);
       free_waiting_device_blocks(*other);
     }
   } catch (const std::bad_alloc&) {

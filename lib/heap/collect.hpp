@@ -11,7 +11,7 @@ namespace thole::inline v0_1::detail {
 
 /// Everything of the device that is finished, on other devices, too, where they use memory across devices, and what
 /// graphs have let go of; returns how many blocks came back. Never waits for work.
-std::size_t collect(DeviceCore& device) noexcept;
+std::size_t collect(DeviceCore& device, Wanted wanted = Wanted::finished) noexcept;
 /// The blocks of one stream; a bounded number of queries.
 std::size_t collect_some(Timeline& timeline) noexcept;
 /// The blocks of some stream of the device, another one each time; a bounded number of queries.

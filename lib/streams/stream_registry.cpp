@@ -49,23 +49,26 @@ void StreamRegistry::forget(const Timeline& timeline) noexcept {
   all_[timeline.registry_place] = nullptr;
 }
 
-void StreamRegistry::take_finished(MovingBlocks& out, bool thorough) noexcept {
+void StreamRegistry::take_finished(MovingBlocks& out, Wanted wanted) noexcept {
   // In pieces, so that the lock is not held while a timeline asks the device. Where some move to earlier places
-  // meanwhile a thorough look begins again.
+  // meanwhile the look begins again.
   std::array<std::shared_ptr<Timeline>, 64> some;
   std::size_t times_moved = 0;
   for (std::size_t from = 0;;) {
     std::size_t count = 0;
     {
       const std::scoped_lock lock(mutex_);
-      if (std::exchange(times_moved, times_moved_) != times_moved_ && thorough) from = 0;
+      if (std::exchange(times_moved, times_moved_) != times_moved_) from = 0;
       for (; from < all_.size() && count < some.size(); ++from)
         if (Timeline* const timeline = all_[from];
-            timeline != nullptr && (timeline->has_work() || (thorough && timeline->has_events())))
+            timeline != nullptr && (timeline->has_work() || (wanted == Wanted::finished && timeline->has_events())))
           if ((some[count] = timeline->weak_from_this().lock()) != nullptr) ++count;
     }
     if (count == 0) return;
-    for (std::size_t i = 0; i < count; ++i) std::exchange(some[i], nullptr)->take_finished(out, thorough);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto timeline = std::exchange(some[i], nullptr);
+      if (wanted == Wanted::finished || timeline->is_left_behind()) timeline->take_finished(out, true);
+    }
   }
 }
 

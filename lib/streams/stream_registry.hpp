@@ -28,8 +28,8 @@ class StreamRegistry {
   std::shared_ptr<Timeline> of(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id,
                                Timeline::Kind kind);
 
-  /// Looks for blocks in every timeline; see Timeline::take_finished.
-  void take_finished(MovingBlocks& out, bool thorough) noexcept;
+  /// Looks for blocks in every timeline, thoroughly; see Timeline::take_finished.
+  void take_finished(MovingBlocks& out, Wanted wanted) noexcept;
   /// A timeline in which blocks wait, another one each time, if one of the next few has any; else nullptr.
   std::shared_ptr<Timeline> next_with_work() noexcept;
   /// The stream's handle is gone: it ends now, or when its last event can be recorded, which end_waiting() tries again.

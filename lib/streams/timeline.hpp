@@ -177,6 +177,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// are held learn that their uses are done. Not thorough: returns at once if another thread is looking, and after the
   /// first blocks found, or after `bounded_queries` queries.
   void take_finished(MovingBlocks& out, bool thorough) noexcept;
+  /// Whether the block that waits for the earliest position is the one that the last call saw: nobody takes blocks.
+  bool is_left_behind() noexcept;
   /// Whether blocks wait. If not, those that were just taken are counted in MovingBlocks already, so that a search does
   /// not miss them.
   bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
@@ -246,7 +248,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::uint64_t last_serial_ = 0;
   std::size_t ask_beyond_ = least_asked_;  // with so many pending tickets, look for finished ones
   WaitingBlocks blocks_;
-  std::uint64_t last_wanted_ = 0;  // the latest position that a block has waited for
+  std::uint64_t seen_waiting_ = 0;  // the position that is_left_behind() saw
+  std::uint64_t last_wanted_ = 0;   // the latest position that a block has waited for
   // recorded_ when the last bounded look found the first block unfinished; there is no new look until it changes.
   std::uint64_t refused_at_ = 0;
 

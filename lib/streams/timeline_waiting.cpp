@@ -253,6 +253,13 @@ void Timeline::ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noex
   }
 }
 
+bool Timeline::is_left_behind() noexcept {
+  const std::scoped_lock lock(mutex_);
+  absorb_retired();
+  const auto seen = std::exchange(seen_waiting_, blocks_.empty() ? 0 : blocks_.first_position());
+  return seen != 0 && seen == seen_waiting_;
+}
+
 void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
   Lock polling(polling_, std::defer_lock);
   if (thorough)

@@ -99,8 +99,11 @@ class Watcher {
       // Only this thread takes any out, so that the place stays good while the lock is not held.
       for (const Watched& watched : watched_) {
         keenly = keenly || watched.keenly;
+        // Beside a thread that makes and drops, what this one took would come back to that one through the heap's
+        // depot.
+        const auto wanted = watched.keenly ? Wanted::finished : Wanted::left_behind;
         lock.unlock();
-        progress = watched.device->collect(*watched.device) != 0 || progress;
+        progress = watched.device->collect(*watched.device, wanted) != 0 || progress;
         if (watched.device->events.is_low() && !watched.device->lost()) watched.device->events.refill();
         lock.lock();
       }

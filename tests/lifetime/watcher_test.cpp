@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "../support/rig.hpp"
+#include "heap/collect.hpp"
 #include "streams/stream_registry.hpp"
 
 using namespace support;
@@ -17,9 +18,9 @@ void until_unpinned(const Device& device) {
   until([&] { return device.simulation().arena_bytes() == 0; });
 }
 
-std::size_t device_collect(const Device& device) {
+std::size_t device_collect(const Device& device, detail::Wanted wanted = detail::Wanted::finished) {
   const auto& core = detail::HandleAccess::core(device);
-  return core->collect(*core);
+  return core->collect(*core, wanted);
 }
 
 }  // namespace
@@ -226,4 +227,29 @@ TEST_CASE("a stream whose last event is refused twice is destroyed in the end, t
   stream.reset();
   errc_text([&] { (void)view.record(); }, Errc::invalid_argument);
   until([&] { return sim.calls(SimulatedCall::destroy_stream) == 1; });
+}
+
+TEST_CASE("a look at what is left behind takes the blocks that nobody has taken since the look before, and no others") {
+  const auto device = stepped();
+  const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+  const Stream busy(device), idle(device);
+  DeviceBuffer<std::byte> of_busy(busy, bytes), of_idle(idle, bytes);
+  const auto drop_in_flight = [&](const Stream& stream, DeviceBuffer<std::byte>& memory) {
+    heap.make_buffer<std::byte>(bytes).async_to_device(stream, memory.span());
+    (void)stream.record();  // so that looking needs no event of its own
+    device.simulation().run_all();
+  };
+  const auto left_behind = [&] { return device_collect(device, detail::Wanted::left_behind); };
+  const auto take_own = [&] { return detail::collect_stream(*detail::HandleAccess::shared(busy)); };
+  drop_in_flight(idle, of_idle);
+  drop_in_flight(busy, of_busy);
+  CHECK(left_behind() == 0);
+  CHECK(take_own() == 1);
+  drop_in_flight(busy, of_busy);
+  CHECK(left_behind() == 1);  // the idle stream's
+  CHECK(take_own() == 1);
+  drop_in_flight(busy, of_busy);
+  CHECK(left_behind() == 0);
+  CHECK(left_behind() == 1);  // that of the busy stream, which has come to rest
+  CHECK(left_behind() == 0);
 }
