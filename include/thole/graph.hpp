@@ -47,9 +47,9 @@ using enum Completion;
 struct CaptureOptions {
   /// `each_write` puts an event behind each piece of work in the capture that writes pinned memory: a launch takes
   /// longer by about what an event costs for each. `borrow()`, and work on other streams that reads, then wait for the
-  /// writes of that buffer; `borrow_mut()` waits for the launch, as always. On a GPU they wait for the launch, too,
-  /// unless the environment variable THOLE_TRUST_EVENTS_IN_GRAPHS is set: CUDA's manual does not promise what an event
-  /// of a graph says between a launch and the work before it.
+  /// writes of that buffer; `borrow_mut()` waits for the launch, as always. CUDA: "Event Management",
+  /// cudaEventRecordWithFlags. That such an event is not ready from a launch on is not said there: it was seen on an
+  /// H100, and `tests/gpu-run suite` asks any other machine.
   Completion completion = whole_launch;
 };
 

@@ -176,11 +176,8 @@ class DeviceBackend {
   /// While the stream captures: each launch records the event where the stream is now, behind what it was given before
   /// [60]. From the return of launch_graph on, query_event and wait_event go by that launch: the event is not ready
   /// before the point is reached, which may be long before the launch is done [61]. A stream that does not capture:
-  /// invalid [62]. The event lives as long as the graph and its executables.
+  /// capture [62]. The event lives as long as the graph and its executables.
   virtual Status record_event_in_graph(EventHandle event, StreamHandle stream) noexcept = 0;
-  /// Whether the library may go by such events. A device of which nobody has seen that it keeps this is not trusted:
-  /// an event that is ready too early is memory that is read too early.
-  virtual bool trusts_events_in_graphs() const noexcept = 0;
   /// The graph takes over one reference to `object`; when the graph and every executable made from it are gone and
   /// their launched work is done, `release(object)` is called once [46], on any thread; it must not call the backend.
   virtual Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept = 0;

@@ -14,7 +14,6 @@ GraphWrite::~GraphWrite() {
 }
 
 void GraphWrite::add(StreamHandle native) noexcept try {
-  if (!device_->backend->trusts_events_in_graphs()) return;
   events_.reserve(events_.size() + 1);
   EventHandle event = nullptr;
   if (!device_->note(device_->events.take(&event)).ok()) return;

@@ -264,12 +264,6 @@ class CudaBackend final : public DeviceBackend {
     // capture.
     return call([&] { return cudaEventRecordWithFlags(event_of(event), stream_of(stream), cudaEventRecordExternal); });
   }
-  // No page of CUDA's manual says that an event of a graph is not ready from the launch on, and tests/contract has not
-  // been seen to show it on a GPU. tests/gpu-run sets the variable, so that it is tried.
-  bool trusts_events_in_graphs() const noexcept override {
-    static const bool told = std::getenv("THOLE_TRUST_EVENTS_IN_GRAPHS") != nullptr;
-    return told;
-  }
   Status retain_in_graph(GraphHandle graph, void* object, void (*release)(void*)) noexcept override {
     // CUDA: "Graph Management", cudaGraphRetainUserObject: the graph takes over our reference.
     auto* const kept = new (std::nothrow) Kept{object, release};

@@ -71,7 +71,6 @@ class SimulatedBackend final : public DeviceBackend {
 
   CaptureMode exchange_capture_mode(CaptureMode mode) noexcept override;
   Status record_event_in_graph(EventHandle event, StreamHandle stream) noexcept override;
-  bool trusts_events_in_graphs() const noexcept override { return true; }
   Status retain_in_graph(GraphHandle graph, void* object, void (*released)(void*)) noexcept override;
   Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept override;
   Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept override;

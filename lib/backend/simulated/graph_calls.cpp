@@ -28,7 +28,7 @@ Status SimulatedBackend::record_event_in_graph(EventHandle handle, StreamHandle 
   return stream_call(*device_, SimulatedCall::record_event, stream_handle, [&](Lock&, const auto& stream) -> Status {
     const SimulatedEvent* event = find_event(handle);
     if (event == nullptr || event->device != stream->device) return refuse(Refusal::invalid_handle);
-    if (!stream->capture) return refuse(Refusal::invalid_value);
+    if (!stream->capture) return refuse(Refusal::illegal_state);
     Operation operation;
     operation.kind = Operation::Kind::record;
     operation.event = handle;
