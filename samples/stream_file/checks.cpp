@@ -10,8 +10,8 @@
 #include <numeric>
 #include <stdexcept>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
+#ifdef __x86_64__
+#include <immintrin.h>
 #endif
 
 #include "piece_sum.hpp"
@@ -26,26 +26,61 @@ std::uint64_t load_word(const unsigned char* data) {
   return word;
 }
 
-#ifdef __SSE2__
-/// The same by hand, eight words at a time: not every compiler sees that the products are of 32 by 32 bits.
-std::uint64_t sum_of_blocks(const unsigned char*& data, std::size_t& words, std::uint64_t& key) {
-  constexpr std::size_t lanes = 4;  // of two words
-  __m128i keys[lanes], sums[lanes];
-  for (std::size_t i = 0; i < lanes; ++i) {
-    const std::uint64_t first = key + 16 * i * sum_step;
-    keys[i] = _mm_set_epi64x(static_cast<long long>(first + 8 * sum_step), static_cast<long long>(first));
-    sums[i] = _mm_setzero_si128();
+#ifdef __x86_64__
+// The same by hand, eight words at a time: not every compiler sees that the products are of 32 by 32 bits.
+
+constexpr std::size_t lanes = 8;  // words at a time
+
+/// The keys of the first words, the step to the next ones, and the sums.
+struct Lanes {
+  Lanes(std::uint64_t key) noexcept {
+    for (std::size_t i = 0; i < lanes; ++i) keys[i] = key + 8 * i * sum_step;
   }
-  const __m128i step = _mm_set1_epi64x(static_cast<long long>(16 * lanes * sum_step));
-  for (; words >= 2 * lanes; words -= 2 * lanes, data += 16 * lanes, key += 16 * lanes * sum_step)
-    for (std::size_t i = 0; i < lanes; ++i) {
+  std::array<std::uint64_t, lanes> keys, sums{};
+};
+
+void sum_blocks(const unsigned char* data, std::size_t blocks, Lanes& of) {
+  constexpr std::size_t vectors = lanes / 2;
+  __m128i keys[vectors], sums[vectors];
+  std::memcpy(keys, of.keys.data(), sizeof keys);
+  std::memcpy(sums, of.sums.data(), sizeof sums);
+  const __m128i step = _mm_set1_epi64x(static_cast<long long>(8 * lanes * sum_step));
+  for (; blocks > 0; --blocks, data += 8 * lanes)
+    for (std::size_t i = 0; i < vectors; ++i) {
       const __m128i mixed = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data) + i), keys[i]);
       sums[i] = _mm_add_epi64(sums[i], _mm_add_epi64(_mm_mul_epu32(mixed, _mm_srli_epi64(mixed, 32)), mixed));
       keys[i] = _mm_add_epi64(keys[i], step);
     }
-  std::array<std::uint64_t, 2 * lanes> parts;
-  std::memcpy(parts.data(), sums, sizeof parts);
-  return std::accumulate(parts.begin(), parts.end(), std::uint64_t{0});
+  std::memcpy(of.sums.data(), sums, sizeof sums);
+}
+
+/// Twice as fast, on processors that have it.
+__attribute__((target("avx2"))) void sum_blocks_avx2(const unsigned char* data, std::size_t blocks, Lanes& of) {
+  constexpr std::size_t vectors = lanes / 4;
+  __m256i keys[vectors], sums[vectors];
+  std::memcpy(keys, of.keys.data(), sizeof keys);
+  std::memcpy(sums, of.sums.data(), sizeof sums);
+  const __m256i step = _mm256_set1_epi64x(static_cast<long long>(8 * lanes * sum_step));
+  for (; blocks > 0; --blocks, data += 8 * lanes)
+    for (std::size_t i = 0; i < vectors; ++i) {
+      const __m256i mixed = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data) + i), keys[i]);
+      sums[i] =
+          _mm256_add_epi64(sums[i], _mm256_add_epi64(_mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32)), mixed));
+      keys[i] = _mm256_add_epi64(keys[i], step);
+    }
+  std::memcpy(of.sums.data(), sums, sizeof sums);
+}
+
+/// Sums the whole blocks, and leaves what is behind them.
+std::uint64_t sum_of_blocks(const unsigned char*& data, std::size_t& words, std::uint64_t& key) {
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  const std::size_t blocks = words / lanes, summed = blocks * lanes;
+  Lanes of(key);
+  (has_avx2 ? sum_blocks_avx2 : sum_blocks)(data, blocks, of);
+  data += 8 * summed;
+  key += 8 * summed * sum_step;
+  words -= summed;
+  return std::accumulate(of.sums.begin(), of.sums.end(), std::uint64_t{0});
 }
 #endif
 
@@ -75,7 +110,7 @@ std::uint64_t piece_sum(Bytes bytes, std::uint64_t position) noexcept {
   std::size_t words = bytes.size() / 8;
   std::uint64_t key = sum_key(position);
   std::uint64_t sum = 0;
-#ifdef __SSE2__
+#ifdef __x86_64__
   sum = sum_of_blocks(data, words, key);
 #endif
   for (; words > 0; --words, data += 8, key += 8 * sum_step) sum += sum_term(load_word(data), key);

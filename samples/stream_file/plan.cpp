@@ -16,9 +16,9 @@ constexpr std::size_t spare = std::size_t{512} << 10;  // for the counters' way,
 
 constexpr std::size_t rounded(std::size_t bytes) { return (bytes + page - 1) / page * page; }
 
-/// Readers: three cores of four, so that some are left for the driver and for whoever waits, and no more than the link
+/// Readers: seven cores of eight, so that some are left for the driver and for whoever waits, and no more than the link
 /// and the memory can use.
-std::size_t threads_for(std::size_t cores) { return std::clamp<std::size_t>(cores - cores / 4, 1, 12); }
+std::size_t threads_for(std::size_t cores) { return std::clamp<std::size_t>(cores - cores / 8, 1, 16); }
 
 /// Bytes: the smallest copies that the link moves at nearly its full speed; of a simulated device, which copies with
 /// the CPU, what stays in a core's cache. Of small files less, so that all readers have something to do.
