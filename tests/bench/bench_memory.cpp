@@ -140,6 +140,7 @@ void beside_cuda(Figures& figures, [[maybe_unused]] const thole::Device& device,
     cudaSetDevice(device.ordinal());
     double ours = 1e18, peer = 1e18, small = 0;
     for (int round = 0; round < 3; ++round) {
+      (void)thole::Device(device).trim_pinned();
       double began = nanoseconds();
       void* data = nullptr;
       if (cudaHostAlloc(&data, GiB, 0) != cudaSuccess) return figures.skip(pin, "cudaHostAlloc failed");
@@ -150,7 +151,7 @@ void beside_cuda(Figures& figures, [[maybe_unused]] const thole::Device& device,
         const thole::PinnedArena arena(device, {.bytes = GiB});
         ours = std::min(ours, nanoseconds() - began);
       }
-      std::this_thread::sleep_for(300ms);  // another thread unpins it; not beside the peer's next turn
+      (void)thole::Device(device).trim_pinned();  // or the next arena is given what this one leaves pinned
     }
     figures.at_most(pin, ours / peer, 0.15, "x",
                     fmt::format("{:.1f} ms; cudaHostAlloc {:.1f} ms", ours / 1e6, peer / 1e6));
