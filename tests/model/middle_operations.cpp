@@ -122,13 +122,14 @@ void Program::capture_in_a_record(Lane& lane) {
     const auto m = weak.lock();
     if (m == nullptr || left_to_another(*m, false) || !m->began) return;
     void* graph = nullptr;
-    m->failed |= !seam->end_capture(native, &graph).ok() || !seam->destroy_graph(graph).ok();
+    // Another thread's call in between may have invalidated it.
+    m->failed |= seam->end_capture(native, &graph).ok() && !seam->destroy_graph(graph).ok();
   };
   simulation.before_call(SimulatedCall::record_event, middle->begin);
   simulation.after_call(SimulatedCall::record_event, middle->end);
   void_seen_ = true;
   std::optional<thole::Event> event;
-  (void)call(true, {}, [&] { event = lane.ref->record(); });
+  (void)call(true, {Errc::capturing}, [&] { event = lane.ref->record(); });
   {
     const std::lock_guard lock(middle->mutex);
     middle->over = true;
