@@ -206,7 +206,7 @@ TEST_CASE("a copy that runs after its memory was unpinned, or before it was allo
 }
 
 TEST_CASE("on a device that runs by itself unpinning waits for the work that is running") {
-  SimulatedBackend backend({});
+  SimulatedBackend backend({.loss_is_final = false});
   const Pages pages(Pages::page);
   const TestStream stream(backend);
   const OnDevice device(backend, Pages::page, stream);
@@ -223,7 +223,7 @@ TEST_CASE("on a device that runs by itself unpinning waits for the work that is 
 }
 
 TEST_CASE("while memory is unpinned beside a held stream, calls wait on every thread; queries and waits go on") {
-  SimulatedBackend backend({});
+  SimulatedBackend backend({.loss_is_final = false});
   const Pages pages(Pages::page);  // which no operation uses
   CONTRACT_OK(backend, register_host(pages.data(), Pages::page));
   const TestStream stuck(backend);
@@ -310,21 +310,30 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go
   CONTRACT_OK(next, unregister_host(pages.data()));
 }
 
-TEST_CASE("a loss that is final is every device's of the process, also of those that are made later") {
-  const pid_t child = fork();  // this process goes on
-  if (child == 0) {
-    SimulatedBackend other(stepped());
-    SimulationOptions options = stepped();
-    options.loss_is_final = true;
-    SimulatedBackend backend(options);
-    const bool worked = !lost(other) && !lost(backend);
-    backend.lose_device();
-    SimulatedBackend later(stepped());
-    _exit(worked && lost(backend) && lost(other) && lost(later) ? 0 : 1);
-  }
-  int state = 0;
-  REQUIRE(waitpid(child, &state, 0) == child);
-  CHECK(state == 0);
+TEST_CASE(
+    "a loss is every device's of the process, also of those that are made later, where no option says otherwise") {
+  const auto final_in_a_child = [](const SimulationOptions& options) {
+    const pid_t child = fork();  // this process goes on
+    if (child == 0) {
+      SimulatedBackend other(stepped());
+      SimulatedBackend backend(options);
+      const bool worked = !lost(other) && !lost(backend);
+      backend.lose_device();
+      SimulatedBackend later(stepped());
+      _exit(worked && lost(backend) ? lost(other) + lost(later) : 3);
+    }
+    int state = 0;
+    REQUIRE(waitpid(child, &state, 0) == child);
+    return state;
+  };
+  SimulationOptions options;
+  CHECK(final_in_a_child(options) == 2 << 8);
+  options.loss_is_final = false;
+  CHECK(final_in_a_child(options) == 0);
+  options = stepped();  // a test that steps goes on with other devices
+  CHECK(final_in_a_child(options) == 0);
+  options.loss_is_final = true;
+  CHECK(final_in_a_child(options) == 2 << 8);
 }
 
 TEST_CASE("losing a device ends its captures and lets go of what launched graphs retained") {
@@ -354,8 +363,8 @@ TEST_CASE("losing a device ends its captures and lets go of what launched graphs
 }
 
 TEST_CASE("a stream that waits for a lost device's event does not wait for ever") {
-  SimulatedBackend backend({});
-  SimulatedBackend other({});
+  SimulatedBackend backend({.loss_is_final = false});
+  SimulatedBackend other({.loss_is_final = false});
   StreamHandle stream = nullptr;
   StreamHandle other_stream = nullptr;
   EventHandle event = nullptr;
@@ -375,7 +384,7 @@ TEST_CASE("a stream that waits for a lost device's event does not wait for ever"
 TEST_CASE("a backend that ends finishes what runs by itself and drops what is held") {
   Count count;
   {
-    SimulatedBackend backend({});
+    SimulatedBackend backend({.loss_is_final = false});
     StreamHandle free = nullptr;
     StreamHandle held = nullptr;
     CONTRACT_OK(backend, create_stream(&free));

@@ -63,7 +63,7 @@ TEST_CASE("what runs in a call may make calls of the same kind, and ask for the 
 }
 
 TEST_CASE("a device that is lost in the middle of a call refuses it") {
-  SimulatedBackend backend({});
+  SimulatedBackend backend({.loss_is_final = false});
   EventHandle event = nullptr;
   backend.before_call(SimulatedCall::create_event, [&] { backend.lose_device(); });
   CONTRACT_CODE(backend, create_event(&event), device_lost);

@@ -28,7 +28,7 @@ inline constexpr std::size_t MiB = 1024 * KiB;
 inline constexpr std::size_t GiB = 1024 * MiB;
 
 struct Machine {
-  explicit Machine(const SimulationOptions& options = {})
+  explicit Machine(const SimulationOptions& options = {.loss_is_final = false})
       : backend(std::make_shared<SimulatedBackend>(options)),
         device(std::make_shared<DeviceCore>(backend)),
         controls(backend) {}

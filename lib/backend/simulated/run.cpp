@@ -278,7 +278,7 @@ void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage)
   device.lost = true;
   device.lost_because = because;
   drop_queues(device, garbage);
-  if (device.options.loss_is_final) {
+  if (device.options.loss_is_final.value_or(!device.options.stepped)) {
     machine().lost_because = because;
     for (const auto& other : machine().devices) lose(*other, because, garbage);
   }
