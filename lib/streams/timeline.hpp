@@ -216,7 +216,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   void absorb_retired() noexcept;
   void take_done(MovingBlocks& out) noexcept;
-  void ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noexcept;
+  void ask_for_some(MovingBlocks& out, Lock& lock) noexcept;
+  void ask_for_all(MovingBlocks& out, Lock& lock) noexcept;
 
   const std::shared_ptr<DeviceCore> device_;
   const StreamHandle native_;
@@ -252,9 +253,11 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::uint64_t last_wanted_ = 0;   // the latest position that a block has waited for
   // recorded_ when the last bounded look found the first block unfinished; there is no new look until it changes.
   std::uint64_t refused_at_ = 0;
+  std::size_t stride_ = 0;  // how many events behind the first the next bounded look asks
 
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t few_pending_ = 8;
+  static constexpr std::size_t most_stride_ = 31;
   static constexpr std::size_t most_free_ = 64;
 };
 

@@ -225,13 +225,36 @@ void Timeline::take_done(MovingBlocks& out) noexcept {
   waiting_.store(!blocks_.empty(), std::memory_order_release);
 }
 
-/// The event of the block that waits for the earliest position first: if that is not done, no block is free; if it is,
-/// its blocks are enough for a look that is not thorough, at one query for all the uses that an event covers. Then the
+/// A look that is bounded asks for one event, as far behind the first as the looks before found to be done: one query
+/// then frees many blocks where the device is behind, and the first block alone where it has just caught up. Each event
+/// that is not done halves the distance, and the first one's says that no block is free.
+void Timeline::ask_for_some(MovingBlocks& out, Lock& lock) noexcept {
+  for (unsigned asked = 0; !blocks_.empty() && asked != bounded_queries; ++asked) {
+    const std::size_t first = pending_.first_covering(blocks_.first_position());
+    if (first == pending_.size()) return;
+    const std::size_t index = std::min(first + stride_, pending_.size() - 1);
+    const Status status = ask(pending_[index], lock, nullptr);
+    take_done(out);
+    if (status.ok()) {
+      stride_ = std::min(2 * stride_ + 1, most_stride_);
+      if (!out.empty()) return;
+    } else if (status.code != StatusCode::not_ready) {
+      return;
+    } else if (index == first) {
+      refused_at_ = recorded_.load(std::memory_order_relaxed);
+      return;
+    } else {
+      stride_ = (index - first) / 2;
+    }
+  }
+}
+
+/// The event of the block that waits for the earliest position first: if that is not done, no block is free. Then the
 /// newest, since often all is done. Then ever larger steps from the first on, so that one query frees many.
-void Timeline::ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noexcept {
+void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
   std::size_t step = 0;
   bool asked_newest = false;
-  for (unsigned asked = 0; !blocks_.empty() && (thorough || asked != bounded_queries); ++asked) {
+  while (!blocks_.empty()) {
     const std::size_t first = pending_.first_covering(blocks_.first_position());
     if (first == pending_.size()) return;
     const std::size_t last = pending_.size() - 1;
@@ -240,7 +263,6 @@ void Timeline::ask_for_blocks(MovingBlocks& out, bool thorough, Lock& lock) noex
     const Status status = ask(pending_[index], lock, nullptr);
     take_done(out);
     if (status.ok()) {
-      if (!thorough && !out.empty()) return;
       step = step == 0 ? 1 : step * 2;
     } else if (status.code != StatusCode::not_ready) {
       return;
@@ -279,8 +301,10 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
   if (uncovered != 0) (void)cover_for_others(uncovered);
   Lock lock(mutex_);
   // A look that is not thorough and found nothing is not repeated before there is something new to ask about.
-  if (thorough || refused_at_ == 0 || refused_at_ != recorded_.load(std::memory_order_relaxed))
-    ask_for_blocks(out, thorough, lock);
+  if (thorough)
+    ask_for_all(out, lock);
+  else if (refused_at_ == 0 || refused_at_ != recorded_.load(std::memory_order_relaxed))
+    ask_for_some(out, lock);
   if (thorough && blocks_.empty() && !pending_.empty()) (void)ask(pending_.newest(), lock, nullptr);
 }
 

@@ -7,6 +7,8 @@
 #include <sstream>
 #include <vector>
 
+#include <thole/graph.hpp>
+
 #include "../support/rig.hpp"
 
 using namespace support;
@@ -47,7 +49,8 @@ SimulatedGraph copy_of_its_own(const Rig& rig, const StreamRef& stream, DeviceBu
 
 /// Everything in thole that calls the device, on streams of its own; blocks nowhere, since it finishes them itself, and
 /// lets them run from then on: thole's own thread may record an event for what the other arena has left.
-void everything_else(const Rig& rig, const StreamRef& busy) {
+void everything_else(const Rig& rig, const StreamRef& busy, const Graph& made_before) {
+  CHECK(made_before.try_instantiate().has_value());
   Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, bytes);
   std::vector<PinnedBuffer<std::byte>> grown;
@@ -235,14 +238,15 @@ TEST_CASE("nothing that thole does on the same thread or on another invalidates 
       const Rig rig(stepped(), {.bytes = MiB, .max_bytes = 8 * MiB});
       const Stream stream(rig.device), busy(rig.device);
       auto target = memory(rig, stream);
+      const Graph made_before = capture(busy, [&] { busy.launch_host_function([] {}); });
       auto graph = captured(
           rig, stream,
           [&] {
             rig.heap.make_buffer<std::byte>(bytes, std::byte{5}).async_to_device(stream, target.span());
             if (same_thread) {
-              everything_else(rig, busy);
+              everything_else(rig, busy, made_before);
             } else {
-              std::thread([&] { everything_else(rig, busy); }).join();
+              std::thread([&] { everything_else(rig, busy, made_before); }).join();
             }
           },
           mode);

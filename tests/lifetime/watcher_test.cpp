@@ -253,3 +253,33 @@ TEST_CASE("a look at what is left behind takes the blocks that nobody has taken 
   CHECK(left_behind() == 1);  // that of the busy stream, which has come to rest
   CHECK(left_behind() == 0);
 }
+
+TEST_CASE("where the device is behind, one query gives many blocks back; where it is not, the first that is done") {
+  const auto device = stepped();
+  auto simulation = device.simulation();
+  const PinnedHeap heap(PinnedArena(device, {.bytes = 8 * MiB}));
+  const Stream stream(device);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  const auto drop_in_flight = [&](int count) {
+    for (int i = 0; i != count; ++i) {
+      heap.make_buffer<std::byte>(bytes).async_to_device(stream, memory.span());
+      (void)stream.record();
+    }
+  };
+  const auto take_some = [&] { return detail::collect_some(*detail::HandleAccess::shared(stream)); };
+  constexpr std::size_t blocks = 64;
+  drop_in_flight(blocks);
+  simulation.run_all();
+  const auto before = simulation.calls(SimulatedCall::query_event);
+  for (std::size_t taken = 0; taken != blocks;) {
+    const auto some = take_some();
+    REQUIRE(some != 0);
+    taken += some;
+  }
+  CHECK(simulation.calls(SimulatedCall::query_event) - before <= 8);
+  drop_in_flight(blocks);
+  CHECK(take_some() == 0);
+  simulation.step(stream, 2);  // a copy and its event
+  drop_in_flight(1);           // something new to ask about
+  CHECK(take_some() == 1);
+}
