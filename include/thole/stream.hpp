@@ -68,8 +68,9 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   void wait(const Event& event) const;
   /// As `wait`, without throwing.
   [[nodiscard]] Result<void> try_wait(const Event& event) const noexcept;
-  /// Runs the function on a thread of the device's when the stream gets there; it must not call thole or CUDA, nor
-  /// throw. CUDA: "Execution Control", cudaLaunchHostFunc.
+  /// Runs the function on a thread of the device's when the stream gets there; it must not throw. It may drop handles,
+  /// which thole ends later; other calls of thole in it that need the device are errors. CUDA: "Execution Control",
+  /// cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
   /// The stream's number, as cudaStreamGetId says: no other stream of the process has it, ever. Reports name streams by
   /// it.

@@ -213,6 +213,24 @@ TEST_CASE("where on_region_added throws there is no arena and no growth, and not
   CHECK(registry.removed() == 2);
 }
 
+TEST_CASE("on_region_removed is told while the region is still pinned") {
+  const Device device = stepped();
+  std::vector<std::size_t> pinned;
+  Ending ending;
+  ArenaOptions options{.bytes = MiB, .max_bytes = 8 * MiB};
+  options.on_region_removed = [&, held = ending.held()](Span) { pinned.push_back(device.simulation().pinned_bytes()); };
+  {
+    PinnedArena arena(device, std::exchange(options, {}));
+    const PinnedHeap heap(arena);
+    (void)heap.make_buffer<std::byte>(2 * MiB);
+    const std::size_t before = device.simulation().pinned_bytes();
+    arena.trim();
+    CHECK(pinned == std::vector{before});
+    CHECK(device.simulation().pinned_bytes() < before);
+  }
+  ending.wait();
+}
+
 TEST_CASE("an Error that on_region_added throws keeps its code, and what is no exception is told of, too") {
   const Device device = stepped();
   ArenaOptions options{.bytes = MiB};
