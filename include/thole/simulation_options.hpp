@@ -27,8 +27,8 @@ struct SimulationOptions {
   /// itself.
   std::chrono::nanoseconds late{0};
   /// Whether losing this device loses every simulated device of the process, those that are made later, too: after a
-  /// sticky error nothing in a process works with CUDA again. Empty: yes, but not for a stepped device, with which a test
-  /// may lose one after the other.
+  /// sticky error nothing in a process works with CUDA again. Empty: yes, but not for a stepped device, with which a
+  /// test may lose one after the other.
   std::optional<bool> loss_is_final = std::nullopt;
   /// Whether a copy or a kernel looks whether the program has mapped other pages where it had pinned some: CUDA goes on
   /// with the old pages and says nothing; here the device is lost, and says so. Reads /proc/self/smaps each time, so it

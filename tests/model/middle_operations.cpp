@@ -97,7 +97,7 @@ void Program::capture_in_a_record(Lane& lane) {
     thole::Simulation simulation;
     std::mutex mutex;
     std::thread::id self = std::this_thread::get_id();
-    bool over = false, began = false, failed = false;
+    bool over = false, began = false, ended = false, failed = false;
     std::function<void()> begin, end;
   };
   const auto middle = std::make_shared<Middle>(simulation);
@@ -121,6 +121,7 @@ void Program::capture_in_a_record(Lane& lane) {
   middle->end = [weak = std::weak_ptr(middle), left_to_another, seam, native] {
     const auto m = weak.lock();
     if (m == nullptr || left_to_another(*m, false) || !m->began) return;
+    m->ended = true;
     void* graph = nullptr;
     // Another thread's call in between may have invalidated it.
     m->failed |= seam->end_capture(native, &graph).ok() && !seam->destroy_graph(graph).ok();
@@ -136,6 +137,8 @@ void Program::capture_in_a_record(Lane& lane) {
   }
   simulation.before_call(SimulatedCall::record_event, nullptr);
   simulation.after_call(SimulatedCall::record_event, nullptr);
+  // The other thread may have had the hook in its hands just then.
+  if (middle->began && !middle->ended) middle->end();
   if (middle->failed) broken("a capture could not be begun or not be ended");
   if (event && middle->began && chance(2)) (void)call(false, {Errc::capturing}, [&] { (void)event->ready(); });
   ledger_.look();
