@@ -163,20 +163,17 @@ TEST_CASE("the device memory of a captured copy lives until the graph and all it
     const Rig rig;
     const Stream stream(rig.device);
     const auto buffer = rig.heap.make_buffer<std::byte>(bytes);
-    const auto bytes_are = [&](std::size_t wanted) {
-      (void)rig.heap.collect();
-      rig.sim().run_all();
-      CHECK(rig.sim().device_bytes() == wanted);
-    };
     std::optional<SimulatedGraph> graph(captured(rig, stream, [&] { (void)buffer.async_to_device(stream); }));
     std::optional<SimulatedGraph::Executable> one(graph->instantiate()), two(graph->instantiate());
     for (const int which : order) {
-      bytes_are(bytes);
+      (void)rig.heap.collect();
+      rig.sim().run_all();
+      CHECK(rig.sim().device_bytes() == bytes);
       if (which == 0) graph.reset();
       if (which == 1) one.reset();
       if (which == 2) two.reset();
     }
-    bytes_are(0);
+    rig.until_device_memory_is_free();
   } while (std::next_permutation(order.begin(), order.end()));
 }
 

@@ -352,10 +352,6 @@ TEST_CASE("a foreign stream may go with its device buffers, also where a graph k
       rig.sim().run_all();
     }
     CHECK(kept.try_borrow_mut().has_value());
-    until([&] {
-      (void)rig.heap.collect();
-      rig.sim().run_all();
-      return rig.sim().device_bytes() == 0;
-    });
+    rig.until_device_memory_is_free();
   }
 }

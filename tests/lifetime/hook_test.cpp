@@ -147,11 +147,7 @@ TEST_CASE("a capture that begins between the check and the copy: the graph keeps
     }
     CHECK(rig.sim().device_bytes() == bytes);
     graph.reset();
-    for (int round = 0; round != 2; ++round) {
-      (void)rig.heap.collect();
-      rig.settle(scene.view);
-    }
-    CHECK(rig.sim().device_bytes() == 0);
+    rig.until_device_memory_is_free();
   }
 }
 
@@ -315,11 +311,7 @@ TEST_CASE("device memory that must wait to be freed invalidates no capture that 
   for (int i = 0; i != 3; ++i) (void)rig.heap.collect();
   (void)rig.sim().end_capture(scene.view);
   rig.sim().release(reads);
-  until([&] {
-    (void)rig.heap.collect();
-    rig.sim().run_all();
-    return rig.sim().device_bytes() == 0;
-  });
+  rig.until_device_memory_is_free();
 }
 
 TEST_CASE("a stream that ends in the middle of a call through a view: what the call uses comes back") {

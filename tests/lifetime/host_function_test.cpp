@@ -108,11 +108,7 @@ TEST_CASE("device memory that a kernel's function for the CPU drops is freed") {
   rig.settle(stream);
   CHECK(calls_inside() == before);
   CHECK(!Device(rig.device).take_error().has_value());
-  until([&] {
-    rig.settle(stream);
-    (void)rig.heap.collect();
-    return rig.sim().device_bytes() == 0;
-  });
+  rig.until_device_memory_is_free();
 }
 
 TEST_CASE("what the host function of a graph holds goes with the graph, without a call of the device there") {
@@ -126,9 +122,5 @@ TEST_CASE("what the host function of a graph holds goes with the graph, without 
   }
   CHECK(calls_inside() == before);
   CHECK(!Device(rig.device).take_error().has_value());
-  until([&] {
-    rig.settle(stream);
-    (void)rig.heap.collect();
-    return rig.sim().device_bytes() == 0;
-  });
+  rig.until_device_memory_is_free();
 }

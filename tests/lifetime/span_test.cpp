@@ -24,11 +24,7 @@ TEST_CASE("device memory is not freed while a copy through its span is to come")
   rig.sim().run_all();
   CHECK(rig.sim().device_bytes() == 4 * KiB);
   gate.open();
-  until([&] {  // thole's own thread may have it in hand
-    rig.sim().run_all();
-    (void)rig.heap.collect();
-    return rig.sim().device_bytes() == 0;
-  });
+  rig.until_device_memory_is_free();
   CHECK(!rig.device.lost());
 }
 
@@ -84,9 +80,5 @@ TEST_CASE("a graph keeps the device memory behind a span") {
     rig.sim().run_all();
     CHECK(!rig.device.lost());
   }
-  for (int round = 0; round != 2; ++round) {  // an event that says when it may be freed, and then that
-    rig.heap.collect();
-    rig.sim().run_all();
-  }
-  CHECK(rig.sim().device_bytes() == 0);
+  rig.until_device_memory_is_free();
 }

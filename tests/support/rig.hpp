@@ -58,6 +58,17 @@ struct Rig {
   }
   /// Whether one more buffer of all the arena's bytes can be had.
   bool all_free() const { return heap.try_make_buffer<std::byte>(arena.capacity()).has_value(); }
+  /// Until the simulated device's memory is freed, with all there is done. More than one round: an event says when it
+  /// may be freed, and a thread of thole's may have it in hand meanwhile.
+  void until_device_memory_is_free() const {
+    for (;;) {
+      sim().run_all();
+      (void)heap.collect();
+      sim().run_all();
+      if (sim().device_bytes() == 0) return;
+      std::this_thread::yield();
+    }
+  }
   std::size_t calls(SimulatedCall call) const { return sim().calls(call); }
 
   Device device;
