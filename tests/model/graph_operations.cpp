@@ -58,6 +58,7 @@ void Program::launch() {
       if (!order(*lane, node.to_device ? *node.to : *node.from, node.to_device, true)) return;
     }
     const Memory* const host = host_side(node).get();
+    if (host != nullptr && host->of_device && (host->device != lane->device || !order(*lane, *host, true))) return;
     borrowed = borrowed || (host != nullptr && (host->writer || (!reads_host(node) && host->readers != 0)));
   }
   say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));

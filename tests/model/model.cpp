@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -71,7 +72,7 @@ bool Ledger::in_graph(const Memory& memory) const {
 }
 
 bool Ledger::held(const Memory& memory) const {
-  return memory.handle || memory.readers != 0 || memory.writer || in_graph(memory);
+  return memory.handle || memory.readers != 0 || memory.writer || memory.lists != 0 || in_graph(memory);
 }
 
 bool Ledger::needed(const Memory& memory) const {
@@ -85,6 +86,7 @@ void Ledger::check_free(const void* data, std::size_t bytes) const {
                          static_cast<const void*>(other->data), other->bytes(),
                          other->handle                          ? "another buffer's"
                          : other->readers != 0 || other->writer ? "borrowed"
+                         : other->lists != 0                    ? "in a list of uses"
                          : in_graph(*other)                     ? "a graph's"
                                                                 : "in flight"));
 }
@@ -138,9 +140,9 @@ void Ledger::launched(std::uint64_t stream, std::uint64_t position, const Memory
   note(*to, {stream, position, true, false});
 }
 
-void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory) {
-  copies_.push_back(
-      {operations_, stream, position, memory, 0, std::make_shared<const Content>(memory->content), false, true});
+void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
+                     std::shared_ptr<const Content> content) {
+  copies_.push_back({operations_, stream, position, memory, offset, std::move(content), memory->of_device, true});
 }
 
 Content Ledger::fresh(std::size_t count) {

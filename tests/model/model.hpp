@@ -47,12 +47,14 @@ struct Memory {
   bool known = true;  // false: never written as a whole
   std::vector<Use> uses;
   std::vector<std::shared_ptr<GraphLife>> graphs;
+  std::size_t lists = 0;  // entries of a UseList that name it
   // Pinned memory alone.
   std::atomic<bool> handle{true};  // a function of the device's may drop it, on another thread
   std::size_t readers = 0;
   bool writer = false;
   std::uint64_t arena = 0;
   // Device memory alone.
+  bool of_device = false;
   std::uint64_t made_on = 0;  // a stream; 0: in a capture
   std::size_t device = 0;
   const Word* view = nullptr;  // where the CPU may look at it
@@ -99,7 +101,7 @@ class Ledger {
   MemoryPtr made(Word* data, std::size_t count, std::uint64_t arena);
   /// A buffer that is gone again, of any type: only the check.
   void check_free(const void* data, std::size_t bytes) const;
-  /// Whether the program holds it, a borrow or a graph.
+  /// Whether the program holds it, a borrow, a list of uses or a graph.
   bool held(const Memory& memory) const;
   /// The same, or the device needs it.
   bool needed(const Memory& memory) const;
@@ -117,8 +119,9 @@ class Ledger {
   /// The same as part of a graph's launch.
   void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
                 const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);
-  /// A kernel was just enqueued that writes the memory's content.
-  void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory);
+  /// A kernel was just enqueued that writes this content, from that word of the memory on.
+  void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
+               std::shared_ptr<const Content> content);
   static void note(Memory& memory, const Use& use) { memory.uses.push_back(use); }
   void clean(Memory& memory) const;
   /// Nothing that was enqueued will be checked any more: the device is lost.

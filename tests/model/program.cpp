@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(12)) {
+  switch (below(15)) {
     case 0:
     case 1:
       return dangling_span();
@@ -79,6 +79,11 @@ void Program::rare_operation() {
       return heap_ends_beside();
     case 10:
       return chance(16) ? fork_child() : use_on();
+    case 11:
+    case 12:
+      return use_several();
+    case 13:
+      return use_list();
     default:
       return use_on();
   }
@@ -135,13 +140,13 @@ void Program::lose_device() {
 
 void Program::drop_everything() {
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
-         !arenas_.empty() || !graphs_.empty() || !events_.empty()) {
+         !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty()) {
     const auto drop_one = [&](auto& from) {
       if (from.empty()) return;
       std::swap(from[below(from.size())], from.back());
       from.pop_back();
     };
-    switch (below(8)) {
+    switch (below(9)) {
       case 0:
         drop_one(buffers_);
         break;
@@ -162,6 +167,9 @@ void Program::drop_everything() {
         break;
       case 6:
         drop_one(graphs_);
+        break;
+      case 7:
+        drop_one(lists_);
         break;
       default:
         drop_one(events_);
@@ -189,6 +197,7 @@ void Program::finish() {
     if (!settle_all()) broken("work is left that cannot go on");
     while (!buffers_.empty()) drop();
   }
+  while (!lists_.empty()) drop_list();
   if (!settle_all()) broken("work is left that cannot go on");
   look_at_kernels();
   if (ledger_.copies() != 0) broken("copies have not arrived when everything is done");

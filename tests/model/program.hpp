@@ -97,6 +97,22 @@ struct Kernel {
   std::string wrong;
 };
 
+/// What a kernel's launch would be: raw work that the program enqueues.
+void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel);
+
+/// One entry of a list of uses: a buffer, or a part of device memory.
+struct Entry {
+  MemoryPtr memory;
+  std::size_t offset = 0;
+  std::size_t count = 0;
+  bool writes = false;
+};
+
+struct KeptList {
+  thole::UseList list;
+  std::vector<Entry> entries;
+};
+
 /// What the program may do, drawn from the seed before it starts.
 struct Traits {
   bool faults = false;
@@ -199,6 +215,23 @@ class Program {
   bool in_capture(const Lane& lane, const Memory& memory, bool writes) const;
   void enqueued(Lane& lane, const Node& node);
 
+  // ---- list_operations.cpp: work that uses several buffers
+  /// What was enqueued for one of them.
+  struct Stand {
+    const Kernel* kernel;  // only its address: it may have run
+    std::shared_ptr<const Content> content;
+    Entry entry;
+  };
+  void use_several();
+  void use_list();
+  void run_list(const KeptList& kept, Lane& lane);
+  void drop_list();
+  std::vector<Errc> forbidden(const Lane& lane, const std::vector<Entry>& entries) const;
+  template <class Call>
+  void use_as_one(Lane& lane, const std::vector<Entry>& entries, Call&& call_it);
+  void enqueue_each(Lane& lane, const std::vector<Entry>& entries, void* native, std::vector<Stand>& stands);
+  void touch_one_inside(const std::vector<Entry>& entries);
+
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
   void owning_host_function();
@@ -261,6 +294,7 @@ class Program {
   std::vector<DeviceMemory> device_memory_;
   std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
   std::vector<Kept> kept_;
+  std::vector<KeptList> lists_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
