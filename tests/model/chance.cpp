@@ -162,6 +162,8 @@ bool Program::after(Lane& lane, std::uint64_t stream) {
 }
 
 bool Program::order(Lane& lane, const Memory& memory, bool writes, bool all) {
+  memory.used = true;  // by the call that follows, even if it fails
+  memory.tried_in_capture = memory.tried_in_capture || lane.capture;
   if (lane.capture) return true;
   const auto uses = memory.uses;
   for (const Use& use : uses)

@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(15)) {
+  switch (below(18)) {
     case 0:
     case 1:
       return dangling_span();
@@ -84,6 +84,11 @@ void Program::rare_operation() {
       return use_several();
     case 13:
       return use_list();
+    case 14:
+    case 15:
+      return split_buffer();
+    case 16:
+      return join_parts();
     default:
       return use_on();
   }

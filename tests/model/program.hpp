@@ -232,6 +232,12 @@ class Program {
   void enqueue_each(Lane& lane, const std::vector<Entry>& entries, void* native, std::vector<Stand>& stands);
   void touch_one_inside(const std::vector<Entry>& entries);
 
+  // ---- part_operations.cpp: parts of one allocation
+  void split_buffer();
+  void join_parts();
+  void join(const std::vector<std::size_t>& chosen);
+  bool shared_with_others(const Memory& memory) const;
+
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
   void owning_host_function();
