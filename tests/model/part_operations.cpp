@@ -34,7 +34,8 @@ bool Program::shared_with_others(const Memory& memory) const {
 }
 
 void Program::split_buffer() {
-  if (buffers_.empty() || buffers_.size() > 36) return;
+  while (buffers_.size() > 36) drop();
+  if (buffers_.empty()) return;
   std::swap(buffers_[below(buffers_.size())], buffers_.back());
   Buffer& buffer = buffers_.back().buffer;
   const MemoryPtr memory = buffers_.back().memory;
@@ -95,29 +96,38 @@ void Program::split_buffer() {
   ledger_.look();
 }
 
+HostBuffer* Program::neighbour(const Memory& of) {
+  const auto found = std::ranges::find_if(buffers_, [&](const HostBuffer& each) {
+    const Memory& next = *each.memory;
+    return next.count != 0 && of.whole != nullptr && next.whole == of.whole && next.data == of.data + of.count;
+  });
+  return found == buffers_.end() ? nullptr : &*found;
+}
+
 void Program::join_parts() {
-  const auto a_part = [](const HostBuffer& each) { return each.memory->whole != nullptr; };
-  if (std::ranges::none_of(buffers_, a_part)) return split_buffer();
-  std::size_t first = below(buffers_.size());
-  while (!a_part(buffers_[first])) first = (first + 1) % buffers_.size();
+  // Mostly one that has a neighbour.
+  const auto has_neighbour = [&](const HostBuffer& each) { return neighbour(*each.memory) != nullptr; };
+  if (std::ranges::none_of(buffers_, has_neighbour)) split_buffer();
+  std::size_t first = buffers_.size();
+  for (std::size_t i = 0; i != buffers_.size(); ++i)
+    if (has_neighbour(buffers_[i]) && (first == buffers_.size() || chance(2))) first = i;
+  if (first == buffers_.size() || chance(16)) first = below(buffers_.size() + 1);
+  if (first == buffers_.size()) return;
   std::vector<std::size_t> chosen = {first};
-  const auto is_chosen = [&](std::size_t index) { return std::ranges::find(chosen, index) != chosen.end(); };
-  const auto add_any = [&] {
-    if (const std::size_t any = below(buffers_.size()); !is_chosen(any)) chosen.push_back(any);
+  const auto add = [&](std::size_t index) {
+    const bool is_new = std::ranges::find(chosen, index) == chosen.end();
+    if (is_new) chosen.push_back(index);
+    return is_new;
   };
-  if (chance(16)) add_any();
-  for (bool more = !chance(8); more;) {
-    const Memory& last = *buffers_[chosen.back()].memory;
-    more = false;
-    for (std::size_t i = 0; i != buffers_.size() && !more; ++i) {
-      const Memory& next = *buffers_[i].memory;
-      if (next.count == 0 || next.whole != last.whole || next.data != last.data + last.count || is_chosen(i)) continue;
-      chosen.push_back(i);
-      more = !chance(4);
-      break;
-    }
+  if (chance(16)) (void)add(below(buffers_.size()));
+  while (!chance(4)) {
+    const HostBuffer* const next = neighbour(*buffers_[chosen.back()].memory);
+    if (next == nullptr || !add(static_cast<std::size_t>(next - buffers_.data()))) break;
   }
-  if (chance(16)) add_any();
+  // Mostly while work goes on with some of them.
+  for (const std::size_t index : chosen)
+    if (Lane* const lane = pick_lane(false); lane != nullptr && chance(2)) to_device_new(buffers_[index], *lane);
+  if (chance(16)) (void)add(below(buffers_.size()));
   if (chance(16)) std::swap(chosen.front(), chosen.back());
   join(chosen);
 }

@@ -234,6 +234,7 @@ class Program {
 
   // ---- part_operations.cpp: parts of one allocation
   void split_buffer();
+  HostBuffer* neighbour(const Memory& of);
   void join_parts();
   void join(const std::vector<std::size_t>& chosen);
   bool shared_with_others(const Memory& memory) const;
