@@ -50,7 +50,9 @@ MemoryPtr Program::adopt(const Heap& heap, const Buffer& buffer, std::size_t cou
       broken("a buffer lies outside of its arena");
   }
   ledger_.look(filled ? buffer.unsynchronized_data() : nullptr, buffer.size_bytes());
-  return ledger_.made(buffer.unsynchronized_data(), count, heap.arena);
+  auto memory = ledger_.made(buffer.unsynchronized_data(), count, heap.arena);
+  memory->heap = heap.number;
+  return memory;
 }
 
 void Program::own(Heap& heap, Buffer buffer, bool filled, const Content& content) {

@@ -121,6 +121,7 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
       part->used = memory->used;
       part->uses = memory->uses;
       part->arena = memory->arena;
+      part->heap = memory->heap;
       part->whole = whole;
       whole->parts.push_back(part);
       pinned_.push_back(part);
@@ -141,6 +142,7 @@ MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
   auto memory = std::make_shared<Memory>();
   memory->data = pieces.front()->data;
   memory->arena = pieces.front()->arena;
+  memory->heap = pieces.front()->heap;
   memory->whole = pieces.front()->whole;
   for (const MemoryPtr& part : pieces) {
     memory->content.insert(memory->content.end(), part->content.begin(), part->content.end());

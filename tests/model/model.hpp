@@ -55,6 +55,7 @@ struct Memory {
   std::size_t readers = 0;
   bool writer = false;
   std::uint64_t arena = 0;
+  std::uint64_t heap = 0;
   std::shared_ptr<Memory> whole;             // of a part: the allocation
   std::vector<std::weak_ptr<Memory>> parts;  // of an allocation that was split: all that there ever were
   // Device memory alone.

@@ -46,9 +46,10 @@ void Program::make_heap() {
   constexpr std::size_t alignments[] = {64, 64, 64, 8, 512, 4096};
   const std::size_t alignment = alignments[below(6)];
   const std::size_t most = std::max(arena->arena.capacity(), arena->arena.stats().max_capacity);
-  heaps_.push_back({arena->number, arena->options.bytes, most, alignment,
-                    thole::PinnedHeap(arena->arena, {.alignment = alignment,
-                                                     .background_reclaim = traits_.background && chance(2)})});
+  heaps_.push_back(
+      {arena->number, arena->options.bytes, most, alignment,
+       thole::PinnedHeap(arena->arena, {.alignment = alignment, .background_reclaim = traits_.background && chance(2)}),
+       ++heap_numbers_});
 }
 
 void Program::drop_arena() {

@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(18)) {
+  switch (below(23)) {
     case 0:
     case 1:
       return dangling_span();
@@ -89,6 +89,12 @@ void Program::rare_operation() {
       return split_buffer();
     case 16:
       return join_parts();
+    case 17:
+    case 18:
+    case 19:
+    case 20:
+    case 21:
+      return timed_operation();
     default:
       return use_on();
   }
@@ -135,6 +141,9 @@ void Program::lose_device() {
     // What had completed may not have been known to be.
     (void)call(may, {memory.count != 0 && borrowed ? Errc::borrowed : Errc::device_lost, Errc::device_lost},
                [&] { (void)target.buffer.borrow_mut(); });
+    if (const auto waited = target.buffer.wait_for(std::chrono::nanoseconds(0));
+        memory.count != 0 && (waited || waited.error().errc() != Errc::device_lost))
+      broken("wait_for on a lost device");
     for (const Lane& lane : lanes_)
       if (memory.count != 0 && !borrowed)
         (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });

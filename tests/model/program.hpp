@@ -3,6 +3,7 @@
 // One random program on stepped simulated devices, checked against the model after every call. The seed decides
 // everything: the calls, the order in which the devices complete, and the faults.
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -36,6 +37,7 @@ struct Heap {
   std::size_t most = 0;     // bytes that it may grow to
   std::size_t alignment = 64;
   thole::PinnedHeap heap;
+  std::uint64_t number = 0;
 };
 
 struct HostBuffer {
@@ -239,6 +241,18 @@ class Program {
   void join(const std::vector<std::size_t>& chosen);
   bool shared_with_others(const Memory& memory) const;
 
+  // ---- timed_operations.cpp: waits with an end
+  void timed_operation();
+  std::chrono::nanoseconds short_time();
+  template <class Wait>
+  void must_succeed_when_done(Wait&& wait);
+  void timed_borrow();
+  void timed_wait();
+  void timed_event();
+  void timed_drain();
+  void timed_synchronize();
+  void timed_to_host();
+
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
   void owning_host_function();
@@ -309,6 +323,7 @@ class Program {
   Kernel graph_kernel_;  // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
+  std::uint64_t heap_numbers_ = 0;
   bool lost_ = false;
   bool capture_dropped_ = false;  // with its stream, which is an error that thole keeps
   struct Fault {
