@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(23)) {
+  switch (below(25)) {
     case 0:
     case 1:
       return dangling_span();
@@ -95,6 +95,9 @@ void Program::rare_operation() {
     case 20:
     case 21:
       return timed_operation();
+    case 22:
+    case 23:
+      return ask_for_notice();
     default:
       return use_on();
   }
@@ -104,6 +107,7 @@ std::uint64_t Program::run() {
   for (std::uint64_t i = 0; i != operations_; ++i) {
     operation();
     look_at_kernels();
+    look_at_notices();
     // A device that lags behind, or keeps up, or is idle, in turns.
     const std::size_t pace = (i / 64) % 4;
     if (pace != 0 && chance(4 - pace)) step(1 + below(2 * pace));
@@ -149,6 +153,7 @@ void Program::lose_device() {
         (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });
   }
   drop_everything();
+  await_notices();
   (void)devices_[0].take_error();
 }
 
@@ -213,6 +218,7 @@ void Program::finish() {
   }
   while (!lists_.empty()) drop_list();
   if (!settle_all()) broken("work is left that cannot go on");
+  await_notices();
   look_at_kernels();
   if (ledger_.copies() != 0) broken("copies have not arrived when everything is done");
   all_back();

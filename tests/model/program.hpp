@@ -3,6 +3,7 @@
 // One random program on stepped simulated devices, checked against the model after every call. The seed decides
 // everything: the calls, the order in which the devices complete, and the faults.
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -97,6 +98,13 @@ struct Kernel {
   bool writes = false;
   bool ran = false;
   std::string wrong;
+};
+
+/// What a function of Event::on_ready was told, on a thread of the library's.
+struct Notice {
+  std::atomic<int> told{0};
+  std::atomic<bool> early{false};
+  std::atomic<int> error{0};  // an Errc
 };
 
 /// What a kernel's launch would be: raw work that the program enqueues.
@@ -253,6 +261,11 @@ class Program {
   void timed_synchronize();
   void timed_to_host();
 
+  // ---- notice_operations.cpp: functions that run when an event is ready
+  void ask_for_notice();
+  void look_at_notices();
+  void await_notices();
+
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
   void owning_host_function();
@@ -318,6 +331,7 @@ class Program {
   std::vector<KeptList> lists_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
+  std::deque<std::shared_ptr<Notice>> notices_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
   int inside_ = 0;       // functions of use_on that are running
   Kernel graph_kernel_;  // what graphs run, any number of times
