@@ -48,6 +48,7 @@ Lane* Program::lane(std::uint64_t id) {
 }
 
 Lane* Program::pick_lane(bool may_capture) {
+  if (may_capture && only_lane_ != nullptr) return only_lane_;
   Lane* const lane = pick(lanes_);
   return lane != nullptr && lane->capture && !may_capture ? nullptr : lane;
 }

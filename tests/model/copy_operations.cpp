@@ -31,7 +31,7 @@ void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel) {
 }
 
 bool Program::in_capture(const Lane& lane, const Memory& memory, bool writes) const {
-  return lane.capture && ledger_.conflict(memory, writes, true);
+  return lane.capture && !lane.capture->seen && ledger_.conflict(memory, writes, true);
 }
 
 void Program::captured(Lane& lane, const Node& node) {

@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(25)) {
+  switch (below(28)) {
     case 0:
     case 1:
       return dangling_span();
@@ -98,6 +98,10 @@ void Program::rare_operation() {
     case 22:
     case 23:
       return ask_for_notice();
+    case 24:
+    case 25:
+    case 26:
+      return capture_by_thole();
     default:
       return use_on();
   }

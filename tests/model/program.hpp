@@ -74,6 +74,8 @@ struct Graph {
   std::vector<thole::SimulatedGraph::Executable> executables;
   std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
   std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
+  bool seen = false;        // thole has captured it, and so sees and orders each launch
+  bool each_write = false;  // what it writes can be read when it is written; it has copies alone
 };
 
 struct Lane {
@@ -286,6 +288,8 @@ class Program {
   // ---- graph_operations.cpp
   void capture();
   void end_capture(Lane& lane);
+  void capture_by_thole();
+  void work_in_capture(bool copies_alone);
   void launch();
   void destroy_graph();
 
@@ -333,8 +337,9 @@ class Program {
   std::vector<Graph> graphs_;
   std::deque<std::shared_ptr<Notice>> notices_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
-  int inside_ = 0;       // functions of use_on that are running
-  Kernel graph_kernel_;  // what graphs run, any number of times
+  int inside_ = 0;             // functions of use_on that are running
+  Lane* only_lane_ = nullptr;  // which alone is picked, where it may capture
+  Kernel graph_kernel_;        // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
