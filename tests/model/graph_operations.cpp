@@ -153,6 +153,16 @@ void Program::launch() {
   std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
   graph->life->launches.push_back({lane->id, last, true, false});
   ledger_.look();
+  if (graph->each_write) read_beside(*graph);
+}
+
+/// What the launch writes, in other streams, while it goes on.
+void Program::read_beside(const Graph& graph) {
+  for (const Node& node : *graph.nodes) {
+    const auto written = std::ranges::find(buffers_, node.to, &HostBuffer::memory);
+    Lane* const other = pick_lane(false);
+    if (written != buffers_.end() && other != nullptr && chance(2)) to_device_new(*written, *other);
+  }
 }
 
 void Program::destroy_graph() {

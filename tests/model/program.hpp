@@ -290,6 +290,7 @@ class Program {
   void end_capture(Lane& lane);
   void capture_by_thole();
   void work_in_capture(bool copies_alone);
+  void read_beside(const Graph& graph);
   void launch();
   void destroy_graph();
 
