@@ -13,8 +13,9 @@
 namespace model {
 
 void Program::ask_for_notice() {
-  // That thread asks the device at moments that no seed decides: faults would meet either one's calls.
-  if (traits_.faults || notices_.size() > 20) return;
+  // That thread asks the device at moments that no seed decides: faults would meet either one's calls, and the captures
+  // in the middle of a call are for programs that are alone.
+  if (traits_.faults || (!traits_.orphans && !traits_.background) || notices_.size() > 20) return;
   Lane* const lane = pick_lane(false);
   if (lane == nullptr) return;
   if (events_.empty() || (events_.size() < 6 && chance(2))) {
