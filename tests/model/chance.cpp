@@ -48,6 +48,7 @@ Lane* Program::lane(std::uint64_t id) {
 }
 
 Lane* Program::pick_lane(bool may_capture) {
+  if (may_capture && only_lane_ != nullptr) return only_lane_;
   Lane* const lane = pick(lanes_);
   return lane != nullptr && lane->capture && !may_capture ? nullptr : lane;
 }
@@ -162,6 +163,8 @@ bool Program::after(Lane& lane, std::uint64_t stream) {
 }
 
 bool Program::order(Lane& lane, const Memory& memory, bool writes, bool all) {
+  memory.used = true;  // by the call that follows, even if it fails
+  memory.tried_in_capture = memory.tried_in_capture || lane.capture;
   if (lane.capture) return true;
   const auto uses = memory.uses;
   for (const Use& use : uses)

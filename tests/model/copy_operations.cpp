@@ -9,11 +9,9 @@
 #include "program.hpp"
 
 namespace model {
-namespace {
 
 using thole::Access;
 
-/// What a kernel's launch would be: raw work that the program enqueues.
 void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel) {
   const auto status = thole::detail::HandleAccess::core(device)->backend->launch_host_function(
       native,
@@ -32,10 +30,8 @@ void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel) {
   if (!status.ok()) throw thole::Error(Errc::device_error, "the raw call was refused");
 }
 
-}  // namespace
-
 bool Program::in_capture(const Lane& lane, const Memory& memory, bool writes) const {
-  return lane.capture && ledger_.conflict(memory, writes, true);
+  return lane.capture && !lane.capture->seen && ledger_.conflict(memory, writes, true);
 }
 
 void Program::captured(Lane& lane, const Node& node) {
@@ -60,6 +56,7 @@ MemoryPtr Program::device_memory(thole::DeviceBuffer<Word>& buffer, const Lane& 
   memory->content.resize(buffer.size());
   memory->known = buffer.size() == 0;
   memory->made_on = lane.capture ? 0 : lane.id;
+  memory->of_device = true;
   memory->device = lane.device;
   return memory;
 }
@@ -204,7 +201,7 @@ void Program::drop_device_memory() {
   DeviceMemory& gone = device_memory_.back();
   say(fmt::format("drop device memory of {} words", gone.memory->count));
   // A fault may leave memory in a graph that has no node of it, or a capture that does not end with its stream.
-  if (!traits_.faults && gone.memory->count != 0 && gone.memory->graphs.empty())
+  if (!traits_.faults && gone.memory->count != 0 && gone.memory->graphs.empty() && gone.memory->lists == 0)
     dangling_.push_back(gone.buffer.span());
   if (dangling_.size() > 8) dangling_.pop_front();
   device_memory_.pop_back();
@@ -318,7 +315,7 @@ void Program::use_on(HostBuffer* target, Lane* lane) {
   ledger_.clean(memory);
   const auto position = position_of_function(lane->id, &kernel);
   Ledger::note(memory, {lane->id, position, writes, true});
-  if (writes) ledger_.written(lane->id, position, kept);
+  if (writes) ledger_.written(lane->id, position, kept, 0, std::make_shared<const Content>(memory.content));
   ledger_.look();
 }
 

@@ -40,6 +40,70 @@ void Program::end_capture(Lane& lane) {
   if (lane.ref->capturing()) broken("a stream captures after the end");
 }
 
+/// Some calls in the lane alone, all of which become part of its graph.
+void Program::work_in_capture(bool copies_alone) {
+  for (std::size_t left = 1 + below(5); left != 0; --left) {
+    switch (below(copies_alone ? 6 : 9)) {
+      case 0:
+        to_device_new();
+        break;
+      case 1:
+      case 2:
+        to_device_span();
+        break;
+      case 3:
+      case 4:
+        to_host_span();
+        break;
+      case 5:
+        to_host_new();
+        break;
+      case 6:
+        host_function();
+        break;
+      case 7:
+        use_on();
+        break;
+      default:
+        use_several();
+    }
+  }
+}
+
+void Program::capture_by_thole() {
+  Lane* const lane = pick_lane(false);
+  if (lane == nullptr) return;
+  const bool each_write = chance(2);
+  const bool throws = chance(8);
+  say(fmt::format("capture({}{})", lane->id, each_write ? ", each_write" : ""));
+  struct Own {};
+  std::optional<thole::Graph> made;
+  const auto f = [&] {
+    lane->capture.emplace();
+    lane->capture->seen = true;
+    lane->capture->each_write = each_write;
+    only_lane_ = lane;
+    work_in_capture(each_write);
+    only_lane_ = nullptr;
+    if (throws) throw Own();
+  };
+  try {
+    (void)call(true, {},
+               [&] { made = thole::capture(*lane->ref, f, {each_write ? thole::each_write : thole::whole_launch}); });
+  } catch (const Own&) {
+    if (!throws) throw;
+  }
+  if (!lane->capture) return;
+  Graph graph = std::move(*lane->capture);
+  lane->capture.reset();
+  if (lane->ref->capturing()) broken("a stream captures after the end");
+  graph.graph = std::move(made);
+  say(fmt::format("it has {} nodes", graph.nodes->size()));
+  graph.life->graph = graph.graph.has_value();
+  if (graph.graph) graphs_.push_back(std::move(graph));
+  ledger_.look();
+}
+
 void Program::launch() {
   Graph* const graph = pick(graphs_);
   if (graph == nullptr) return;
@@ -58,6 +122,7 @@ void Program::launch() {
       if (!order(*lane, node.to_device ? *node.to : *node.from, node.to_device, true)) return;
     }
     const Memory* const host = host_side(node).get();
+    if (host != nullptr && host->of_device && (host->device != lane->device || !order(*lane, *host, true))) return;
     borrowed = borrowed || (host != nullptr && (host->writer || (!reads_host(node) && host->readers != 0)));
   }
   say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));
@@ -71,15 +136,33 @@ void Program::launch() {
     if (host_side(node) == nullptr) continue;
     Memory& host = *host_side(node);
     if (node.count != 0) {
-      ledger_.launched(lane->id, last - std::min(last, left), node.from, node.from_offset, node.to, node.to_offset,
-                       node.count, node.to_device);
+      const auto found = graph->each_write ? model::position_of_copy(lane->id, node.to->data + node.to_offset,
+                                                                     node.from->data + node.from_offset)
+                                           : last - std::min(last, left);
+      ledger_.launched(lane->id, found, node.from, node.from_offset, node.to, node.to_offset, node.count,
+                       node.to_device);
       host.uses.pop_back();
+      if (graph->each_write && !node.to_device) {  // to be read then, and written when the launch is done
+        Ledger::note(host, {lane->id, found, true, true});
+        Ledger::note(host, {lane->id, last, false, true});
+        continue;
+      }
     }
     Ledger::note(host, {lane->id, last, !reads_host(node), true});  // the launch as a whole
   }
   std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
   graph->life->launches.push_back({lane->id, last, true, false});
   ledger_.look();
+  if (graph->each_write) read_beside(*graph);
+}
+
+/// What the launch writes, in other streams, while it goes on.
+void Program::read_beside(const Graph& graph) {
+  for (const Node& node : *graph.nodes) {
+    const auto written = std::ranges::find(buffers_, node.to, &HostBuffer::memory);
+    Lane* const other = pick_lane(false);
+    if (written != buffers_.end() && other != nullptr && chance(2)) to_device_new(*written, *other);
+  }
 }
 
 void Program::destroy_graph() {

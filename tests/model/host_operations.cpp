@@ -50,7 +50,9 @@ MemoryPtr Program::adopt(const Heap& heap, const Buffer& buffer, std::size_t cou
       broken("a buffer lies outside of its arena");
   }
   ledger_.look(filled ? buffer.unsynchronized_data() : nullptr, buffer.size_bytes());
-  return ledger_.made(buffer.unsynchronized_data(), count, heap.arena);
+  auto memory = ledger_.made(buffer.unsynchronized_data(), count, heap.arena);
+  memory->heap = heap.number;
+  return memory;
 }
 
 void Program::own(Heap& heap, Buffer buffer, bool filled, const Content& content) {
@@ -186,12 +188,14 @@ void Program::try_borrow(HostBuffer& target, bool write) {
         error || holds([&] { return memory.count == 0 || (!forbidden && !ledger_.conflict(memory, write, true)); }),
         codes);
   if (memory.count == 0 && error) broken("an empty buffer was refused to a borrow");
+  if (error && !forbidden && memory.surely_idle()) broken("a buffer that nothing uses was refused to a borrow");
   if (error) return;
   ledger_.look();  // before anything is written
   kept.memory = target.memory;
   if (memory.count == 0) return;
   if (write) {
     memory.writer = true;
+    memory.used = false;
     memory.known = true;
     memory.content = ledger_.fresh(memory.count);
     std::ranges::copy(memory.content, kept.write->begin());
@@ -220,6 +224,7 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
       if (!wrong.empty()) broken("borrow_mut shows a wrong payload: " + wrong);
       memory.content = ledger_.fresh(memory.count);
       memory.known = true;
+      memory.used = false;
       std::ranges::copy(memory.content, borrowed.begin());
     });
     if (!failed && chance(2)) call(true, {}, [&] { target.buffer.wait(); });
@@ -298,6 +303,7 @@ void Program::moved_from_calls(Buffer& empty) {
   (void)call(false, {Errc::moved_from}, [&] { (void)empty.borrow(); });
   (void)call(false, {Errc::moved_from}, [&] { (void)empty.borrow_mut(); });
   (void)call(false, {Errc::moved_from}, [&] { empty.wait(); });
+  (void)call(false, {Errc::moved_from}, [&] { (void)std::move(empty).split_at(0); });
   if (const auto result = empty.try_borrow(); result || result.error().errc() != Errc::moved_from)
     broken("try_borrow of a moved-from buffer");
   if (Lane* const lane = pick_lane(false)) {

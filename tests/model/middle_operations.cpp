@@ -66,6 +66,7 @@ void Program::end_in_a_copy(Lane& lane) {
   const std::size_t count = std::min(from->memory->count, to->memory->count);
   if (count == 0 || ledger_.conflict(*from->memory, false, false) || ledger_.conflict(*to->memory, true, false)) return;
   say(fmt::format("the capture ends in async_to_device({}) of {} words", lane.id, count));
+  for (const MemoryPtr& memory : {from->memory, to->memory}) (void)order(lane, *memory, true);
   auto simulation = device(lane).simulation();
   bool ended = false;
   simulation.before_call(SimulatedCall::copy, [&] {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -71,11 +73,15 @@ bool Ledger::in_graph(const Memory& memory) const {
 }
 
 bool Ledger::held(const Memory& memory) const {
-  return memory.handle || memory.readers != 0 || memory.writer || in_graph(memory);
+  return memory.handle || memory.readers != 0 || memory.writer || memory.lists != 0 || in_graph(memory);
 }
 
 bool Ledger::needed(const Memory& memory) const {
-  return held(memory) || std::ranges::any_of(memory.uses, [&](const Use& use) { return open(use); });
+  return held(memory) || std::ranges::any_of(memory.uses, [&](const Use& use) { return open(use); }) ||
+         std::ranges::any_of(memory.parts, [&](const auto& each) {
+           const MemoryPtr part = each.lock();
+           return part != nullptr && needed(*part);
+         });
 }
 
 void Ledger::check_free(const void* data, std::size_t bytes) const {
@@ -85,6 +91,7 @@ void Ledger::check_free(const void* data, std::size_t bytes) const {
                          static_cast<const void*>(other->data), other->bytes(),
                          other->handle                          ? "another buffer's"
                          : other->readers != 0 || other->writer ? "borrowed"
+                         : other->lists != 0                    ? "in a list of uses"
                          : in_graph(*other)                     ? "a graph's"
                                                                 : "in flight"));
 }
@@ -96,6 +103,58 @@ MemoryPtr Ledger::made(Word* data, std::size_t count, std::uint64_t arena) {
   memory->count = count;
   memory->arena = arena;
   if (count != 0) pinned_.push_back(memory);
+  return memory;
+}
+
+std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<std::size_t>& sizes) {
+  const MemoryPtr whole = memory->whole != nullptr ? memory->whole : memory;
+  std::vector<MemoryPtr> parts;
+  std::size_t offset = 0;
+  for (const std::size_t size : sizes) {
+    const auto begin = memory->content.begin() + static_cast<std::ptrdiff_t>(offset);
+    auto part = std::make_shared<Memory>();
+    part->content.assign(begin, begin + static_cast<std::ptrdiff_t>(size));
+    part->count = size;
+    if (size != 0) {
+      part->data = memory->data + offset;
+      part->known = memory->known;
+      part->used = memory->used;
+      part->uses = memory->uses;
+      part->arena = memory->arena;
+      part->heap = memory->heap;
+      part->whole = whole;
+      whole->parts.push_back(part);
+      pinned_.push_back(part);
+    }
+    offset += size;
+    parts.push_back(std::move(part));
+  }
+  memory->handle = false;
+  if (memory != whole) std::erase(pinned_, memory);
+  return parts;
+}
+
+MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
+  std::vector<MemoryPtr> pieces;
+  std::ranges::copy_if(parts, std::back_inserter(pieces), [](const MemoryPtr& part) { return part->count != 0; });
+  if (pieces.empty()) return std::make_shared<Memory>();
+  if (pieces.size() == 1) return pieces.front();
+  auto memory = std::make_shared<Memory>();
+  memory->data = pieces.front()->data;
+  memory->arena = pieces.front()->arena;
+  memory->heap = pieces.front()->heap;
+  memory->whole = pieces.front()->whole;
+  for (const MemoryPtr& part : pieces) {
+    memory->content.insert(memory->content.end(), part->content.begin(), part->content.end());
+    memory->uses.insert(memory->uses.end(), part->uses.begin(), part->uses.end());
+    memory->count += part->count;
+    memory->known = memory->known && part->known;
+    memory->used = memory->used || part->used;
+    part->handle = false;
+    std::erase(pinned_, part);
+  }
+  memory->whole->parts.push_back(memory);
+  pinned_.push_back(memory);
   return memory;
 }
 
@@ -138,9 +197,9 @@ void Ledger::launched(std::uint64_t stream, std::uint64_t position, const Memory
   note(*to, {stream, position, true, false});
 }
 
-void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory) {
-  copies_.push_back(
-      {operations_, stream, position, memory, 0, std::make_shared<const Content>(memory->content), false, true});
+void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
+                     std::shared_ptr<const Content> content) {
+  copies_.push_back({operations_, stream, position, memory, offset, std::move(content), memory->of_device, true});
 }
 
 Content Ledger::fresh(std::size_t count) {

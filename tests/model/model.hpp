@@ -47,18 +47,30 @@ struct Memory {
   bool known = true;  // false: never written as a whole
   std::vector<Use> uses;
   std::vector<std::shared_ptr<GraphLife>> graphs;
+  std::size_t lists = 0;                  // entries of a UseList that name it
+  mutable bool tried_in_capture = false;  // a call in a capture has named it, perhaps in vain
+  mutable bool used = false;              // since it was known that nothing uses it
   // Pinned memory alone.
   std::atomic<bool> handle{true};  // a function of the device's may drop it, on another thread
   std::size_t readers = 0;
   bool writer = false;
   std::uint64_t arena = 0;
+  std::uint64_t heap = 0;
+  std::shared_ptr<Memory> whole;             // of a part: the allocation
+  std::vector<std::weak_ptr<Memory>> parts;  // of an allocation that was split: all that there ever were
   // Device memory alone.
+  bool of_device = false;
   std::uint64_t made_on = 0;  // a stream; 0: in a capture
   std::size_t device = 0;
   const Word* view = nullptr;  // where the CPU may look at it
 
   const Word* seen() const { return view != nullptr ? view : data; }
   std::size_t bytes() const { return count * sizeof(Word); }
+  /// A graph that is gone lets go of its memory on a thread of the device's, and one that a call named the memory to in
+  /// vain may have kept it, and uses it with each launch.
+  bool perhaps_in_graph() const { return tried_in_capture || !graphs.empty(); }
+  /// Whether thole must know that nothing uses it.
+  bool surely_idle() const { return !used && !perhaps_in_graph(); }
   bool overlaps(const void* from, std::size_t size) const;
 };
 using MemoryPtr = std::shared_ptr<Memory>;
@@ -99,9 +111,13 @@ class Ledger {
   MemoryPtr made(Word* data, std::size_t count, std::uint64_t arena);
   /// A buffer that is gone again, of any type: only the check.
   void check_free(const void* data, std::size_t bytes) const;
-  /// Whether the program holds it, a borrow or a graph.
+  /// It is parts of these sizes from now on, one behind the other; each starts with the uses of all.
+  std::vector<MemoryPtr> split(const MemoryPtr& memory, const std::vector<std::size_t>& sizes);
+  /// They are one piece from now on, which starts with the uses of each.
+  MemoryPtr joined(const std::vector<MemoryPtr>& parts);
+  /// Whether the program holds it, a borrow, a list of uses or a graph.
   bool held(const Memory& memory) const;
-  /// The same, or the device needs it.
+  /// The same, or the device needs it; or that is so of a part of it.
   bool needed(const Memory& memory) const;
   /// Forgets what is not needed any more.
   void forget();
@@ -117,9 +133,13 @@ class Ledger {
   /// The same as part of a graph's launch.
   void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
                 const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);
-  /// A kernel was just enqueued that writes the memory's content.
-  void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory);
-  static void note(Memory& memory, const Use& use) { memory.uses.push_back(use); }
+  /// A kernel was just enqueued that writes this content, from that word of the memory on.
+  void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
+               std::shared_ptr<const Content> content);
+  static void note(Memory& memory, const Use& use) {
+    memory.used = true;
+    memory.uses.push_back(use);
+  }
   void clean(Memory& memory) const;
   /// Nothing that was enqueued will be checked any more: the device is lost.
   void lose() { copies_.clear(); }

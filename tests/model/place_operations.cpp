@@ -46,9 +46,10 @@ void Program::make_heap() {
   constexpr std::size_t alignments[] = {64, 64, 64, 8, 512, 4096};
   const std::size_t alignment = alignments[below(6)];
   const std::size_t most = std::max(arena->arena.capacity(), arena->arena.stats().max_capacity);
-  heaps_.push_back({arena->number, arena->options.bytes, most, alignment,
-                    thole::PinnedHeap(arena->arena, {.alignment = alignment,
-                                                     .background_reclaim = traits_.background && chance(2)})});
+  heaps_.push_back(
+      {arena->number, arena->options.bytes, most, alignment,
+       thole::PinnedHeap(arena->arena, {.alignment = alignment, .background_reclaim = traits_.background && chance(2)}),
+       ++heap_numbers_});
 }
 
 void Program::drop_arena() {
@@ -105,9 +106,10 @@ void Program::make_lane() {
 
 void Program::drop_lane(Lane& lane) {
   // A foreign stream must outlive the device memory that was made on it.
-  if (lane.foreign != nullptr && (lane.capture || std::ranges::any_of(device_memory_, [&](const DeviceMemory& memory) {
-                                    return memory.memory->made_on == lane.id;
-                                  })))
+  const auto made_here = [&](const auto& of) { return of.memory->made_on == lane.id; };
+  if (lane.foreign != nullptr &&
+      (lane.capture || std::ranges::any_of(device_memory_, made_here) ||
+       std::ranges::any_of(lists_, [&](const KeptList& kept) { return std::ranges::any_of(kept.entries, made_here); })))
     return;
   say(fmt::format("drop stream {}{}", lane.id, lane.capture ? ", which captures" : ""));
   // Where an event failed before the capture, none can follow any more: thole keeps the stream, and what it used.

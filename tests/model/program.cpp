@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(12)) {
+  switch (below(28)) {
     case 0:
     case 1:
       return dangling_span();
@@ -79,6 +79,29 @@ void Program::rare_operation() {
       return heap_ends_beside();
     case 10:
       return chance(16) ? fork_child() : use_on();
+    case 11:
+    case 12:
+      return use_several();
+    case 13:
+      return use_list();
+    case 14:
+    case 15:
+      return split_buffer();
+    case 16:
+      return join_parts();
+    case 17:
+    case 18:
+    case 19:
+    case 20:
+    case 21:
+      return timed_operation();
+    case 22:
+    case 23:
+      return ask_for_notice();
+    case 24:
+    case 25:
+    case 26:
+      return capture_by_thole();
     default:
       return use_on();
   }
@@ -88,6 +111,7 @@ std::uint64_t Program::run() {
   for (std::uint64_t i = 0; i != operations_; ++i) {
     operation();
     look_at_kernels();
+    look_at_notices();
     // A device that lags behind, or keeps up, or is idle, in turns.
     const std::size_t pace = (i / 64) % 4;
     if (pace != 0 && chance(4 - pace)) step(1 + below(2 * pace));
@@ -125,23 +149,27 @@ void Program::lose_device() {
     // What had completed may not have been known to be.
     (void)call(may, {memory.count != 0 && borrowed ? Errc::borrowed : Errc::device_lost, Errc::device_lost},
                [&] { (void)target.buffer.borrow_mut(); });
+    if (const auto waited = target.buffer.wait_for(std::chrono::nanoseconds(0));
+        memory.count != 0 && (waited || waited.error().errc() != Errc::device_lost))
+      broken("wait_for on a lost device");
     for (const Lane& lane : lanes_)
       if (memory.count != 0 && !borrowed)
         (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });
   }
   drop_everything();
+  await_notices();
   (void)devices_[0].take_error();
 }
 
 void Program::drop_everything() {
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
-         !arenas_.empty() || !graphs_.empty() || !events_.empty()) {
+         !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty()) {
     const auto drop_one = [&](auto& from) {
       if (from.empty()) return;
       std::swap(from[below(from.size())], from.back());
       from.pop_back();
     };
-    switch (below(8)) {
+    switch (below(9)) {
       case 0:
         drop_one(buffers_);
         break;
@@ -162,6 +190,9 @@ void Program::drop_everything() {
         break;
       case 6:
         drop_one(graphs_);
+        break;
+      case 7:
+        drop_one(lists_);
         break;
       default:
         drop_one(events_);
@@ -189,7 +220,9 @@ void Program::finish() {
     if (!settle_all()) broken("work is left that cannot go on");
     while (!buffers_.empty()) drop();
   }
+  while (!lists_.empty()) drop_list();
   if (!settle_all()) broken("work is left that cannot go on");
+  await_notices();
   look_at_kernels();
   if (ledger_.copies() != 0) broken("copies have not arrived when everything is done");
   all_back();

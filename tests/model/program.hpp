@@ -3,6 +3,8 @@
 // One random program on stepped simulated devices, checked against the model after every call. The seed decides
 // everything: the calls, the order in which the devices complete, and the faults.
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -36,6 +38,7 @@ struct Heap {
   std::size_t most = 0;     // bytes that it may grow to
   std::size_t alignment = 64;
   thole::PinnedHeap heap;
+  std::uint64_t number = 0;
 };
 
 struct HostBuffer {
@@ -71,6 +74,8 @@ struct Graph {
   std::vector<thole::SimulatedGraph::Executable> executables;
   std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
   std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
+  bool seen = false;        // thole has captured it, and so sees and orders each launch
+  bool each_write = false;  // what it writes can be read when it is written; it has copies alone
 };
 
 struct Lane {
@@ -95,6 +100,29 @@ struct Kernel {
   bool writes = false;
   bool ran = false;
   std::string wrong;
+};
+
+/// What a function of Event::on_ready was told, on a thread of the library's.
+struct Notice {
+  std::atomic<int> told{0};
+  std::atomic<bool> early{false};
+  std::atomic<int> error{0};  // an Errc
+};
+
+/// What a kernel's launch would be: raw work that the program enqueues.
+void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel);
+
+/// One entry of a list of uses: a buffer, or a part of device memory.
+struct Entry {
+  MemoryPtr memory;
+  std::size_t offset = 0;
+  std::size_t count = 0;
+  bool writes = false;
+};
+
+struct KeptList {
+  thole::UseList list;
+  std::vector<Entry> entries;
 };
 
 /// What the program may do, drawn from the seed before it starts.
@@ -199,6 +227,47 @@ class Program {
   bool in_capture(const Lane& lane, const Memory& memory, bool writes) const;
   void enqueued(Lane& lane, const Node& node);
 
+  // ---- list_operations.cpp: work that uses several buffers
+  /// What was enqueued for one of them.
+  struct Stand {
+    const Kernel* kernel;  // only its address: it may have run
+    std::shared_ptr<const Content> content;
+    Entry entry;
+  };
+  void use_several();
+  void use_list();
+  void run_list(const KeptList& kept, Lane& lane);
+  void drop_list();
+  std::vector<Errc> forbidden(const Lane& lane, const std::vector<Entry>& entries) const;
+  template <class Call>
+  void use_as_one(Lane& lane, const std::vector<Entry>& entries, Call&& call_it);
+  void enqueue_each(Lane& lane, const std::vector<Entry>& entries, void* native, std::vector<Stand>& stands);
+  void touch_one_inside(const std::vector<Entry>& entries);
+
+  // ---- part_operations.cpp: parts of one allocation
+  void split_buffer();
+  HostBuffer* neighbour(const Memory& of);
+  void join_parts();
+  void join(const std::vector<std::size_t>& chosen);
+  bool shared_with_others(const Memory& memory) const;
+
+  // ---- timed_operations.cpp: waits with an end
+  void timed_operation();
+  std::chrono::nanoseconds short_time();
+  template <class Wait>
+  void must_succeed_when_done(Wait&& wait);
+  void timed_borrow();
+  void timed_wait();
+  void timed_event();
+  void timed_drain();
+  void timed_synchronize();
+  void timed_to_host();
+
+  // ---- notice_operations.cpp: functions that run when an event is ready
+  void ask_for_notice();
+  void look_at_notices();
+  void await_notices();
+
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
   void owning_host_function();
@@ -219,6 +288,9 @@ class Program {
   // ---- graph_operations.cpp
   void capture();
   void end_capture(Lane& lane);
+  void capture_by_thole();
+  void work_in_capture(bool copies_alone);
+  void read_beside(const Graph& graph);
   void launch();
   void destroy_graph();
 
@@ -261,13 +333,17 @@ class Program {
   std::vector<DeviceMemory> device_memory_;
   std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
   std::vector<Kept> kept_;
+  std::vector<KeptList> lists_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
+  std::deque<std::shared_ptr<Notice>> notices_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
-  int inside_ = 0;       // functions of use_on that are running
-  Kernel graph_kernel_;  // what graphs run, any number of times
+  int inside_ = 0;             // functions of use_on that are running
+  Lane* only_lane_ = nullptr;  // which alone is picked, where it may capture
+  Kernel graph_kernel_;        // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
+  std::uint64_t heap_numbers_ = 0;
   bool lost_ = false;
   bool capture_dropped_ = false;  // with its stream, which is an error that thole keeps
   struct Fault {

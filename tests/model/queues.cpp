@@ -76,6 +76,12 @@ std::uint64_t position_of_record(std::uint64_t stream, thole::detail::EventHandl
   });
 }
 
+bool completed(std::uint64_t id, std::uint64_t position) {
+  const std::scoped_lock lock(machine().mutex);
+  const auto stream = find(id);
+  return stream == nullptr || stream->completed >= position;
+}
+
 std::uint64_t enqueued(std::uint64_t id) {
   const std::scoped_lock lock(machine().mutex);
   const auto stream = find(id);

@@ -48,6 +48,8 @@ std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
 std::uint64_t position_of_graph(std::uint64_t stream);
 /// The same for an event as it was recorded last.
 std::uint64_t position_of_record(std::uint64_t stream, thole::detail::EventHandle event);
+/// Whether the stream has completed that operation by now; any thread may ask.
+bool completed(std::uint64_t stream, std::uint64_t position);
 /// How many operations were ever enqueued, a thread of the library's own included; 0: there is no such stream.
 std::uint64_t enqueued(std::uint64_t stream);
 }  // namespace model
