@@ -21,18 +21,33 @@ struct alignas(256) Wide {
   std::array<std::byte, 256> bytes;
 };
 
-/// What the library knows of them, for who looks for a fault.
-std::string open_uses(const Buffer& buffer) {
+template <class F>
+void for_each_open(const Buffer& buffer, F&& f) {
   namespace detail = thole::detail;
   const auto* const block = static_cast<const detail::Block*>(detail::ListAccess::pinned<const Word>(buffer).use.block);
-  std::string text;
   detail::for_each_open(block->uses, detail::Against::everything, [&](const detail::OpenUse& use) {
-    const detail::Timeline& stream = *use.timeline;
-    text += fmt::format(" [{} {}: position {} of {}, done: {}]", stream.foreign() ? "foreign stream" : "stream",
-                        stream.id(), use.position, stream.issued(), stream.done(use.position));
+    f(*use.timeline, use.position);
     return true;
   });
+}
+
+/// What the library knows of them, for who looks for a fault.
+std::string open_uses(const Buffer& buffer) {
+  std::string text;
+  for_each_open(buffer, [&](thole::detail::Timeline& stream, std::uint64_t position) {
+    text += fmt::format(" [{} {}: position {} of {}, done: {}]", stream.foreign() ? "foreign stream" : "stream",
+                        stream.id(), position, stream.issued(), stream.done(position));
+  });
   return text;
+}
+
+/// A capture took the event of a use, and the stream captures again: until that ends there can be no other event.
+bool captures_without_event(const Buffer& buffer) {
+  bool found = false;
+  for_each_open(buffer, [&](thole::detail::Timeline& stream, std::uint64_t position) {
+    found = found || stream.query(position).code == thole::detail::StatusCode::capture;
+  });
+  return found;
 }
 
 }  // namespace
@@ -240,6 +255,7 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
   // everything is settled once more.
   for (int left = 4; target.buffer.busy(); --left) {
     if (fault_fired() || fault_seen_ || !settle_all()) return;
+    if (void_seen_ && captures_without_event(target.buffer)) return;
     if (left == 0) broken("a buffer is busy when everything is done:" + open_uses(target.buffer));
   }
 }
