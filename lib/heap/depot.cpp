@@ -1,5 +1,6 @@
 #include "heap/depot.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace thole::inline v0_1::detail {
@@ -35,7 +36,9 @@ BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
 void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexcept {
   constexpr std::size_t looks = 16;
   constexpr std::uint32_t most_lists = 256;  // of a class, so that who empties it is done in less than a millisecond
-  const std::size_t most = store_.capacity() / 16;
+  // Each block that is kept is a hole that cannot join its neighbours, which costs the more the fuller the arena is: on
+  // an inference server's trace a sixteenth of the arena made it need 1.27 times its bytes alive, this 1.21.
+  const std::size_t most = (store_.capacity() - std::min(store_.capacity(), store_.handed_out())) / 16;
   const std::size_t more = list.bytes(index);
   const auto give_up = [&surplus](BlockRun old) {
     while (Block* const block = old.first) {
