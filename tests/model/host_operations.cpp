@@ -109,7 +109,7 @@ void Program::make_variant(Heap& heap) {
     if (!made) throw made.error();
     buffer = std::move(*made);
   };
-  const Errc none = kind == 3 ? Errc::timed_out : Errc::out_of_memory;
+  const Errc none = kind == 3 || kind == 4 ? Errc::timed_out : Errc::out_of_memory;
   const bool large = count * sizeof(Word) > heap.first;
   const auto failed = call(true, {none, large ? Errc::too_large : none}, [&] {
     switch (kind) {
@@ -131,6 +131,9 @@ void Program::make_variant(Heap& heap) {
       }
       case 3:
         keep(heap.heap.try_make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2))));
+        break;
+      case 4:
+        buffer = heap.heap.make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2)));
         break;
       default:
         buffer = heap.heap.make_buffer<Word>(count);
@@ -234,7 +237,8 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
   const WhileWaiting stepping(devices_, lanes_);
   if (write) {
     const auto failed = call(!forbidden, {Errc::borrowed}, [&] {
-      const auto borrowed = target.buffer.borrow_mut();
+      const auto borrowed =
+          chance(4) ? or_throw(target.buffer.try_borrow_mut_for(thole::forever)) : target.buffer.borrow_mut();
       const auto wrong = difference(borrowed.data(), memory.content.data(), memory.known ? memory.count : 0);
       if (!wrong.empty()) broken("borrow_mut shows a wrong payload: " + wrong);
       memory.content = ledger_.fresh(memory.count);
@@ -245,7 +249,7 @@ void Program::blocking_borrow(HostBuffer& target, bool write) {
     if (!failed && chance(2)) call(true, {}, [&] { target.buffer.wait(); });
   } else {
     (void)call(!forbidden, {Errc::borrowed}, [&] {
-      const auto borrowed = target.buffer.borrow();
+      const auto borrowed = chance(4) ? or_throw(target.buffer.try_borrow_for(thole::forever)) : target.buffer.borrow();
       const auto wrong = difference(borrowed.data(), memory.content.data(), memory.known ? memory.count : 0);
       if (!wrong.empty()) broken("borrow shows a wrong payload: " + wrong);
     });

@@ -45,12 +45,6 @@ bool collide(const Entry& one, const Entry& other) {
   return one.offset < other.offset + other.count && other.offset < one.offset + one.count;
 }
 
-template <class T>
-T or_throw(thole::Result<T> result) {
-  if (!result) throw result.error();
-  return std::move(*result);
-}
-
 /// Thrown by a program's function.
 struct Own {};
 

@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(28)) {
+  switch (below(30)) {
     case 0:
     case 1:
       return dangling_span();
@@ -102,6 +102,9 @@ void Program::rare_operation() {
     case 25:
     case 26:
       return capture_by_thole();
+    case 27:
+    case 28:
+      return launch_kernel();
     default:
       return use_on();
   }

@@ -244,6 +244,9 @@ class Program {
   void enqueue_each(Lane& lane, const std::vector<Entry>& entries, void* native, std::vector<Stand>& stands);
   void touch_one_inside(const std::vector<Entry>& entries);
 
+  // ---- kernel_operations.cpp: launch() with a function for the CPU
+  void launch_kernel();
+
   // ---- part_operations.cpp: parts of one allocation
   void split_buffer();
   HostBuffer* neighbour(const Memory& of);
@@ -356,6 +359,12 @@ class Program {
   bool fault_seen_ = false;  // from then on a stream may have uses without an event
   std::deque<std::string> trace_;
 };
+
+template <class T>
+T or_throw(thole::Result<T> result) {
+  if (!result) throw result.error();
+  return std::move(*result);
+}
 
 template <class May>
 bool Program::holds(const May& may) {

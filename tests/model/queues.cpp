@@ -66,6 +66,12 @@ std::uint64_t position_of_function(std::uint64_t stream, const void* argument) {
   });
 }
 
+std::uint64_t position_of_kernel(std::uint64_t stream) {
+  return newest(stream, [](const Operation& operation) {
+    return operation.kind == Operation::Kind::kernel && operation.graph == nullptr;
+  });
+}
+
 std::uint64_t position_of_graph(std::uint64_t stream) {
   return newest(stream, [](const Operation& operation) { return operation.graph != nullptr; });
 }

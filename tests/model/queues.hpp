@@ -44,6 +44,8 @@ class Queues {
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source);
 /// The same for a host function with this argument.
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
+/// The same for a function that stands for a kernel.
+std::uint64_t position_of_kernel(std::uint64_t stream);
 /// The same for the last node of a graph's launch.
 std::uint64_t position_of_graph(std::uint64_t stream);
 /// The same for an event as it was recorded last.
