@@ -28,6 +28,18 @@ void end_borrow(BlockHead* block) noexcept {
     release(block);
 }
 
+/// Begins a borrow of a block that no stream has used since its uses were last forgotten. False: it must be looked at.
+template <bool Exclusive>
+bool begin_untouched(BlockHead* block) noexcept {
+  if (!block->untouched() || !(Exclusive ? block->holders.begin_write() : block->holders.begin_read())) return false;
+  // Between the two another thread may have launched a graph that uses it, or run a list: from now on none can. Those
+  // hold a borrow of their own until they have set `used`, so that either it is seen here, or they were refused.
+  if (block->untouched()) [[likely]]
+    return true;
+  end_borrow<Exclusive>(block);
+  return false;
+}
+
 /// What `Borrow` (of a const T) and `BorrowMut` share: a contiguous range over memory that it keeps alive.
 template <class T>
 class [[nodiscard]] BasicBorrow {

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
+#include <memory>
+#include <new>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -138,7 +140,7 @@ class [[nodiscard]] PinnedBuffer {
   /// that stream. Throws `Error`: `borrowed` while a `BorrowMut` lives, `device_lost`, `moved_from`, `capturing` when
   /// the write's stream captures now and the write was not covered before.
   Borrow<T> borrow() const {
-    if (block_ == nullptr || !block_->untouched() || !block_->holders.begin_read()) [[unlikely]] {
+    if (block_ == nullptr || !detail::begin_untouched<false>(block_)) [[unlikely]] {
       check("PinnedBuffer::borrow");
       if (block_ != nullptr) detail::unwrap(detail::begin_read(block_, "PinnedBuffer::borrow"));
     }
@@ -147,7 +149,7 @@ class [[nodiscard]] PinnedBuffer {
   /// Exclusive access. Blocks until every use of this buffer by the device is done. Throws as `borrow()`, and
   /// `borrowed` while any borrow lives.
   BorrowMut<T> borrow_mut() requires(writable) {
-    if (block_ == nullptr || !block_->untouched() || !block_->holders.begin_write()) [[unlikely]] {
+    if (block_ == nullptr || !detail::begin_untouched<true>(block_)) [[unlikely]] {
       check("PinnedBuffer::borrow_mut");
       if (block_ != nullptr) detail::unwrap(detail::begin_write(block_, "PinnedBuffer::borrow_mut"));
     }
@@ -337,7 +339,9 @@ class [[nodiscard]] PinnedBuffer {
   template <class U>
   friend class DeviceBuffer;
   template <class U>
-  friend Result<PinnedBuffer<U>> try_join(std::vector<PinnedBuffer<U>>&& parts);
+  friend Result<PinnedBuffer<U>> try_join(std::vector<PinnedBuffer<U>>&& parts) noexcept;
+  template <class U, class... Others>
+  friend PinnedBuffer<U> join(PinnedBuffer<U>&& first, Others&&... others);
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
       : block_(block), span_(data, size), valid_(true) {}
 
@@ -386,6 +390,29 @@ class [[nodiscard]] PinnedBuffer {
     return {};
   }
 
+  /// One buffer of the parts `part_at(0)` and so on, which are moved from; where that fails nothing has changed.
+  /// `blocks` is room for as many.
+  template <class PartAt>
+  static Result<PinnedBuffer> join_all(std::size_t count, detail::BlockHead** blocks, PartAt part_at) noexcept {
+    std::size_t size = 0;
+    for (std::size_t i = 0; i != count; ++i) {
+      const PinnedBuffer& part = part_at(i);
+      if (!part.valid_) return tl::unexpected(detail::moved_from("join", "a part"));
+      blocks[i] = part.block_;
+      size += part.size();
+    }
+    auto joined = detail::join_blocks(blocks, count, "join");
+    if (!joined) return tl::unexpected(std::move(joined.error()));
+    for (std::size_t i = 0; i != count; ++i) {
+      PinnedBuffer& part = part_at(i);
+      part.block_ = nullptr;
+      part.span_ = {};
+      part.valid_ = false;
+    }
+    if (*joined == nullptr) return PinnedBuffer();
+    return PinnedBuffer(*joined, static_cast<T*>(detail::block_data(*joined)), size);
+  }
+
   void check(const char* call) const {
     if (!valid_) detail::throw_error(detail::moved_from(call, "the buffer"));
   }
@@ -402,23 +429,11 @@ class [[nodiscard]] PinnedBuffer {
 ///
 /// Thread safety: needs exclusive access to the parts.
 template <class T>
-[[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) {
-  std::vector<detail::BlockHead*> blocks;
-  std::size_t size = 0;
-  for (const PinnedBuffer<T>& part : parts) {
-    if (!part.valid_) return tl::unexpected(detail::moved_from("join", "a part"));
-    blocks.push_back(part.block_);
-    size += part.size();
-  }
-  auto joined = detail::join_blocks(blocks.data(), blocks.size(), "join");
-  if (!joined) return tl::unexpected(std::move(joined.error()));
-  for (PinnedBuffer<T>& part : parts) {
-    part.block_ = nullptr;
-    part.span_ = {};
-    part.valid_ = false;
-  }
-  if (*joined == nullptr) return PinnedBuffer<T>();
-  return PinnedBuffer<T>(*joined, static_cast<T*>(detail::block_data(*joined)), size);
+[[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) noexcept {
+  const std::unique_ptr<detail::BlockHead*[]> blocks(new (std::nothrow) detail::BlockHead*[parts.size()]);
+  if (blocks == nullptr) return tl::unexpected(detail::no_memory_to_join());
+  return PinnedBuffer<T>::join_all(parts.size(), blocks.get(),
+                                   [&](std::size_t i) -> PinnedBuffer<T>& { return parts[i]; });
 }
 /// As `try_join`, but throws.
 template <class T>
@@ -428,17 +443,11 @@ PinnedBuffer<T> join(std::vector<PinnedBuffer<T>>&& parts) {
 /// `join(std::move(a), std::move(b), ...)`.
 template <class T, class... Others>
 PinnedBuffer<T> join(PinnedBuffer<T>&& first, Others&&... others) {
-  std::vector<PinnedBuffer<T>> parts;
-  parts.reserve(1 + sizeof...(Others));
-  parts.push_back(std::move(first));
-  (parts.push_back(std::forward<Others>(others)), ...);
-  auto joined = try_join(std::move(parts));
-  if (!joined) {  // they go back
-    auto part = parts.begin();
-    first = std::move(*part);
-    ((others = std::move(*++part)), ...);
-  }
-  return detail::unwrap(std::move(joined));
+  static_assert((std::is_same_v<Others, PinnedBuffer<T>> && ...), "join(std::move(a), std::move(b), ...)");
+  PinnedBuffer<T>* const parts[] = {&first, &others...};
+  detail::BlockHead* blocks[1 + sizeof...(Others)];
+  return detail::unwrap(PinnedBuffer<T>::join_all(1 + sizeof...(Others), blocks,
+                                                  [&](std::size_t i) -> PinnedBuffer<T>& { return *parts[i]; }));
 }
 
 }  // namespace thole::inline v0_1

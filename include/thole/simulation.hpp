@@ -60,8 +60,9 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
   /// registers, else as a driver's refusal. One at a time per kind; 0 takes it back.
   void fail_call(SimulatedCall call, std::size_t nth);
   /// Runs `run` once, in the middle of the next call of this kind that any thread makes: on that thread, before the
-  /// device looks at anything, or after it has done its part. It may use thole and the device as it likes, and must not
-  /// throw. So a test decides what happens between two steps of thole's, without luck. nullptr takes it back.
+  /// device looks at anything, or after it has done its part. It may use thole and the device, but for what
+  /// waits for the very call that it stands in (it drains, say, while that call records an event), and must not throw.
+  /// So a test decides what happens between two steps of thole's, without luck. nullptr takes it back.
   void before_call(SimulatedCall call, std::function<void()> run);
   /// As that, when the device has done its part.
   void after_call(SimulatedCall call, std::function<void()> run);

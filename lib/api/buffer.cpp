@@ -68,22 +68,26 @@ Result<void> start_borrow(Block& block, const char* call, std::chrono::nanosecon
   constexpr Against against = Writes ? Against::everything : Against::writes;
   if (!block.of_this_process()) [[unlikely]]
     return tl::unexpected(of_another_process_error(call));
-  if (any_open(block.uses, against)) [[unlikely]] {
-    // Before any waiting: a mistake is told at once.
-    if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
-    Status status;
-    if constexpr (Waits == Waiting::never) status = query(block.uses, against);
-    if constexpr (Waits == Waiting::until_done) status = wait(block.uses, against);
-    if constexpr (Waits == Waiting::for_a_time) {
-      status = wait(block.uses, against, end_of_wait(timeout));
-      if (status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
+  Deadline deadline;
+  if constexpr (Waits == Waiting::for_a_time) deadline = end_of_wait(timeout);
+  for (;;) {
+    if (any_open(block.uses, against)) [[unlikely]] {
+      // Before any waiting: a mistake is told at once.
+      if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
+      const Status status = Waits == Waiting::never ? query(block.uses, against) : wait(block.uses, against, deadline);
+      if (Waits == Waiting::for_a_time && status.code == StatusCode::not_ready)
+        return tl::unexpected(timed_out_error(block, call));
+      if (!status.ok()) return tl::unexpected(unfinished_error(block, status, call, Waits != Waiting::never));
     }
-    if (!status.ok()) return tl::unexpected(unfinished_error(block, status, call, Waits != Waiting::never));
+    (void)forget_done(block);  // the next borrow then need not look at all
+    if (!begin(block, Writes)) [[unlikely]]
+      return tl::unexpected(borrowed_error(block, call, Writes));
+    // As in begin_untouched(): another thread may have submitted a use in between. Whether all is done, and not whether
+    // all is known to be: else what cannot be known would be looked at for ever.
+    if (!any_open(block.uses, against) || query(block.uses, against).ok()) [[likely]]
+      return {};
+    end_borrow<Writes>(&block);
   }
-  (void)forget_done(block);  // the next borrow then need not look at all
-  if (!begin(block, Writes)) [[unlikely]]
-    return tl::unexpected(borrowed_error(block, call, Writes));
-  return {};
 }
 
 /// The work that a call submits, with what it needs of the pinned block checked, ordered and kept.

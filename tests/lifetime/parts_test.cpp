@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../support/allocations.hpp"
 #include "../support/rig.hpp"
 
 using namespace support;
@@ -162,6 +163,42 @@ TEST_CASE("what is in the way of a split or a join is an error, and nothing has 
   CHECK(joined.borrow()[9] == 7);
   CHECK(stranger.try_borrow_mut().has_value());
   errc_text([&] { (void)std::move(buffer).split_at(0); }, Errc::moved_from);
+}
+
+TEST_CASE("where there is no memory to join parts, or one is named twice, all of them are as before") {
+  const Rig rig;
+  auto parts = rig.heap.make_buffer<int>(100, 7).split({50, 50});
+  errc_text([&] { (void)join(std::move(parts[0]), std::move(parts[0])); }, Errc::invalid_argument);
+  CHECK(parts[0].size() == 50);
+  auto a = std::move(parts[0]), b = std::move(parts[1]);
+  const auto refused = [&](std::size_t but_for, auto&& join_them) {
+    Result<PinnedBuffer<int>> joined;
+    {
+      const NoMemory none(but_for);
+      joined = join_them();
+    }
+    if (joined) return false;
+    errc_text_of(joined, Errc::out_of_memory);
+    return true;
+  };
+  for (std::size_t left = 0; left != 8; ++left) {
+    const auto as_result = [&]() -> Result<PinnedBuffer<int>> {
+      try {
+        return join(std::move(a), std::move(b));
+      } catch (const Error& error) {
+        return tl::unexpected(error);
+      }
+    };
+    if (!refused(left, as_result)) break;
+    CHECK(a.size() == 50);
+    CHECK(b.borrow()[49] == 7);
+  }
+  auto again = rig.heap.make_buffer<int>(100, 7).split({50, 50});
+  for (std::size_t left = 0; left != 8; ++left) {
+    if (!refused(left, [&] { return try_join(std::move(again)); })) break;
+    CHECK(again.size() == 2);
+    CHECK(again[1].borrow()[49] == 7);
+  }
 }
 
 TEST_CASE("parts that are joined are one buffer again, with the uses of all") {

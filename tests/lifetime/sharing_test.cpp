@@ -126,3 +126,42 @@ TEST_CASE("while a copy is being submitted no other call submits work that it wo
   rig.sim().run_all();
   CHECK(buffer.try_borrow_mut().has_value());
 }
+
+TEST_CASE("work that another thread submits while a borrow begins is in flight for that borrow") {
+  for (const bool launches : {true, false})
+    for (const bool writes : {true, false}) {
+      CAPTURE(launches);
+      CAPTURE(writes);
+      const Rig rig;
+      const Stream stream(rig.device), other(rig.device);
+      auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+      const DeviceBuffer<std::byte> memory(stream, 4 * KiB);
+      auto exec = capture(other, [&] { buffer.async_from_device(other, memory.span()); }).instantiate();
+      UseList list;
+      list.writes(buffer);
+      // Done, but not known to be: the borrow asks, and then another thread is faster.
+      const auto just_done = [&] {
+        buffer.async_from_device(stream, memory.span());
+        rig.settle(stream);
+        rig.sim().after_call(SimulatedCall::query_event, [&] {
+          if (launches)
+            CHECK(exec.try_launch(other).has_value());
+          else
+            list.run_on(other, [](NativeStream) {});
+        });
+      };
+      just_done();
+      if (writes)
+        errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+      else
+        errc_text_of(buffer.try_borrow(), Errc::in_flight);
+      rig.settle(other);
+      just_done();
+      if (writes)
+        errc_text_of(buffer.try_borrow_mut_for(std::chrono::nanoseconds(0)), Errc::timed_out);
+      else
+        errc_text_of(buffer.try_borrow_for(std::chrono::nanoseconds(0)), Errc::timed_out);
+      rig.settle(other);
+      CHECK(buffer.try_borrow_mut().has_value());
+    }
+}

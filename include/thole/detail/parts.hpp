@@ -17,6 +17,8 @@ THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes
 /// One part of neighbours, in their order: some blocks may be nullptr, nothing. On success their handles are gone; on
 /// failure nothing has changed.
 THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
+/// Where there is no room for their list.
+THOLE_EXPORT Error no_memory_to_join() noexcept;
 /// Its memory.
 THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
 
