@@ -4,6 +4,7 @@
 
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
+#include "api/held_uses.hpp"
 #include "base/bytes.hpp"
 #include "base/deadline.hpp"
 #include "blocks/block.hpp"
@@ -157,6 +158,8 @@ Result<void> copy(const Copy& copy, const StreamRef& stream, const DeviceSide& s
       return std::string(call) + ": the device memory of " + std::to_string(copy.bytes) +
              " bytes is of another device than the stream";
     }));
+  const HeldDeviceUse device_use(span.block(), !writes);
+  if (!device_use) return tl::unexpected(submitting_error(call, !writes));
   const HeldBorrow borrow(copy.block, writes);
   if (!borrow) return tl::unexpected(borrow.refused(call));
   auto work = start_work(copy.block, writes, stream, call);

@@ -31,19 +31,22 @@ Error out_of_memory(const char* call) {
   return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
 }
 
-Result<void> hold_all(HeldUses& held, const std::vector<Used>& all, const std::shared_ptr<DeviceCore>& device,
-                      const char* call) noexcept {
+Result<HeldUses::Hold> hold_all(HeldUses& held, const std::vector<Used>& all, const std::shared_ptr<DeviceCore>& device,
+                                const char* call) noexcept {
+  using Hold = HeldUses::Hold;
   if (!held.make_room(all.size())) return tl::unexpected(out_of_memory(call));
   for (const Used& used : all) {
     if (used.device_block != nullptr) {
       used.device_block->hold();  // the plan holds it, too
-      held.take(*used.device_block, used.writes);
+      const Hold hold = held.hold(*used.device_block, used.writes);
+      if (hold == Hold::busy) return hold;
+      if (hold == Hold::refused) return tl::unexpected(submitting_error(call, used.writes));
       continue;
     }
-    if (auto fits = check_device(*used.block, device, call); !fits) return fits;
+    if (auto fits = check_device(*used.block, device, call); !fits) return tl::unexpected(std::move(fits.error()));
     if (!held.hold(*used.block, used.writes)) return tl::unexpected(borrowed_error(*used.block, call, used.writes));
   }
-  return {};
+  return Hold::taken;
 }
 
 }  // namespace
@@ -210,8 +213,9 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
     return tl::unexpected(Error::make(Errc::wrong_device, [&] {
       return std::string(call) + ": the graph is of another kind of device than the stream";
     }));
-  detail::HeldUses held;
-  if (auto all = detail::hold_all(held, plan_->all, device, call); !all) return all;
+  detail::HeldUses held(false);
+  if (auto all = held.hold_patiently([&] { return detail::hold_all(held, plan_->all, device, call); }); !all)
+    return all;
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();

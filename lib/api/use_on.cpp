@@ -17,6 +17,8 @@ namespace thole::inline v0_1 {
 namespace detail {
 namespace {
 
+using Hold = HeldUses::Hold;
+
 Error out_of_memory(const char* call) {
   return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
 }
@@ -56,40 +58,42 @@ Result<void> check_overlaps(const ListedUse* listed, std::size_t count, const ch
 }
 
 /// Holds one entry of the list. Sets `shared` where device memory may be listed more than once.
-Result<void> hold_one(HeldUses& held, const ListedUse* listed, std::size_t index,
+Result<Hold> hold_one(HeldUses& held, const ListedUse* listed, std::size_t index,
                       const std::shared_ptr<DeviceCore>& device, const char* call, bool& shared) noexcept {
   const ListedUse& use = listed[index];
   if (use.moved_from) return tl::unexpected(detail::moved_from(call, "a buffer that it uses"));
   if (use.block != nullptr) {
     Block& block = of(use.block);
     if (!block.of_this_process()) return tl::unexpected(of_another_process_error(call));
-    if (auto fits = check_device(block, device, call); !fits) return fits;
-    if (held.hold(block, use.writes)) return {};
+    if (auto fits = check_device(block, device, call); !fits) return tl::unexpected(std::move(fits.error()));
+    if (held.hold(block, use.writes)) return Hold::taken;
     const auto same = [&](const ListedUse& earlier) { return earlier.block == &block; };
     if (std::any_of(listed, listed + index, same)) return tl::unexpected(twice_error(use, call));
     return tl::unexpected(borrowed_error(block, call, use.writes));
   }
-  if (use.device == nullptr) return {};  // nothing: 0 elements
+  if (use.device == nullptr) return Hold::taken;  // nothing: 0 elements
   if (use.device != device.get())
     return tl::unexpected(Error::make(Errc::wrong_device, [&] {
       return std::string(call) + ": the device memory of " + std::to_string(use.bytes) +
              " bytes is of another device than the stream";
     }));
-  if (use.device_block == nullptr) return {};
+  if (use.device_block == nullptr) return Hold::taken;
   if (use.device_block->holders() > (use.kept ? 2U : 1U)) shared = true;
   if (!use.device_block->try_hold(use.generation)) return tl::unexpected(gone_error(use, call));
-  held.take(*use.device_block, use.writes);
-  return {};
+  const Hold hold = held.hold(*use.device_block, use.writes);
+  if (hold == Hold::refused) return tl::unexpected(submitting_error(call, use.writes));
+  return hold;
 }
 
 /// All or nothing: where it fails, what is held goes with `held`.
-Result<void> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count,
+Result<Hold> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count,
                       const std::shared_ptr<DeviceCore>& device, const char* call) noexcept {
   if (!held.make_room(count)) return tl::unexpected(out_of_memory(call));
   bool shared = false;
   for (std::size_t i = 0; i != count; ++i)
-    if (auto one = hold_one(held, listed, i, device, call, shared); !one) return one;
-  return shared ? check_overlaps(listed, count, call) : Result<void>();
+    if (auto one = hold_one(held, listed, i, device, call, shared); !one || *one == Hold::busy) return one;
+  if (!shared) return Hold::taken;
+  return check_overlaps(listed, count, call).map([] { return Hold::taken; });
 }
 
 /// Where the device finds what is listed.
@@ -110,8 +114,9 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   const auto kept = (*timeline)->shared_from_this();  // the function may end the stream
   (*timeline)->expose();                              // before it is asked whether it captures
-  HeldUses held;
-  if (auto all = hold_all(held, listed, count, (*timeline)->device(), call); !all) return all;
+  HeldUses held(true);
+  const auto hold = [&] { return hold_all(held, listed, count, (*timeline)->device(), call); };
+  if (auto all = held.hold_patiently(hold); !all) return all;
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
   if (auto used = work->use_all(held.data(), held.size()); !used) return used;

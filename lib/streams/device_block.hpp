@@ -10,6 +10,7 @@
 
 #include "backend/device_core.hpp"
 #include "blocks/use.hpp"
+#include "streams/submitting.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -19,6 +20,7 @@ struct DeviceBlock {
   void* data = nullptr;               ///< nullptr: 0 bytes
   std::shared_ptr<Timeline> made_on;  ///< whose order frees it; nullptr: when all its uses are done, on any stream
   Uses uses;
+  Submitting submitting;        ///< the calls that are about to add to the uses
   DeviceBlock* next = nullptr;  ///< of the list in which it waits
 
   /// The life of the record that is going on, in the upper half: spans remember theirs. In the lower, who holds the

@@ -11,7 +11,8 @@ struct Used {
   Block* block = nullptr;               ///< pinned memory, or
   DeviceBlock* device_block = nullptr;  ///< the device's
   bool writes = false;
-  bool stamp = false;  ///< of a Submission: this is the block's first open use
+  bool stamp = false;       ///< of a Submission: this is the block's first open use
+  bool submitting = false;  ///< of HeldUses: it counts in the device block's Submitting
   Uses& uses() const noexcept { return block != nullptr ? block->uses : device_block->uses; }
 };
 
