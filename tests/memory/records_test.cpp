@@ -12,6 +12,7 @@
 #include <thole/thole.hpp>
 
 #include "../support/sanitized.hpp"
+#include "base/limits.hpp"
 #include "blocks/block_pool.hpp"
 #include "fixture.hpp"
 #include "system_files.hpp"
@@ -47,14 +48,15 @@ struct Container {
   Container() {
     system.write("sys/fs/cgroup/memory.max", std::to_string(200 * MiB));
     use(100 * MiB);
-    find_limits_in(system.root);
+    ask_limits_again();
   }
-  ~Container() { find_limits_in("/"); }
+  ~Container() { ask_limits_again(); }
   Container(const Container&) = delete;
   Container& operator=(const Container&) = delete;
   void use(std::size_t bytes) const { system.write("sys/fs/cgroup/memory.current", std::to_string(bytes)); }
 
   System system;
+  MachineRoot root{system.root};
 };
 
 }  // namespace
