@@ -123,13 +123,13 @@ TEST_CASE("an arena that its container has no room for is refused with the limit
 TEST_CASE("of an arena that takes several registrations none is made where all of it has no room") {
   const Files files;
   const Machine machine;
-  StoreOptions options{.bytes = 10 * MiB, .max_bytes = 0, .region = {}, .largest = 4 * MiB};
-  files.container(100, 92);
-  CHECK(has(errc_text_of(Store::open(machine.device, options), Errc::limit), mib(92) + " is in use"));
+  StoreOptions options{.bytes = 20 * MiB, .max_bytes = 0, .region = {}, .largest = 4 * MiB};
+  files.container(100, 86);
+  CHECK(has(errc_text_of(Store::open(machine.device, options), Errc::limit), mib(86) + " is in use"));
   files.container(100, 0);
   options.region.numa_node = 0;
-  files.node(0, 8);
-  CHECK(has(errc_text_of(Store::open(machine.device, options), Errc::limit), "NUMA node 0 has " + mib(8)));
+  files.node(0, 14);
+  CHECK(has(errc_text_of(Store::open(machine.device, options), Errc::limit), "NUMA node 0 has " + mib(14)));
   CHECK(machine.controls.calls(SimulatedCall::register_host) == 0);
 }
 
