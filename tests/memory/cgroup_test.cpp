@@ -88,19 +88,33 @@ void one_too_large(const In& in) {
   use(fits);
 }
 
+/// The largest that there is room for, in steps of a quarter MiB.
+PinnedArena largest(const In& in, const Device& device) {
+  for (std::size_t bytes = limit; bytes != 0; bytes -= MiB / 4) {
+    auto arena = PinnedArena::try_make(device, {.bytes = bytes});
+    if (arena) return std::move(*arena);
+    in.must_be_refused(arena.error());
+  }
+  fail("no arena has room");
+}
+
 void just_fits(const In& in) {
+  const PinnedArena arena = largest(in, Device::simulated());
+  must(arena.capacity() >= limit - 16 * MiB, "nearly all is to be had, not " + std::to_string(arena.capacity()));
+  use(arena);
+  (void)PinnedHeap(arena).make_buffer<std::byte>(MiB);
+}
+
+void beside_a_heap(const In& in) {
   const auto device = Device::simulated();
-  const PinnedHeap before(PinnedArena(device, {.bytes = 32 * MiB}));
+  const PinnedHeap heap(PinnedArena(device, {.bytes = 32 * MiB}));
   std::vector<Bytes> buffers;
-  buffers.push_back(before.make_buffer<std::byte>(64));  // asks what records may have while there is much
-  std::size_t bytes = limit;
-  auto arena = PinnedArena::try_make(device, {.bytes = bytes});
-  for (; !arena; arena = PinnedArena::try_make(device, {.bytes = bytes -= MiB / 4})) in.must_be_refused(arena.error());
-  must(bytes >= limit - 48 * MiB, "nearly all of the limit is to be had, not " + std::to_string(bytes));
-  use(*arena);
   buffers.reserve(32 * MiB / 64);
+  buffers.push_back(heap.make_buffer<std::byte>(64));  // asks what records may have while there is much
+  const PinnedArena arena = largest(in, device);
+  use(arena);
   for (;;) {
-    auto made = before.try_make_buffer<std::byte>(64);
+    auto made = heap.try_make_buffer<std::byte>(64);
     if (!made) return in.must_be_refused(made.error());
     buffers.push_back(std::move(*made));
   }
@@ -213,6 +227,7 @@ constexpr std::array scenarios{
     Scenario{"too_much", "who takes more than there is, is killed", too_much},
     Scenario{"one_too_large", "one arena that is too large is refused", one_too_large},
     Scenario{"just_fits", "the largest arena that has room leaves some for the program", just_fits},
+    Scenario{"beside_a_heap", "a heap's records take nothing that an arena has", beside_a_heap},
     Scenario{"eight_at_once", "of eight threads that pin at once as many succeed as have room", eight_at_once},
     Scenario{"growth", "growth ends in an error, and what was made is good", growth},
     Scenario{"page_cache", "page cache makes way for an arena", page_cache},
