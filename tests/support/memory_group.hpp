@@ -77,10 +77,9 @@ class MemoryGroup {
     }
     start_cleaner();
     const std::string limit = std::to_string(bytes);
-    std::ofstream(limit_file()) << limit;
+    write_to(limit_file(), limit);
     // Where there is swap it must not help.
-    std::ofstream(folder_ + (version_2_ ? "/memory.swap.max" : "/memory.memsw.limit_in_bytes"))
-        << (version_2_ ? "0" : limit);
+    write_to(folder_ + (version_2_ ? "/memory.swap.max" : "/memory.memsw.limit_in_bytes"), version_2_ ? "0" : limit);
     std::string said;
     if (std::ifstream(limit_file()) >> said; said != limit) {
       why = limit_file() + (said.empty() ? " is not there" : " says " + said);
@@ -93,6 +92,11 @@ class MemoryGroup {
     if (child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
     why = "no process can join " + folder_ + ": " + std::strerror(WEXITSTATUS(status));
     return false;
+  }
+
+  /// If the file is there: where /sys/fs/cgroup is a plain folder it must not be made.
+  static void write_to(const std::string& file, const std::string& text) {
+    if (access(file.c_str(), W_OK) == 0) std::ofstream(file) << text;
   }
 
   /// A process that outlives this one, however that ends, and notices by a pipe that it has.
