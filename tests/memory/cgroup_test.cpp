@@ -267,6 +267,9 @@ int main(int argc, char** argv) try {
     scenario->run({argv[2], argv[3]});
     return 0;
   }
+#if THOLE_TEST_THREAD_SANITIZED
+  return skip("ThreadSanitizer's own memory would fill the group");
+#endif
   std::string why;
   const auto group = support::MemoryGroup::make(limit, why);
   if (!group) return skip("no group with a limit on memory can be made here: " + why);
