@@ -12,15 +12,3 @@
 #ifndef THOLE_TEST_SANITIZED
 #define THOLE_TEST_SANITIZED 0
 #endif
-
-// ThreadSanitizer, whose memory is several times the program's.
-#if defined(__SANITIZE_THREAD__)
-#define THOLE_TEST_THREAD_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define THOLE_TEST_THREAD_SANITIZED 1
-#endif
-#endif
-#ifndef THOLE_TEST_THREAD_SANITIZED
-#define THOLE_TEST_THREAD_SANITIZED 0
-#endif
