@@ -81,7 +81,8 @@ class MemoryGroup {
     // Where there is swap it must not help.
     write_to(folder_ + (version_2_ ? "/memory.swap.max" : "/memory.memsw.limit_in_bytes"), version_2_ ? "0" : limit);
     std::string said;
-    if (std::ifstream(limit_file()) >> said; said != limit) {
+    std::ifstream(limit_file()) >> said;
+    if (said != limit) {
       why = limit_file() + (said.empty() ? " is not there" : " says " + said);
       return false;
     }
