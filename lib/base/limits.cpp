@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <mutex>
 #include <string_view>
+#include <utility>
 
 #include "base/bytes.hpp"
 #include "base/immortal.hpp"
@@ -112,15 +113,42 @@ void look_at_groups(MemoryRoom& room, const std::string& root) {
   }
 }
 
+struct Root {
+  std::mutex mutex;
+  std::string path = "/";
+};
+
+std::string exchange_root(std::string path) {
+  auto& root = immortal<Root>();
+  const std::lock_guard lock(root.mutex);
+  return std::exchange(root.path, std::move(path));
+}
+
 // What the threads of this process have reserved.
 struct Reservations {
   std::mutex mutex;
   std::condition_variable ended;
   std::size_t bytes = 0;
+  unsigned count = 0;
   unsigned waiting = 0;
+
+  void wait_for_one(std::unique_lock<std::mutex>& lock) {
+    ++waiting;
+    ended.wait(lock);
+    --waiting;
+  }
 };
 
 }  // namespace
+
+std::string machine_root() {
+  auto& root = immortal<Root>();
+  const std::lock_guard lock(root.mutex);
+  return root.path;
+}
+
+MachineRoot::MachineRoot(std::string root) : before_(exchange_root(std::move(root))) {}
+MachineRoot::~MachineRoot() { exchange_root(std::move(before_)); }
 
 MemoryRoom memory_room(int numa_node, const std::string& root) {
   MemoryRoom room;
@@ -131,9 +159,9 @@ MemoryRoom memory_room(int numa_node, const std::string& root) {
 }
 
 MemoryRoom unreserved_memory(const std::string& root) {
-  MemoryRoom room = memory_room(-1, root);
   auto& reservations = immortal<Reservations>();
-  const std::lock_guard lock(reservations.mutex);
+  const std::lock_guard lock(reservations.mutex);  // from the look on: else what is touched meanwhile shows nowhere
+  MemoryRoom room = memory_room(-1, root);
   room.bytes -= std::min(room.bytes, reservations.bytes);
   return room;
 }
@@ -151,26 +179,44 @@ MemoryReservation::MemoryReservation(std::size_t bytes, int numa_node, const std
   auto& reservations = immortal<Reservations>();
   std::unique_lock lock(reservations.mutex);
   for (;;) {
-    const MemoryRoom room = memory_room(numa_node, root);
+    MemoryRoom room = memory_room(numa_node, root);
+    room.bytes -= std::min(room.bytes, spare_memory);
     if (wanted > room.bytes) {
-      limit_ = room.limit;
+      limit_ = room.limit + ", and " + bytes_text(spare_memory) + " are spared for the program";
       return;
     }
     if (wanted <= room.bytes - std::min(room.bytes, reservations.bytes)) break;
-    ++reservations.waiting;
-    reservations.ended.wait(lock);
-    --reservations.waiting;
+    reservations.wait_for_one(lock);
   }
   reservations.bytes += wanted;
-  granted_ = wanted;
+  ++reservations.count;
+  left_ = wanted;
+  granted_ = true;
 }
 
 MemoryReservation::~MemoryReservation() {
-  if (granted_ == 0) return;
+  if (!granted_) return;
   auto& reservations = immortal<Reservations>();
   const std::lock_guard lock(reservations.mutex);
-  reservations.bytes -= granted_;
+  reservations.bytes -= left_;
+  --reservations.count;
   reservations.ended.notify_all();
+}
+
+void MemoryReservation::touched(std::size_t bytes) noexcept {
+  auto& reservations = immortal<Reservations>();
+  const std::lock_guard lock(reservations.mutex);
+  const std::size_t less = std::min(bytes, left_);
+  left_ -= less;
+  reservations.bytes -= less;
+}
+
+bool MemoryReservation::wait_for_another() noexcept {
+  auto& reservations = immortal<Reservations>();
+  std::unique_lock lock(reservations.mutex);
+  if (reservations.count == 0) return false;
+  reservations.wait_for_one(lock);
+  return true;
 }
 
 unsigned MemoryReservation::waiting() noexcept {

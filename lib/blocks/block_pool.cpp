@@ -23,8 +23,6 @@ constexpr std::size_t idle_slabs = 32;  // so many more than are in use stay as 
 /// What the limits allow. Under its lock.
 class Allowance {
  public:
-  explicit Allowance(std::string root = "/") : root_(std::move(root)) {}
-
   bool take(std::size_t bytes) noexcept {
     if (left_ < bytes && !ask()) return false;
     left_ -= bytes;
@@ -37,11 +35,13 @@ class Allowance {
   bool ask() noexcept try {
     using Clock = std::chrono::steady_clock;
     constexpr std::size_t least = std::size_t{1} << 20, most = std::size_t{16} << 20;
+    constexpr std::size_t spare = 2 * least;  // for what the program makes beside its buffers until the next look
+    static_assert(spare < spare_memory, "else an arena that takes all that may be pinned has no records");
     const auto now = Clock::now();
     if (!refusal_.empty() && now - asked_ < std::chrono::milliseconds(1)) return false;
     asked_ = now;
-    MemoryRoom room = unreserved_memory(root_);
-    const bool enough = room.bytes >= least;
+    MemoryRoom room = unreserved_memory();
+    const bool enough = room.bytes >= spare;
     refusal_ = enough ? std::string() : std::move(room.limit);
     left_ = enough ? std::clamp(room.bytes / 16, least, most) : 0;
     return enough;
@@ -49,7 +49,6 @@ class Allowance {
     return false;
   }
 
-  std::string root_;
   std::size_t left_ = 0;  // bytes
   std::chrono::steady_clock::time_point asked_;
   std::string refusal_;  // of the last answer; empty where it was none
@@ -267,9 +266,9 @@ void trim_records() noexcept {
 
 std::size_t record_bytes() noexcept { return memory().bytes.load(std::memory_order_relaxed); }
 
-void find_limits_in(const std::string& root) {
+void ask_limits_again() noexcept {
   const std::scoped_lock lock(memory().mutex);
-  memory().allowance = Allowance(root);
+  memory().allowance = {};
 }
 
 void visit_records(void (*f)(void* context, Block& block), void* context) {

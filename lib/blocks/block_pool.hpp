@@ -32,8 +32,8 @@ std::string records_refused() noexcept;
 void trim_records() noexcept;
 /// Bytes of pages that records lie in, of all arenas of the process.
 std::size_t record_bytes() noexcept;
-/// For tests: /proc and /sys are there from now on, and the limits are asked before any further page is touched.
-void find_limits_in(const std::string& root);
+/// The limits are asked before any further page is touched, however short ago they were.
+void ask_limits_again() noexcept;
 
 /// Calls `f(context, block)` with every record of a block that there is in the process, whatever it is used for now, or
 /// not. Others go on meanwhile: what is read of a record must be atomic, or guarded by the record's own lock.

@@ -21,6 +21,8 @@
 
 namespace thole::inline v0_1::detail {
 
+class MemoryReservation;
+
 struct ChunkTable;
 
 /// One range of addresses that the library has mapped.
@@ -55,8 +57,8 @@ std::size_t addresses_taken() noexcept;
 void copy_to_children(std::byte* data, std::size_t bytes, bool copied) noexcept;
 
 /// Gives each page its memory now, from several threads, since registering would do it with one. What the pages hold
-/// stays.
-void touch(std::byte* data, std::size_t bytes) noexcept;
+/// stays. `room` is told as it goes.
+void touch(std::byte* data, std::size_t bytes, MemoryReservation& room) noexcept;
 
 /// The error of an arena that cannot have `bytes` of pinned memory.
 tl::unexpected<Error> cannot_pin(Errc code, std::size_t bytes, const std::string& why);

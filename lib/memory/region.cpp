@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/limits.hpp"
+#include "blocks/block_pool.hpp"
 #include "memory/numa.hpp"
 #include "memory/untouched.hpp"
 
@@ -34,13 +35,13 @@ Result<void> allocate_by_driver(DeviceCore& device, Region& region, const Region
 }
 
 Result<void> touch_pages(const DeviceCore& device, Region& region, const RegionOptions& options) {
-  const MemoryReservation reservation(region.bytes, options.numa_node);
+  MemoryReservation reservation(region.bytes, options.numa_node);
   if (!reservation.granted()) return cannot_pin(Errc::limit, region.bytes, reservation.limit());
   if (options.numa_node < 0)
     prefer_node(region.data, region.bytes, device.backend->numa_node());
   else if (auto bound = bind_to_node(region.data, region.bytes, options.numa_node); !bound)
     return bound;
-  touch(region.data, region.bytes);
+  touch(region.data, region.bytes, reservation);
   return {};
 }
 
@@ -85,6 +86,7 @@ Result<Region*> pin_region(const std::shared_ptr<DeviceCore>& device, std::size_
   region->device = device;
   const auto pin = options.pin == PinMethod::host_alloc ? allocate_by_driver : register_pages;
   if (auto pinned = pin(*device, *region, options); !pinned) return tl::unexpected(std::move(pinned.error()));
+  ask_limits_again();  // what records may take was asked before this took its part
   return region.release();
 }
 

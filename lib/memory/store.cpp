@@ -134,10 +134,18 @@ Result<void> Store::pin_adopted(std::optional<HostAccess> access, std::function<
 Result<void> Store::take_in(Region* region) {
   auto taken = hooks() != nullptr ? tell_added(*hooks(), *region, this) : Result<void>();
   if (taken) {
-    if (add_region(region)) return taken;
+    bool added = add_region(region);
+    // What other threads are about to touch leaves no room for records, though it may once it is touched.
+    while (!added && MemoryReservation::wait_for_another()) {
+      ask_limits_again();
+      added = add_region(region);
+    }
+    if (added) return taken;
     if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
-    taken = tl::unexpected(Error::make(
-        Errc::out_of_memory, [] { return std::string("PinnedArena: no memory for the records of a region"); }));
+    taken = tl::unexpected(Error::make(Errc::out_of_memory, [] {
+      const std::string why = records_refused();
+      return "PinnedArena: no memory for the records of a region" + (why.empty() ? why : ": " + why);
+    }));
   }
   region->adopted ? (void)let_go_of_adopted(region) : keep_region(region);
   return taken;

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdio>
 #include <optional>
+#include <vector>
+
 #include <thole/thole.hpp>
 
 #include "figures.hpp"
@@ -102,6 +104,30 @@ double across_threads(const thole::PinnedHeap& heap, std::size_t bytes, std::siz
   return (nanoseconds() - began) / static_cast<double>(count);
 }
 
+// ---- Arenas in turn
+
+// What mimalloc has of one arena must serve the next, or small buffers end up with what is slower.
+void arenas_in_turn(Figures& figures, const thole::Device& device) {
+  constexpr std::size_t count = 200;
+  const auto pair_in = [&device](std::size_t nth) {
+    const thole::PinnedHeap heap(thole::PinnedArena(device, {.bytes = 256 * MiB + nth * 256 * KiB}));
+    std::vector<Buffer> some(1000);  // more than a thread's cache holds
+    const auto round = [&] {
+      for (Buffer& buffer : some) buffer = heap.make_buffer<std::byte>(64);
+      for (Buffer& buffer : some) buffer = {};
+    };
+    each(20, round);
+    return each(200, round) / static_cast<double>(some.size());
+  };
+  std::vector<double> times;
+  for (std::size_t nth = 0; nth != count; ++nth) times.push_back(pair_in(nth));
+  const double first = median({times.begin(), times.begin() + rounds});
+  const double last = median({times.end() - rounds, times.end()});
+  figures.at_most("make + drop of 64 B in the last of 200 arenas, each larger than the one before, against the first",
+                  last / first, 1.5, "x", fmt::format("{:.1f} ns; in the first {:.1f} ns", last, first));
+  (void)thole::Device(device).trim_pinned();
+}
+
 // ---- Every size
 
 void every_size(Figures& figures, const thole::PinnedHeap& heap) {
@@ -181,6 +207,7 @@ int main(int argc, char** argv) try {
     figures.measure("every size", [&] { every_size(figures, heap); });
     figures.measure("beside CUDA", [&] { beside_cuda(figures, device, heap); });
   }
+  figures.measure("arenas in turn", [&] { arenas_in_turn(figures, device); });
   figures.measure("a mapped file", [&] { adopted_file(figures, device); });
   figures.measure("how much can be handed out", [&] { hand_out(figures, device); });
   figures.measure("traces", [&] { traces(figures, device); });

@@ -151,9 +151,15 @@ TEST_CASE("of eight threads that pin at once, as many get memory as there is mem
   CHECK(refused == 5);
 }
 
-TEST_CASE("the bookkeeping of pinned pages counts as memory") {
+TEST_CASE("the bookkeeping of pinned pages counts as memory, and some is left to the program") {
   const System system;
-  system.available(1024);
-  CHECK_FALSE(MemoryReservation(1024 * MiB, -1, system.root).granted());
+  system.available(1024 + spare_memory / MiB);
+  {
+    const MemoryReservation too_much(1024 * MiB, -1, system.root);
+    CHECK_FALSE(too_much.granted());
+    CHECK(says(too_much.limit(), "4194304 bytes (4 MiB) are spared"));
+  }
   CHECK(MemoryReservation(1020 * MiB, -1, system.root).granted());
+  system.available(1024);
+  CHECK_FALSE(MemoryReservation(1020 * MiB, -1, system.root).granted());
 }
