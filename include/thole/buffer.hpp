@@ -383,11 +383,15 @@ class [[nodiscard]] PinnedBuffer {
       T* data = span_.data();
       for (std::size_t i = 0; i != count; data += sizes[i], ++i)
         if (blocks[i] != nullptr) parts[i] = PinnedBuffer(blocks[i], data, sizes[i]);
-      block_ = nullptr;
     }
+    be_moved_from();
+    return {};
+  }
+
+  void be_moved_from() noexcept {
+    block_ = nullptr;
     span_ = {};
     valid_ = false;
-    return {};
   }
 
   /// One buffer of the parts `part_at(0)` and so on, which are moved from; where that fails nothing has changed.
@@ -403,13 +407,7 @@ class [[nodiscard]] PinnedBuffer {
     }
     auto joined = detail::join_blocks(blocks, count, "join");
     if (!joined) return tl::unexpected(std::move(joined.error()));
-    for (std::size_t i = 0; i != count; ++i) {
-      PinnedBuffer& part = part_at(i);
-      part.block_ = nullptr;
-      part.span_ = {};
-      part.valid_ = false;
-    }
-    if (*joined == nullptr) return PinnedBuffer();
+    for (std::size_t i = 0; i != count; ++i) part_at(i).be_moved_from();
     return PinnedBuffer(*joined, static_cast<T*>(detail::block_data(*joined)), size);
   }
 
@@ -422,10 +420,9 @@ class [[nodiscard]] PinnedBuffer {
   bool valid_;
 };
 
-/// One buffer of parts that are neighbours in one allocation (`PinnedBuffer::split`), in their order; the parts are
-/// moved from. What uses a part uses the buffer. Parts of 0 elements are left out. Does not wait. Throws `Error`, and
-/// nothing has changed then: `invalid_argument` where they are no neighbours, `borrowed` as `split_at`,
-/// `out_of_memory`, `moved_from`.
+/// One buffer of parts that are neighbours in one allocation (`PinnedBuffer::split`), in their order; they are moved
+/// from. What uses a part uses the buffer. Parts of 0 elements are left out. Does not wait. Throws `Error`, and nothing
+/// has changed then: `invalid_argument` for no neighbours, `borrowed` as `split_at`, `out_of_memory`, `moved_from`.
 ///
 /// Thread safety: needs exclusive access to the parts.
 template <class T>

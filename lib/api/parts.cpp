@@ -81,6 +81,8 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
 
 Error no_memory_to_join() noexcept { return out_of_memory("join"); }
 
-void* block_data(const BlockHead* block) noexcept { return static_cast<const Block*>(block)->data; }
+void* block_data(const BlockHead* block) noexcept {
+  return block != nullptr ? static_cast<const Block*>(block)->data : nullptr;
+}
 
 }  // namespace thole::inline v0_1::detail

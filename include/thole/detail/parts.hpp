@@ -19,7 +19,7 @@ THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes
 THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
 /// Where there is no room for their list.
 THOLE_EXPORT Error no_memory_to_join() noexcept;
-/// Its memory.
+/// Its memory; nullptr for none.
 THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
 
 }  // namespace thole::inline v0_1::detail
