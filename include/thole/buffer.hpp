@@ -3,8 +3,6 @@
 #include <cstddef>
 #include <functional>
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -427,9 +425,9 @@ class [[nodiscard]] PinnedBuffer {
 /// Thread safety: needs exclusive access to the parts.
 template <class T>
 [[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) noexcept {
-  const std::unique_ptr<detail::BlockHead*[]> blocks(new (std::nothrow) detail::BlockHead*[parts.size()]);
-  if (blocks == nullptr) return tl::unexpected(detail::no_memory_to_join());
-  return PinnedBuffer<T>::join_all(parts.size(), blocks.get(),
+  const detail::BlocksToJoin blocks(parts.size());
+  if (blocks.list == nullptr) return tl::unexpected(detail::no_memory_to_join());
+  return PinnedBuffer<T>::join_all(parts.size(), blocks.list,
                                    [&](std::size_t i) -> PinnedBuffer<T>& { return parts[i]; });
 }
 /// As `try_join`, but throws.

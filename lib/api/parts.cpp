@@ -1,5 +1,6 @@
 #include <thole/detail/parts.hpp>
 
+#include <new>
 #include <string>
 
 #include <thole/borrow.hpp>
@@ -78,6 +79,9 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
     if (blocks[i] != nullptr) end(&of(blocks[i]));
   return joined;
 }
+
+BlocksToJoin::BlocksToJoin(std::size_t count) noexcept : list(new (std::nothrow) BlockHead*[count]) {}
+BlocksToJoin::~BlocksToJoin() { delete[] list; }
 
 Error no_memory_to_join() noexcept { return out_of_memory("join"); }
 

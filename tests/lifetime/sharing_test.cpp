@@ -165,3 +165,40 @@ TEST_CASE("work that another thread submits while a borrow begins is in flight f
       CHECK(buffer.try_borrow_mut().has_value());
     }
 }
+
+TEST_CASE("device memory, a list of uses, a graph, an event and a view may be shared by many threads") {
+  constexpr std::size_t threads = 4, rounds = 100, bytes = 4 * KiB;
+  const Rig rig(Device::simulated(), {.bytes = 4 * MiB});
+  const Stream stream(rig.device);
+  const StreamRef view(stream);
+  const auto source = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+  const DeviceBuffer<std::byte> memory = source.async_to_device(stream);
+  const Event copied = stream.record();
+  auto target = rig.heap.make_buffer<std::byte>(bytes);
+  const Graph graph = capture(stream, [&] { target.async_from_device(stream, memory.span()); });
+  UseList kept;
+  kept.reads(source);
+  kept.reads(memory);
+  const UseList& list = kept;
+  std::atomic<std::size_t> wrong{0};
+  on_threads(threads, [&](std::size_t) {
+    const Stream own(rig.device);
+    GraphExec exec = graph.instantiate();
+    for (std::size_t i = 0; i != rounds; ++i) {
+      own.wait(copied);
+      const auto back = memory.async_to_host(own, rig.heap);
+      list.run_on(own, [](NativeStream) {});
+      list.run_on(view, [](NativeStream) {});
+      const Event here = view.record();
+      // Another thread may be launching the same copy, which writes.
+      if (const auto launched = exec.try_launch(own); !launched && launched.error().errc() != Errc::borrowed) ++wrong;
+      here.synchronize();
+      if (!copied.ready() || !here.ready() || view.capturing() || memory.size() != bytes) ++wrong;
+      const auto borrow = back.borrow();
+      if (!all_are(borrow.data(), bytes, 7)) ++wrong;
+    }
+  });
+  CHECK(wrong == 0);
+  target.wait();
+  CHECK(all_are(target, 7));
+}

@@ -278,3 +278,29 @@ TEST_CASE("an event that cannot be made is no harm either") {
   rig.finish(stream);
   CHECK(rig.all_free());
 }
+
+TEST_CASE("an event whose record failed serves nobody any more") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const auto event_of = [](const Event& event) { return detail::HandleAccess::ticket(event)->event; };
+  detail::EventHandle failed = nullptr;
+  {
+    const Event first = stream.record();
+    failed = event_of(first);  // and the next one's, when this one is done and gone
+    rig.sim().run_all();
+    REQUIRE(first.ready());
+  }
+  {
+    const Event again = stream.record();
+    REQUIRE(event_of(again) == failed);
+    rig.sim().run_all();
+    REQUIRE(again.ready());
+  }
+  rig.sim().fail_call(SimulatedCall::record_event, 1);
+  errc_text([&] { (void)stream.record(); }, Errc::device_error);
+  std::vector<Event> events;
+  for (int i = 0; i != 8; ++i) {
+    events.push_back(stream.record());
+    CHECK(event_of(events.back()) != failed);
+  }
+}

@@ -17,7 +17,15 @@ THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes
 /// One part of neighbours, in their order: some blocks may be nullptr, nothing. On success their handles are gone; on
 /// failure nothing has changed.
 THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
-/// Where there is no room for their list.
+/// Room for so many; nullptr where there is no memory for that.
+struct THOLE_EXPORT BlocksToJoin {
+  explicit BlocksToJoin(std::size_t count) noexcept;
+  ~BlocksToJoin();
+  BlocksToJoin(const BlocksToJoin&) = delete;
+  BlocksToJoin& operator=(const BlocksToJoin&) = delete;
+  BlockHead** const list;
+};
+/// The Error then.
 THOLE_EXPORT Error no_memory_to_join() noexcept;
 /// Its memory; nullptr for none.
 THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
