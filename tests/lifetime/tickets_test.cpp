@@ -296,11 +296,8 @@ TEST_CASE("an event whose record failed serves nobody any more") {
     rig.sim().run_all();
     REQUIRE(again.ready());
   }
+  const auto live = rig.sim().live_events();
   rig.sim().fail_call(SimulatedCall::record_event, 1);
   errc_text([&] { (void)stream.record(); }, Errc::device_error);
-  std::vector<Event> events;
-  for (int i = 0; i != 8; ++i) {
-    events.push_back(stream.record());
-    CHECK(event_of(events.back()) != failed);
-  }
+  CHECK(rig.sim().live_events() == live - 1);
 }
