@@ -44,11 +44,13 @@ HeldUses::Hold HeldUses::hold(DeviceBlock& block, bool writes) noexcept {
   Used& entry = used_[count_++] = {nullptr, &block, writes};
   entry.submitting = block.submitting.begin(writes, runs_function_);
   if (entry.submitting) return Hold::taken;
-  // Parts of one buffer may be listed apart.
+  // Parts of one buffer may be listed apart. From the end: behind one that writes, each entry of the block stands here
+  // uncounted, so that the search is short.
   std::uint64_t own_readers = 0;
-  for (const Used* earlier = used_; earlier != &entry; ++earlier) {
-    if (earlier->device_block != &block || !earlier->submitting) continue;
-    if (earlier->writes) return Hold::taken;
+  for (const Used* earlier = &entry; earlier != used_;) {
+    --earlier;
+    if (earlier->device_block != &block) continue;
+    if (earlier->writes || !earlier->submitting) return Hold::taken;
     ++own_readers;
   }
   if (writes && own_readers != 0) entry.submitting = block.submitting.begin(true, runs_function_, own_readers);
