@@ -58,14 +58,15 @@ int in_child(Function&& function) {
 constexpr int preferred = 1, bound = 2, interleaved = 3;  // MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE
 
 /// Which pages a block's memory gets, and of the first nodes which, as the kernel has been told.
-int policy(const Block* block, unsigned long* first_nodes = nullptr) {
+int policy_at(const std::byte* data, unsigned long* first_nodes = nullptr) {
   int mode = -1;
   std::array<unsigned long, 16> nodes{};
   constexpr unsigned long of_address = 2;  // MPOL_F_ADDR
-  syscall(SYS_get_mempolicy, &mode, nodes.data(), 64 * nodes.size(), block->data, of_address);
+  syscall(SYS_get_mempolicy, &mode, nodes.data(), 64 * nodes.size(), data, of_address);
   if (first_nodes != nullptr) *first_nodes = nodes[0];
   return mode;
 }
+int policy(const Block* block, unsigned long* first_nodes = nullptr) { return policy_at(block->data, first_nodes); }
 
 bool is_mapped(void* address) { return msync(address, 4096, MS_ASYNC) == 0; }
 
@@ -172,6 +173,7 @@ TEST_CASE("an address range that is used again is bound to no NUMA node, and pre
       CHECK(small->data == place);
       CHECK(policy(small) == 0);
       CHECK(policy(large) == 0);
+      for (const auto& region : store->regions()) CHECK(policy_at(region.data()) == 0);
       give(*store, small);
       give(*store, large);
     }
