@@ -287,8 +287,8 @@ class [[nodiscard]] PinnedBuffer {
   std::vector<PinnedBuffer> split(std::initializer_list<std::size_t> sizes) && {
     return std::move(*this).split(gsl::span<const std::size_t>(sizes.begin(), sizes.size()));
   }
-  /// Throws std::bad_alloc where there is no memory for the vector.
-  [[nodiscard]] Result<std::vector<PinnedBuffer>> try_split(gsl::span<const std::size_t> sizes) && {
+  /// As that, without throwing.
+  [[nodiscard]] Result<std::vector<PinnedBuffer>> try_split(gsl::span<const std::size_t> sizes) && noexcept {
     constexpr const char* call = "PinnedBuffer::split";
     std::size_t sum = 0;
     for (const std::size_t part : sizes) {
@@ -296,9 +296,11 @@ class [[nodiscard]] PinnedBuffer {
       sum += part;
     }
     if (sum != size()) return tl::unexpected(detail::outside_error(call, 0, sum, size()));
-    std::vector<detail::BlockHead*> blocks(sizes.size());
-    std::vector<PinnedBuffer> parts(sizes.size());
-    if (auto split = split_into(sizes.data(), sizes.size(), blocks.data(), parts.data(), call); !split)
+    const detail::PartBlocks blocks(sizes.size());
+    std::vector<PinnedBuffer> parts;
+    if (blocks.list == nullptr || !detail::try_resize(parts, sizes.size()))
+      return tl::unexpected(detail::no_memory_for_parts(call));
+    if (auto split = split_into(sizes.data(), sizes.size(), blocks.list, parts.data(), call); !split)
       return tl::unexpected(std::move(split.error()));
     return parts;
   }
@@ -425,8 +427,8 @@ class [[nodiscard]] PinnedBuffer {
 /// Thread safety: needs exclusive access to the parts.
 template <class T>
 [[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) noexcept {
-  const detail::BlocksToJoin blocks(parts.size());
-  if (blocks.list == nullptr) return tl::unexpected(detail::no_memory_to_join());
+  const detail::PartBlocks blocks(parts.size());
+  if (blocks.list == nullptr) return tl::unexpected(detail::no_memory_for_parts("join"));
   return PinnedBuffer<T>::join_all(parts.size(), blocks.list,
                                    [&](std::size_t i) -> PinnedBuffer<T>& { return parts[i]; });
 }

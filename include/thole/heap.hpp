@@ -34,8 +34,9 @@ struct Allocation {
 struct HeapOptions {
   /// Every buffer starts at a multiple of this many bytes: a power of two, at most 4096.
   std::size_t alignment = 64;
-  /// Also reclaim finished buffers on a thread of the library's own, every millisecond while something is in flight,
-  /// and not only where memory is wanted.
+  /// Also reclaim finished buffers on a thread of the library's own, and not only where memory is wanted. It looks each
+  /// millisecond while something is in flight; where nothing is found for a while, an eighth of that while later, and
+  /// at least every 64 ms.
   bool background_reclaim = false;
   /// The most bytes of the arena that this heap may have, rounding included; 0: all there is. What the program holds,
   /// what waits for the device, and what threads keep for the heap count alike; before a buffer is refused what they

@@ -178,6 +178,7 @@ Result<GraphExec> Graph::try_instantiate() const noexcept try {
 
 NativeGraph Graph::native() const {
   if (core_ == nullptr) throw detail::moved_from("Graph::native", "the graph");
+  if (core_->of_another_process()) throw core_->lost_error("Graph::native");
   return graph_;
 }
 
@@ -229,6 +230,7 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
 
 NativeGraphExec GraphExec::native() const {
   if (core_ == nullptr) throw detail::moved_from("GraphExec::native", "the graph");
+  if (core_->of_another_process()) throw core_->lost_error("GraphExec::native");
   return exec_;
 }
 

@@ -30,6 +30,7 @@ std::shared_ptr<DeviceCore> make_core(std::shared_ptr<DeviceBackend> backend) {
   std::shared_ptr<DeviceCore> core(new DeviceCore(std::move(backend)), end_device);
   core->streams = std::make_shared<StreamRegistry>();
   core->collect = collect;
+  core->events.refill();
   return core;
 }
 

@@ -80,10 +80,10 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
   return joined;
 }
 
-BlocksToJoin::BlocksToJoin(std::size_t count) noexcept : list(new (std::nothrow) BlockHead*[count]) {}
-BlocksToJoin::~BlocksToJoin() { delete[] list; }
+PartBlocks::PartBlocks(std::size_t count) noexcept : list(new (std::nothrow) BlockHead* [count] {}) {}
+PartBlocks::~PartBlocks() { delete[] list; }
 
-Error no_memory_to_join() noexcept { return out_of_memory("join"); }
+Error no_memory_for_parts(const char* call) noexcept { return out_of_memory(call); }
 
 void* block_data(const BlockHead* block) noexcept {
   return block != nullptr ? static_cast<const Block*>(block)->data : nullptr;

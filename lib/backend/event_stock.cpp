@@ -80,9 +80,11 @@ void EventStock::make_blocking() noexcept {
     spinning.swap(events_);
   }
   for (EventHandle event : spinning) (void)discard(event);
+  refill();
 }
 
-bool EventStock::is_low() const noexcept {
+bool EventStock::wants_refill() const noexcept {
+  if (refilling_.load(std::memory_order_relaxed)) return false;
   const std::scoped_lock lock(mutex_);
   return events_.size() < low;
 }

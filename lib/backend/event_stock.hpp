@@ -24,7 +24,7 @@ class EventStock {
   EventStock(const EventStock&) = delete;
   EventStock& operator=(const EventStock&) = delete;
 
-  /// Waiting for events that are made from now on blocks instead of spinning; those of the stock go.
+  /// Waiting for events that are made from now on blocks instead of spinning; the stock is made anew.
   void make_blocking() noexcept;
   bool blocking() const noexcept { return blocking_.load(std::memory_order_relaxed); }
 
@@ -37,16 +37,22 @@ class EventStock {
   bool discard(EventHandle event) noexcept;
   void destroy_waiting() noexcept;
   bool has_waiting() const noexcept;
-  /// Makes events until the stock is full. May block as long as a stream is stuck.
+  /// Makes events until the stock is full. May block as long as a stream is stuck: where a device is made, and on a
+  /// thread that has nothing else to do.
   void refill() noexcept;
-  bool is_low() const noexcept;
+  /// Whether somebody should call refill(), and nobody does.
+  bool wants_refill() const noexcept;
+  /// True: the caller is the one who calls refill(), and end_refill() then, or where that cannot be done.
+  bool begin_refill() noexcept { return !refilling_.exchange(true, std::memory_order_relaxed); }
+  void end_refill() noexcept { refilling_.store(false, std::memory_order_relaxed); }
 
  private:
   DeviceBackend& backend_;
   mutable std::mutex mutex_;
   std::vector<EventHandle> events_;
-  std::vector<EventHandle> waiting_;   // to be destroyed
-  std::atomic<bool> blocking_{false};  // relaxed: an option, set before the device is used
+  std::vector<EventHandle> waiting_;    // to be destroyed
+  std::atomic<bool> refilling_{false};  // relaxed: the events are under the mutex
+  std::atomic<bool> blocking_{false};   // relaxed: an option, set before the device is used
 };
 
 }  // namespace thole::inline v0_1::detail

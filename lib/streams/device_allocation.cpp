@@ -27,7 +27,10 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
       free_waiting_device_blocks(work.core());
       status = allocate();
     }
-    while (status.code == StatusCode::out_of_memory && free_one_behind_its_uses(work.timeline())) status = allocate();
+    int waits = 3;  // other threads may look through what waits again and again
+    while (status.code == StatusCode::out_of_memory &&
+           (free_one_behind_its_uses(work.timeline()) || (waits-- > 0 && wait_for_blocks_in_hand(work.core()))))
+      status = allocate();
     if (used && status.ok()) block->made_on = work.timeline().shared_from_this();
   }
   if (used && status.ok()) return block;

@@ -1,9 +1,12 @@
 #include "streams/device_block.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <new>
+#include <thread>
 #include <utility>
 
+#include "base/deadline.hpp"
 #include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/recycling_pool.hpp"
@@ -163,6 +166,17 @@ void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcep
     else
       waiting.push(block);
   }
+}
+
+bool wait_for_blocks_in_hand(DeviceCore& device) noexcept {
+  const auto in_hand = [&streams = *device.streams] {
+    return streams.device_blocks_left.load(std::memory_order_acquire) > streams.device_blocks.size();
+  };
+  if (!in_hand()) return false;
+  for (const auto end = deadline_after(std::chrono::milliseconds(100));
+       in_hand() && std::chrono::steady_clock::now() < *end;)
+    std::this_thread::yield();
+  return true;
 }
 
 bool free_one_behind_its_uses(Timeline& timeline) noexcept {

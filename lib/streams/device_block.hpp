@@ -58,6 +58,10 @@ void release_device_block_from_graph(void* block);
 /// Frees the device's memory that had to wait and need not any more. Called wherever blocks are reclaimed. Looks at so
 /// many blocks at most, at others the next time.
 void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most = SIZE_MAX) noexcept;
+/// Memory is short: until no other thread has a block in hand that waited, which may be just what is wanted; such a
+/// thread makes a few calls. Not for ever, in the face of one that a driver holds up behind a full stream. False: none
+/// had one.
+bool wait_for_blocks_in_hand(DeviceCore& device) noexcept;
 /// Memory is short: frees what has waited longest in the order of that stream, which waits for its uses. False: there
 /// is none that can be.
 bool free_one_behind_its_uses(Timeline& timeline) noexcept;

@@ -120,6 +120,7 @@ Status Timeline::take_ticket(Ticket** ticket, bool timed) noexcept {
     delete made;
     return status;
   }
+  if (!timed && device_->events.wants_refill()) refill_events(device_);
   *ticket = made;
   return {};
 }

@@ -8,12 +8,14 @@
 #include <list>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "base/background_thread.hpp"
 #include "base/host_function.hpp"
 #include "base/immortal.hpp"
 #include "base/process_exit.hpp"
 #include "streams/stream_registry.hpp"
+#include "streams/watch_pause.hpp"
 
 namespace thole::inline v0_1::detail {
 namespace {
@@ -45,15 +47,21 @@ class Watcher {
     }
   }
 
+  void refill(const std::shared_ptr<DeviceCore>& device) noexcept try {
+    const std::scoped_lock lock(mutex_);
+    if (std::ranges::find(to_refill_, device) != to_refill_.end()) return;
+    to_refill_.push_back(device);
+    wake();
+  } catch (...) {
+    // No memory or no thread: whoever needs an event makes one, and asks again.
+  }
+
  private:
   struct Watched {
     std::shared_ptr<DeviceCore> device;
     bool keenly;
     bool asked = true;  // since the round began that goes on: what there is may have been looked at before it was there
   };
-  static constexpr auto shortest_pause = std::chrono::milliseconds(1);
-  static constexpr auto longest_pause = std::chrono::milliseconds(64);
-
   /// Under the mutex. Says that the device is not watched before it looks for the last time: see is_watched().
   static bool still_needed(DeviceCore& device) noexcept {
     // The blocks that were in flight on a lost device never come back.
@@ -69,6 +77,25 @@ class Watcher {
     return true;
   }
 
+  /// On a thread of its own: making an event may block as long as a stream is stuck, and this thread looks after all
+  /// devices.
+  static void refill_apart(const std::shared_ptr<DeviceCore>& device) noexcept try {
+    if (device->lost() || !device->events.wants_refill() || !device->events.begin_refill()) return;
+    try {
+      background_thread([held = device]() mutable {
+        const BackgroundCalls calls;
+        if (calls) held->events.refill();
+        held->events.end_refill();
+        held.reset();  // may end it, and the end of the process waits for that, too
+      }).detach();
+    } catch (...) {
+      device->events.end_refill();
+      throw;
+    }
+  } catch (...) {
+    // No memory or no thread: whoever needs an event makes one, and asks again.
+  }
+
   void wake() {
     if (!started_) {
       background_thread([this] { run(); }).detach();
@@ -79,7 +106,7 @@ class Watcher {
   }
 
   void run() noexcept {
-    auto pause = shortest_pause;
+    WatchPause pause = shortest_watch_pause;
     std::unique_lock lock(mutex_);
     for (;;) {
       if (watched_.empty())
@@ -89,10 +116,13 @@ class Watcher {
       const bool news = std::exchange(news_, false);
       for (Watched& watched : watched_) watched.asked = false;
       auto* ending = std::exchange(to_end_, nullptr);
+      auto refilling = std::exchange(to_refill_, {});
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
       if (!calls) return;
       while (ending != nullptr) delete std::exchange(ending, ending->next_to_end);
+      for (const auto& device : refilling) refill_apart(device);
+      refilling.clear();
       bool progress = false;
       bool keenly = false;
       lock.lock();
@@ -104,10 +134,9 @@ class Watcher {
         const auto wanted = watched.keenly ? Wanted::finished : Wanted::left_behind;
         lock.unlock();
         progress = watched.device->collect(*watched.device, wanted) != 0 || progress;
-        if (watched.device->events.is_low() && !watched.device->lost()) watched.device->events.refill();
         lock.lock();
       }
-      pause = news || progress || keenly ? shortest_pause : std::min(pause * 2, longest_pause);
+      pause = news || progress ? shortest_watch_pause : next_watch_pause(pause, keenly);
       std::list<Watched> gone;  // with the last references, perhaps: destroyed outside of the lock
       for (auto at = watched_.begin(); at != watched_.end();) {
         const auto next = std::next(at);
@@ -124,6 +153,7 @@ class Watcher {
   std::condition_variable changed_;
   std::list<Watched> watched_;
   DeviceCore* to_end_ = nullptr;
+  std::vector<std::shared_ptr<DeviceCore>> to_refill_;
   bool news_ = false;
   bool started_ = false;
 };
@@ -133,6 +163,10 @@ class Watcher {
 // A device that is lost, too: once, to let go of the records that would keep it for ever.
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
   if (!device->of_another_process()) immortal<Watcher>().add(device, keenly);
+}
+
+void refill_events(const std::shared_ptr<DeviceCore>& device) noexcept {
+  if (!device->of_another_process()) immortal<Watcher>().refill(device);
 }
 
 void end_device(DeviceCore* device) noexcept {

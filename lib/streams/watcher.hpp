@@ -1,7 +1,7 @@
 #pragma once
 
 // The library's own thread: it collects from devices for which nobody else may come, until nothing waits on them, and
-// makes events ahead. It starts when it is first wanted, sleeps while there is nothing to do, and is never joined.
+// has events made ahead. It starts when it is first wanted, sleeps while there is nothing to do, and is never joined.
 
 #include <atomic>
 #include <memory>
@@ -11,9 +11,12 @@
 namespace thole::inline v0_1::detail {
 
 /// Has the thread collect from the device until nothing waits on it; the device lives as long. Never throws or blocks;
-/// where no thread can be had, the next call that collects does it. `keenly`: looks every millisecond, for
-/// HeapOptions::background_reclaim; else ever less often, while nothing is found.
+/// where no thread can be had, the next call that collects does it. `keenly`: for
+/// HeapOptions::background_reclaim, looks more often while nothing is found (watch_pause.hpp).
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly = false) noexcept;
+
+/// Has events made ahead for the device, on a thread that may block. Never throws or blocks.
+void refill_events(const std::shared_ptr<DeviceCore>& device) noexcept;
 
 /// Whether the thread looks at the device already, and will see what the caller has just left there; else watch().
 inline bool is_watched(const DeviceCore& device) noexcept {

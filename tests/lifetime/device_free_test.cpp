@@ -122,18 +122,40 @@ TEST_CASE("where memory is short, an allocation takes what waits, and its stream
     REQUIRE(rig.backend().launch_host_function(native, run, &ran).ok());
   });
   memory.reset();
-  Result<DeviceBuffer<std::byte>> next = DeviceBuffer<std::byte>::try_make(made_on, bytes);
-  while (!next) {  // thole's own thread has what waits in hand at the moment
-    errc_text_of(next, Errc::out_of_memory);
-    std::this_thread::yield();
-    next = DeviceBuffer<std::byte>::try_make(made_on, bytes);
-  }
+  const DeviceBuffer<std::byte> next(made_on, bytes);
   bool after = false;
   made_on.launch_host_function([&] { after = ran; });
   rig.sim().step(made_on, 10);
   rig.sim().run_all();
   CHECK(after);
   CHECK(rig.sim().device_bytes() == bytes);
+}
+
+TEST_CASE("an allocation waits for memory that another thread is just giving back, and is not refused") {
+  const Rig rig(Device::simulated({.device_bytes = 3 * bytes / 2, .stepped = true}));
+  const Stream made_on(rig.device), other(rig.device);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, bytes);
+  use_on(other, writes(*memory), [](std::byte*, NativeStream) {});
+  std::atomic<bool> in_hand{false}, refused{false};
+  // In a thread that collects: the one below, or thole's own.
+  rig.sim().before_call(SimulatedCall::free_device, [&] {
+    in_hand = true;
+    until([&] { return refused.load(); });
+  });
+  rig.sim().after_call(SimulatedCall::free_device, [&] { rig.sim().run_all(); });
+  memory.reset();
+  std::thread collecting([&] {
+    until([&] {
+      rig.sim().run_all();
+      (void)rig.heap.collect();
+      return in_hand.load();
+    });
+  });
+  until([&] { return in_hand.load(); });
+  rig.sim().after_call(SimulatedCall::allocate_device, [&] { refused = true; });
+  CHECK(DeviceBuffer<std::byte>::try_make(made_on, bytes).has_value());
+  refused = true;
+  collecting.join();
 }
 
 TEST_CASE("an allocation asks for a few that wait, however many there are") {

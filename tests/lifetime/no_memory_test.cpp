@@ -86,6 +86,13 @@ TEST_CASE("calls that have no memory fail, and are good when there is some" * do
     auto parts = std::move(second).try_split_at(bytes / 2);
     return parts.has_value();
   });
+  auto third = rig.heap.make_buffer<std::byte>(bytes);
+  with_ever_more_memory([&] {
+    const std::size_t sizes[] = {0, 1, bytes - 1};
+    const auto parts = std::move(third).try_split(sizes);
+    CHECK((parts.has_value() || third.size() == bytes));  // nothing has changed
+    return parts.has_value();
+  });
   for (std::size_t allocations = 0; allocations != 20; ++allocations) {
     const NoMemory no_memory(allocations);
     (void)rig.heap.drain_for(std::chrono::nanoseconds(0));

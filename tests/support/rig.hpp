@@ -11,6 +11,7 @@
 #include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <doctest/doctest.h>
 #include <thole/thole.hpp>
@@ -74,6 +75,26 @@ struct Rig {
   Device device;
   PinnedArena arena;
   PinnedHeap heap;
+};
+
+/// While it lives the device has no event made ahead, and nobody makes any: whoever needs one makes it.
+class EmptyStock {
+ public:
+  explicit EmptyStock(const Rig& rig) : stock_(detail::HandleAccess::core(rig.device)->events) {
+    while (!stock_.begin_refill()) std::this_thread::yield();  // a thread of thole's may be at it
+    for (const auto made = rig.calls(SimulatedCall::create_event); rig.calls(SimulatedCall::create_event) == made;)
+      REQUIRE(stock_.take(&taken_.emplace_back()).ok());
+  }
+  ~EmptyStock() {
+    for (detail::EventHandle event : taken_) stock_.give(event);
+    stock_.end_refill();
+  }
+  EmptyStock(const EmptyStock&) = delete;
+  EmptyStock& operator=(const EmptyStock&) = delete;
+
+ private:
+  detail::EventStock& stock_;
+  std::vector<detail::EventHandle> taken_;
 };
 
 /// Nothing that is enqueued behind it happens before it is opened. One at a time where it is a GPU's.

@@ -3,6 +3,7 @@
 // The untyped half of splitting buffers into parts and joining them.
 
 #include <cstddef>
+#include <vector>
 
 #include <thole/detail/block_head.hpp>
 #include <thole/error.hpp>
@@ -18,15 +19,30 @@ THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes
 /// failure nothing has changed.
 THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
 /// Room for so many; nullptr where there is no memory for that.
-struct THOLE_EXPORT BlocksToJoin {
-  explicit BlocksToJoin(std::size_t count) noexcept;
-  ~BlocksToJoin();
-  BlocksToJoin(const BlocksToJoin&) = delete;
-  BlocksToJoin& operator=(const BlocksToJoin&) = delete;
+struct THOLE_EXPORT PartBlocks {
+  explicit PartBlocks(std::size_t count) noexcept;
+  ~PartBlocks();
+  PartBlocks(const PartBlocks&) = delete;
+  PartBlocks& operator=(const PartBlocks&) = delete;
   BlockHead** const list;
 };
 /// The Error then.
-THOLE_EXPORT Error no_memory_to_join() noexcept;
+THOLE_EXPORT Error no_memory_for_parts(const char* call) noexcept;
+/// `count` empty elements. False: there is no memory for that.
+template <class T>
+bool try_resize(std::vector<T>& elements, std::size_t count) noexcept {
+#ifdef __cpp_exceptions
+  try {
+    elements.resize(count);
+    return true;
+  } catch (...) {
+    return false;
+  }
+#else
+  elements.resize(count);
+  return true;
+#endif
+}
 /// Its memory; nullptr for none.
 THOLE_EXPORT void* block_data(const BlockHead* block) noexcept;
 

@@ -1,0 +1,79 @@
+// Events are made before they are needed: making one may block as long as any stream of the process stands still.
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+std::size_t made(const Rig& rig) { return rig.calls(SimulatedCall::create_event); }
+
+}  // namespace
+
+TEST_CASE("on a new device nothing that a program does with memory and streams makes an event") {
+  for (const bool blocking : {false, true}) {
+    const Rig rig(Device::simulated({.stepped = true}));
+    if (blocking) detail::HandleAccess::core(rig.device)->events.make_blocking();
+    const auto before = made(rig);
+    const Stream first(rig.device), second(rig.device);
+    DeviceBuffer<std::byte> target(first, bytes);
+    std::vector<Event> events;
+    for (int i = 0; i != 10; ++i) {
+      auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+      buffer.async_to_device(first, target.span());
+      buffer.async_from_device(second, target.span());
+      use_on(first, reads(target), writes(buffer), [](const std::byte*, std::byte*, NativeStream) {});
+      events.push_back(second.record());
+      first.wait(events.back());
+    }
+    rig.sim().run_all();
+    for (const Event& event : events) CHECK(event.ready());
+    CHECK(made(rig) == before);
+  }
+}
+
+TEST_CASE("events that are taken are made again by a thread of the library's, before there are none") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const auto before = made(rig);
+  const auto me = std::this_thread::get_id();
+  std::atomic<bool> by_this_thread{false};
+  rig.sim().before_call(SimulatedCall::create_event, [&] { by_this_thread = std::this_thread::get_id() == me; });
+  std::vector<Event> events;  // each keeps one
+  while (events.size() <= detail::EventStock::full - detail::EventStock::low) events.push_back(stream.record());
+  until([&] { return made(rig) >= before + detail::EventStock::full - detail::EventStock::low; });
+  CHECK(!by_this_thread);
+  until([&] { return !detail::HandleAccess::core(rig.device)->events.wants_refill(); });
+}
+
+TEST_CASE("a thread that cannot make events because a stream stands still holds up nothing that comes back") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  std::atomic<bool> blocked{false}, go_on{false};
+  std::vector<Event> events;
+  rig.sim().before_call(SimulatedCall::create_event, [&] {
+    blocked = true;
+    until([&] { return go_on.load(); });
+  });
+  while (events.size() <= detail::EventStock::full - detail::EventStock::low) events.push_back(stream.record());
+  until([&] { return blocked.load(); });
+  const auto other = stepped();
+  {
+    const Stream other_stream(other);
+    DeviceBuffer<std::byte> target(other_stream, bytes);
+    const PinnedHeap heap(PinnedArena(other, {.bytes = MiB}));
+    heap.make_buffer<std::byte>(bytes).async_to_device(other_stream, target.span());
+  }
+  until([&] {
+    other.simulation().run_all();
+    return other.simulation().arena_bytes() == 0;
+  });
+  CHECK(!go_on.load());
+  go_on = true;
+}
