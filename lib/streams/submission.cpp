@@ -265,16 +265,20 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   }
   // The position comes first, so that the event covers it.
   const auto position = timeline_->issue();
-  if (reserved_ != nullptr) {
-    const Status status = timeline_->record_reserved(std::exchange(reserved_, nullptr), &after);
-    keep_in_graph_after(after);
-    note_all(position);
-    if (!status.ok() && after.state == CaptureInfo::State::none) wait_for_work();
-    return;
-  }
-  if (!capturing()) (void)timeline_->capture_info(&after);
+  // What is asked of captures when an event is recorded is what must be known here: it is asked once.
+  if (precision == Precision::at_once && !has_no_event() && reserved_ == nullptr) (void)timeline_->reserve(&reserved_);
+  Status recorded{StatusCode::not_ready};
+  if (reserved_ != nullptr)
+    recorded = timeline_->record_reserved(std::exchange(reserved_, nullptr), &after);
+  else if (!capturing())
+    (void)timeline_->capture_info(&after);
   keep_in_graph_after(after);
   note_all(position);
+  if (recorded.ok()) return;
+  if (timeline_->foreign() && !has_no_event()) {
+    if (after.state == CaptureInfo::State::none) wait_for_work();
+    return;
+  }
   // Where the stream is ending, its last event may have been recorded already, and nobody can record another one but
   // this call. If it ends only from now on, it sees the position: both have taken one, and so are in one order.
   if (!timeline_->is_usable()) {
