@@ -49,7 +49,7 @@ def stats():
 def until(done, what, seconds=20):
     end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
+        assert time.monotonic() < end, f"after {seconds} s still not: {what}; {stats()}"
         torch.cuda.synchronize()
         pinned(64)
 
@@ -275,9 +275,7 @@ class Parts:
             return
         gc.collect()
         torch.cuda.synchronize()
-        until(lambda: stats()["in_flight_bytes"] == 0, "memory of graphs that are gone is free")
-        here = stats()
-        assert here["in_use_bytes"] == 0, here
+        until(lambda: stats()["in_flight_bytes"] == stats()["in_use_bytes"] == 0, "what graphs that are gone had is free")
 
     # ---- Figures, and limits
 
@@ -427,6 +425,7 @@ def run_parts(allocator, file):
             traceback.print_exc(file=sys.stdout)
             print(f"{allocator}: {name}: FAILED, {time.perf_counter() - began:.2f} s", flush=True)
             failed.append(name)
+            gc.collect()
             if name == "install":
                 break
         with open(file, "w") as out:  # each time: a later part may end the process
