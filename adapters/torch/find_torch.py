@@ -1,4 +1,5 @@
-"""Where PyTorch is, and which C++ ABI it has, on two lines; nothing where there is none, or one line that says what is wrong.
+"""Where PyTorch is, and which C++ ABI it has, on the last two lines; nothing where there is none, or one line that says
+what is wrong.
 
 Importing it takes seconds, so that first it is only looked for.
 """
@@ -14,4 +15,4 @@ if found is not None and found.origin is not None:
         print(f"importing torch fails: {error}".splitlines()[0])
     else:
         print(pathlib.Path(torch.__file__).resolve().parent)
-        print(int(torch.compiled_with_cxx11_abi()))
+        print(int(getattr(torch, "compiled_with_cxx11_abi", lambda: True)()))
