@@ -216,6 +216,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   void absorb_retired() noexcept;
   void take_done(MovingBlocks& out) noexcept;
+  void put_off_looking(bool nothing_found) noexcept;
   void ask_for_some(MovingBlocks& out, Lock& lock) noexcept;
   void ask_for_all(MovingBlocks& out, Lock& lock) noexcept;
 
@@ -251,8 +252,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   WaitingBlocks blocks_;
   std::uint64_t seen_waiting_ = 0;  // the position that is_left_behind() saw
   std::uint64_t last_wanted_ = 0;   // the latest position that a block has waited for
-  // recorded_ when the last bounded look found the first block unfinished; there is no new look until it changes.
-  std::uint64_t refused_at_ = 0;
+  std::uint64_t look_again_at_ = 0;  // there is no bounded look before recorded_ is there
   std::size_t stride_ = 0;  // how many events behind the first the next bounded look asks
 
   static constexpr std::size_t least_asked_ = 64;

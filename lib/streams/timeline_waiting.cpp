@@ -225,6 +225,17 @@ void Timeline::take_done(MovingBlocks& out) noexcept {
   waiting_.store(!blocks_.empty(), std::memory_order_release);
 }
 
+/// The device is behind: a look that is bounded is not repeated before there is something new to ask about; and for
+/// small blocks not before as much as is worth a question, which costs as much as ten drops. So many more wait then.
+void Timeline::put_off_looking(bool nothing_found) noexcept {
+  const bool small = blocks_.first_bytes() <= bytes_per_ticket / 4;
+  const auto recorded = recorded_.load(std::memory_order_relaxed);
+  if (small)
+    look_again_at_ = recorded + uses_per_ticket;
+  else if (nothing_found)
+    look_again_at_ = recorded + 1;
+}
+
 /// A look that is bounded asks for one event, as far behind the first as the looks before found to be done: one query
 /// then frees many blocks where the device is behind, and the first block alone where it has just caught up. Each event
 /// that is not done halves the distance, and the first one's says that no block is free.
@@ -238,14 +249,12 @@ void Timeline::ask_for_some(MovingBlocks& out, Lock& lock) noexcept {
     if (status.ok()) {
       stride_ = std::min(2 * stride_ + 1, most_stride_);
       if (!out.empty()) return;
-    } else if (status.code != StatusCode::not_ready) {
-      return;
-    } else if (index == first) {
-      refused_at_ = recorded_.load(std::memory_order_relaxed);
-      return;
-    } else {
-      stride_ = (index - first) / 2;
+      continue;
     }
+    if (status.code != StatusCode::not_ready) return;
+    put_off_looking(index == first);
+    if (index == first) return;
+    stride_ = (index - first) / 2;
   }
 }
 
@@ -267,7 +276,7 @@ void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
     } else if (status.code != StatusCode::not_ready) {
       return;
     } else if (index == first) {
-      refused_at_ = recorded_.load(std::memory_order_relaxed);
+      put_off_looking(true);
       return;
     } else {
       step = 0;
@@ -300,10 +309,9 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
   if (device_->lost()) return;
   if (uncovered != 0) (void)cover_for_others(uncovered);
   Lock lock(mutex_);
-  // A look that is not thorough and found nothing is not repeated before there is something new to ask about.
   if (thorough)
     ask_for_all(out, lock);
-  else if (refused_at_ == 0 || refused_at_ != recorded_.load(std::memory_order_relaxed))
+  else if (recorded_.load(std::memory_order_relaxed) >= look_again_at_)
     ask_for_some(out, lock);
   if (thorough && blocks_.empty() && !pending_.empty()) (void)ask(pending_.newest(), lock, nullptr);
 }

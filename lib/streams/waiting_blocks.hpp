@@ -4,6 +4,7 @@
 // in the blocks and in their first slots, so that retiring allocates nothing. Blocks arrive nearly in order, which
 // costs some steps each; any other order costs a logarithm.
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -17,6 +18,8 @@ class WaitingBlocks {
   bool empty() const noexcept { return root_ == nullptr; }
   /// The earliest position that a block waits for; only where there is one.
   std::uint64_t first_position() const noexcept { return root_->wait_position; }
+  /// The size of a block that waits for it.
+  std::size_t first_bytes() const noexcept { return root_->capacity; }
   void push(Block* block) noexcept {
     first_child(block) = nullptr;
     block->next = nullptr;

@@ -280,6 +280,8 @@ TEST_CASE("where the device is behind, one query gives many blocks back; where i
   drop_in_flight(blocks);
   CHECK(take_some() == 0);
   simulation.step(stream, 2);  // a copy and its event
-  drop_in_flight(1);           // something new to ask about
+  drop_in_flight(detail::Timeline::uses_per_ticket - 1);
+  CHECK(take_some() == 0);  // a question costs more than it would give
+  drop_in_flight(1);        // enough that is new to ask about
   CHECK(take_some() == 1);
 }
