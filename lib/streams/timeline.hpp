@@ -250,10 +250,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::uint64_t last_serial_ = 0;
   std::size_t ask_beyond_ = least_asked_;  // with so many pending tickets, look for finished ones
   WaitingBlocks blocks_;
-  std::uint64_t seen_waiting_ = 0;  // the position that is_left_behind() saw
-  std::uint64_t last_wanted_ = 0;   // the latest position that a block has waited for
+  std::uint64_t seen_waiting_ = 0;   // the position that is_left_behind() saw
+  std::uint64_t last_wanted_ = 0;    // the latest position that a block has waited for
   std::uint64_t look_again_at_ = 0;  // there is no bounded look before recorded_ is there
-  std::size_t stride_ = 0;  // how many events behind the first the next bounded look asks
+  std::size_t stride_ = 0;           // how many events behind the first the next bounded look asks
 
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t few_pending_ = 8;
