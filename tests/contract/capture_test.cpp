@@ -162,17 +162,30 @@ CONTRACT_CASE("exchanging the capture mode gives the one before, thread by threa
   CHECK(backend.exchange_capture_mode(CaptureMode::global) == CaptureMode::thread_local_);
 }
 
-CONTRACT_CASE("ordinary work on other streams goes on beside a capture and does not break it") {
+CONTRACT_CASE("ordinary work on other streams goes on beside a capture and does not break it [69]") {
   const Pinned host(backend, bytes);
   const TestStream first(backend);
   const OnDevice device(backend, bytes, first);
   CONTRACT_OK(backend, synchronize_stream(first));
+  Count launched;
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::relaxed));
+  CONTRACT_OK(backend, launch_host_function(first, &Count::add, &launched));
+  const TestGraph graph(backend, end_capture(backend, first));
   Capturing capturing(backend, CaptureMode::global);
   {
     const TestStream stream(backend);
     const TestStream second(backend);
     const TestEvent event(backend);
     Count count;
+    std::uint64_t id = 0;
+    int priority = 0;
+    const void* address = nullptr;
+    CONTRACT_OK(backend, stream_id(stream, &id));
+    CONTRACT_OK(backend, stream_priority(stream, &priority));
+    CONTRACT_OK(backend, check_stream(stream));
+    CONTRACT_OK(backend, device_address(host.data(), &address));
+    graph.launch(second);
+    launched.wait_for(1);
     CONTRACT_OK(backend, copy(device.data(), host.data(), bytes, CopyKind::host_to_device, stream));
     CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
     CONTRACT_OK(backend, record_event(event, stream));
@@ -251,7 +264,7 @@ CONTRACT_CASE("a stream that waits for a captured event joins the capture [31]")
   CHECK(count.value() == 1);
 }
 
-CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both streams work again") {
+CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both streams work again [73]") {
   const TestStream first(backend);
   const TestStream second(backend);
   const TestEvent fork(backend);
@@ -270,7 +283,7 @@ CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both stre
   CHECK(count.value() == 2);
 }
 
-CONTRACT_CASE("waiting inside a capture for what was recorded outside invalidates it") {
+CONTRACT_CASE("waiting inside a capture for what was recorded outside invalidates it [72]") {
   const TestStream outside(backend);
   const TestEvent event(backend);
   CONTRACT_OK(backend, record_event(event, outside));
@@ -279,7 +292,7 @@ CONTRACT_CASE("waiting inside a capture for what was recorded outside invalidate
   CHECK(!capturing.end());
 }
 
-CONTRACT_CASE("two captures cannot be merged") {
+CONTRACT_CASE("two captures cannot be merged [72]") {
   const TestEvent event(backend);
   Capturing first(backend, CaptureMode::relaxed);
   Capturing second(backend, CaptureMode::relaxed);
