@@ -23,7 +23,10 @@ inline bool has_what_it_needs(const Rig& rig) {
 class KernelGate {
  public:
   KernelGate(const Rig& rig, const StreamRef& stream) : rig_(rig), stream_(stream) {
-    if (rig.simulated()) return rig.sim().hold(stream);
+    if (rig.simulated()) {
+      rig.sim().hold(stream);
+      return;
+    }
     opened_ = next_flag(rig);
     const void* there = nullptr;
     REQUIRE(rig.backend().device_address(opened_, &there).ok());
