@@ -105,13 +105,13 @@ class DeviceBackend {
   /// is pinned already [13]. Read-only memory need not be writable [64], where the device knows such registrations; the
   /// caller sees to it that the device never writes it. Unsafe in capture. Does not wait for running work [14].
   virtual Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept = 0;
-  /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture. WAITS until all running work,
-  /// of any stream and on whatever memory, is done [16]; meanwhile calls that make, enqueue, pin or capture anything
-  /// wait on every thread, and queries and synchronising go on [67].
+  /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture, or done without harm: CUDA
+  /// does not say which. WAITS until all running work, of any stream and on whatever memory, is done [16]; meanwhile
+  /// calls that make, enqueue, pin or capture anything wait on every thread, and queries and synchronising go on [67].
   virtual Status unregister_host(void* data) noexcept = 0;
   /// Pinned memory from the driver [17]. Unsafe in capture.
   virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
-  /// Undoes allocate_host. Unsafe in capture. Waits as unregister_host [18].
+  /// Undoes allocate_host. In captures and beside running work as unregister_host [18].
   virtual Status free_host(void* data) noexcept = 0;
 
   /// Where kernels find pinned memory that the CPU has at `data`: there, or at an address of the device's own, which
