@@ -26,7 +26,8 @@ struct Place {
   thole::DeviceBuffer<std::byte> target;
 };
 
-Seen round_trips(Place place, const thole::PinnedHeap& heap) {
+/// The place stays the caller's: CUDA destroys no stream while another one's queue is full.
+Seen round_trips(Place&& place, const thole::PinnedHeap& heap) {
   auto& [stream, target] = place;
   auto buffer = heap.make_buffer<std::byte>(copy_bytes);
   std::vector<double> times;

@@ -148,18 +148,20 @@ TEST_CASE("beside a full queue who wants to be told of an event is told") {
   until([&] { return told.load(); });
 }
 
-TEST_CASE("a stream that is made beside a full queue waits for room there, and then works") {
+TEST_CASE("who makes or drops a stream beside a full queue waits for room there at most, and the new one then works") {
   const Rig rig(with_short_queues());
   const Stream other(rig.device);
   rig.settle(other);
-  std::optional<Stream> made;
-  std::thread maker;
+  std::optional<Stream> made, gone(std::in_place, rig.device);
+  std::thread maker, dropper;
   {
     const FullQueue full(rig, other);
     maker = std::thread([&] { made.emplace(rig.device); });
+    dropper = std::thread([&] { gone.reset(); });
     if (rig.simulated()) until([&] { return rig.sim().blocked_callers() >= 2; });
   }
   maker.join();
+  dropper.join();
   auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{6});
   auto there = buffer.async_to_device(*made);
   rig.settle(*made);
