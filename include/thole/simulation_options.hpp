@@ -38,7 +38,9 @@ struct SimulationOptions {
   /// `use_on` hands on is then good for the device alone.
   bool own_addresses = false;
   /// How many operations a stream takes before a call that adds one more blocks, as on a GPU behind stuck work; 0: any
-  /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one.
+  /// number. Not set: 1,000 on a device that runs by itself, any number on a stepped one. While a caller is blocked so,
+  /// other threads are that make or destroy streams and events, pin or unpin memory, begin a capture or launch a host
+  /// function.
   std::optional<std::size_t> queue_limit = std::nullopt;
   /// Picks the order in which `step_any` and `run_all` complete operations of different streams, and that of a
   /// graph's branches.

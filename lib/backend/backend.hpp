@@ -15,7 +15,10 @@
 //    capture mode (exchange_capture_mode) is relaxed [5]. The layers above use CaptureGuard around them.
 //  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
 //    free_host and unregister_host let go all the same where they can [6].
-//  - A call that adds to a stream may block while the stream's queue is full (about 1,000 operations on a GPU) [7].
+//  - What does not say so is safe in capture: it breaks none but that of the stream that it is given [69].
+//  - A stream takes hundreds of operations, about 1,000 on a GPU; a call that adds one more waits for room [7]. While
+//    one waits so, no thread makes or destroys streams and events, pins or unpins memory, begins a capture or launches
+//    a host function [66]; what gives other work to other streams goes on, and so do queries and waits.
 //  - The default streams wait for each other [8]. While a thread's captures, any call on the legacy one is `capture`,
 //    and each but capture_info invalidates the capture [9].
 //  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10].
@@ -102,13 +105,13 @@ class DeviceBackend {
   /// is pinned already [13]. Read-only memory need not be writable [64], where the device knows such registrations; the
   /// caller sees to it that the device never writes it. Unsafe in capture. Does not wait for running work [14].
   virtual Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept = 0;
-  /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture. WAITS until all running work,
-  /// of any stream and on whatever memory, is done [16]; meanwhile calls that make, enqueue, pin or capture anything
-  /// wait on every thread, and queries and synchronising go on.
+  /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture, or done without harm: CUDA
+  /// does not say which. WAITS until all running work, of any stream and on whatever memory, is done [16]; meanwhile
+  /// calls that make, enqueue, pin or capture anything wait on every thread, and queries and synchronising go on [67].
   virtual Status unregister_host(void* data) noexcept = 0;
   /// Pinned memory from the driver [17]. Unsafe in capture.
   virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
-  /// Undoes allocate_host. Unsafe in capture. Waits as unregister_host [18].
+  /// Undoes allocate_host. In captures and beside running work as unregister_host [18].
   virtual Status free_host(void* data) noexcept = 0;
 
   /// Where kernels find pinned memory that the CPU has at `data`: there, or at an address of the device's own, which
@@ -120,7 +123,7 @@ class DeviceBackend {
   virtual Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept = 0;
   virtual Status free_device(void* data, StreamHandle stream) noexcept = 0;
 
-  // ---- Streams
+  // ---- Streams. They run beside each other [71], as far as they share no connection of the GPU (DeviceOptions).
   /// A stream that does not synchronise with the legacy default stream [22]. Not unsafe in capture.
   /// Lower priorities come first, as with cudaStreamCreateWithPriority; beyond the device's range is at its end [23].
   virtual Status create_stream(StreamHandle* stream, int priority = 0) noexcept = 0;
@@ -145,6 +148,7 @@ class DeviceBackend {
 
   // ---- Events
   virtual Status create_event(EventHandle* event, EventFlags flags = {}) noexcept = 0;
+  /// Returns at once, also where the event's point is still to be reached [68].
   virtual Status destroy_event(EventHandle event) noexcept = 0;
   /// Recording again replaces the point [30]. On a capturing stream it becomes part of the graph instead [31].
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
@@ -157,7 +161,9 @@ class DeviceBackend {
   /// The device's time from one point to the other; both are done (else not_ready) and made for timing (else invalid)
   /// [37]. Unsafe in capture.
   virtual Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept = 0;
-  /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now [38].
+  /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now [38]. A stream that
+  /// waits for a point in a capture joins that. One that captures and waits for a point outside of its capture:
+  /// capture, which invalidates it [72].
   virtual Status wait_event(StreamHandle stream, EventHandle event) noexcept = 0;
 
   // ---- Work in stream order
@@ -166,8 +172,9 @@ class DeviceBackend {
   /// blocks [41]. One side must lie inside one registration as a whole [42].
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
-  /// The function runs on the one thread that runs the host functions of all streams and graphs, one after the other
-  /// [43]. In it, events may be asked and waited for and the capture mode be exchanged; all else is not_permitted [44].
+  /// The function runs when the stream gets there [70], on the one thread that runs the host functions of all streams
+  /// and graphs, one after the other [43]. In it, events may be queried and synchronised with and the capture mode be
+  /// exchanged; all else is not_permitted [44], but for check_stream and device_address, which may need no call.
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture
@@ -185,12 +192,13 @@ class DeviceBackend {
   // ---- Making graphs: not used by the library itself, but by its tests and by users of the simulated device
   /// Refused, and nothing is harmed, where the stream captures already [47].
   virtual Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept = 0;
-  /// On an invalidated capture: capture, and no graph [48]. A thread that may not end the capture ends it all the same,
-  /// without a graph [49]. A stream that does not capture: capture [50].
+  /// On an invalidated capture, or one with a fork that was not joined [73]: capture, and no graph [48]. A thread that
+  /// may not end the capture ends it all the same, without a graph [49]. A stream that does not capture: capture [50].
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
   /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
-  /// In the order of the stream [52]; branches run beside each other [53].
+  /// In the order of the stream [52]. Branches are ordered by forks and joins alone: they may run beside each other, or
+  /// one after the other in any order [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   /// What was made from the graph, and launched, goes on [54].
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;

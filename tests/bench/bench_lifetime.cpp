@@ -40,7 +40,7 @@ void drop_in_flight(Figures& figures, const thole::Device& device, const thole::
 #endif
     std::vector<thole::PinnedBuffer<std::byte>> buffers;
     for (std::size_t i = 0; i < count; ++i) buffers.push_back(heap.make_buffer<std::byte>(buffer_bytes));
-    stall(stream, 100);
+    stall_for(stream, 100);
     for (auto& buffer : buffers) buffer.async_to_device(stream, target.span(), 0, copy_bytes);
     double worst = 0;
     const double began = nanoseconds();

@@ -26,7 +26,8 @@ struct Place {
   thole::DeviceBuffer<std::byte> target;
 };
 
-Seen round_trips(Place place, const thole::PinnedHeap& heap) {
+/// The place stays the caller's: CUDA destroys no stream while another one's queue is full.
+Seen round_trips(Place&& place, const thole::PinnedHeap& heap) {
   auto& [stream, target] = place;
   auto buffer = heap.make_buffer<std::byte>(copy_bytes);
   std::vector<double> times;
@@ -40,9 +41,10 @@ Seen round_trips(Place place, const thole::PinnedHeap& heap) {
   return {times[times.size() * 99 / 100], times.back()};
 }
 
-/// While `f` runs, another thread makes an arena with a buffer in it, and drops both, again and again.
+/// While `f` runs, another thread makes an arena with a buffer in it, and drops both, again and again. It may be held
+/// up by `stuck`, which is let go of once `f` is done.
 template <class F>
-Seen beside_arenas(const thole::Device& device, F f) {
+Seen beside_arenas(const thole::Device& device, const thole::Stream& stuck, F f) {
   std::atomic<bool> stop{false};
   std::thread other([&] {
     while (!stop.load(std::memory_order_relaxed)) {
@@ -53,6 +55,7 @@ Seen beside_arenas(const thole::Device& device, F f) {
   });
   const Seen seen = f();
   stop.store(true, std::memory_order_relaxed);
+  let_go(stuck);
   other.join();
   return seen;
 }
@@ -67,11 +70,11 @@ void coming_arenas(Figures& figures, const thole::Device& device, const thole::P
   alone();
   std::vector<double> ratios, before, during, worst_before, worst_during;
   for (int round = 0; round != 3; ++round) {
-    stall(stuck, 300);
+    stall(stuck);
     const Seen without = alone();
     end_stall(stuck);
-    stall(stuck, 300);
-    const Seen with = beside_arenas(device, alone);
+    stall(stuck);
+    const Seen with = beside_arenas(device, stuck, alone);
     end_stall(stuck);
     ratios.push_back(with.p99 / without.p99);
     before.push_back(without.p99);
@@ -94,7 +97,7 @@ void full_queue(Figures& figures, const thole::Device& device, const thole::Pinn
   for (int round = 0; round != 3; ++round) {
     Place first(device), second(device);
     const Seen without = round_trips(std::move(first), heap);
-    stall(stuck.stream, 400);
+    stall(stuck.stream);
     std::atomic<int> enqueued{0};
     std::thread full([&] {
       for (int i = 0; i != more_than_fit; ++i) {
@@ -105,7 +108,7 @@ void full_queue(Figures& figures, const thole::Device& device, const thole::Pinn
     for (int last = -1; enqueued.load() != last || last < 500; std::this_thread::sleep_for(5ms)) last = enqueued.load();
     const bool blocked = enqueued.load() < more_than_fit;
     const Seen with = round_trips(std::move(second), heap);
-    if (device.backend() == thole::Backend::simulated) device.simulation().release(stuck.stream);
+    let_go(stuck.stream);
     full.join();
     end_stall(stuck.stream);
     if (!blocked) return figures.skip(what, "the queue was never full");

@@ -20,7 +20,8 @@ inline bool can_stall(const thole::Device& device) {
   return device.backend() == thole::Backend::simulated || has_kernel;
 }
 
-inline void stall(const thole::StreamRef& stream, [[maybe_unused]] unsigned milliseconds) {
+/// Until end_stall() where the device is simulated; on a GPU, by the clock.
+inline void stall_for(const thole::StreamRef& stream, [[maybe_unused]] unsigned milliseconds) {
   auto device = stream.device();
   if (device.backend() == thole::Backend::simulated) return device.simulation().hold(stream);
 #ifdef THOLE_BENCH_HAS_KERNEL
@@ -28,10 +29,26 @@ inline void stall(const thole::StreamRef& stream, [[maybe_unused]] unsigned mill
 #endif
 }
 
-/// Ends a simulated stall, and waits for either.
-inline void end_stall(const thole::StreamRef& stream) {
+/// Until let_go(), however long that takes; one stream at a time.
+inline void stall(const thole::StreamRef& stream) {
   auto device = stream.device();
-  if (device.backend() == thole::Backend::simulated) device.simulation().release(stream);
+  if (device.backend() == thole::Backend::simulated) return device.simulation().hold(stream);
+#ifdef THOLE_BENCH_HAS_KERNEL
+  if (!launch_wait(stream.native())) throw std::runtime_error("the kernel could not be launched");
+#endif
+}
+
+inline void let_go(const thole::StreamRef& stream) {
+  auto device = stream.device();
+  if (device.backend() == thole::Backend::simulated) return device.simulation().release(stream);
+#ifdef THOLE_BENCH_HAS_KERNEL
+  end_wait();
+#endif
+}
+
+/// Ends either kind, but for a GPU's by the clock, and waits for it.
+inline void end_stall(const thole::StreamRef& stream) {
+  let_go(stream);
   stream.synchronize();
 }
 

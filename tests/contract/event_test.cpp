@@ -123,3 +123,17 @@ CONTRACT_CASE("an event outlives the stream in which it was recorded") {
   CONTRACT_OK(backend, synchronize_event(event));
   CONTRACT_CODE(backend, query_event(event), ok);
 }
+
+CONTRACT_CASE("an event that is destroyed before its point is reached takes nothing with it [68]") {
+  const TestStream stream(backend);
+  Count count;
+  TestEvent event(backend);
+  Gate gate(backend, stream);
+  CONTRACT_OK(backend, record_event(event, stream));
+  CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  event.destroy();
+  CHECK(count.value() == 0);  // it did not wait
+  gate.open();
+  stream.synchronize();
+  CHECK(count.value() == 1);
+}

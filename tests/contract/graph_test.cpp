@@ -152,6 +152,31 @@ CONTRACT_CASE("an invalidated capture releases what it had retained") {
   CHECK(released.value() == 1);
 }
 
+CONTRACT_CASE("both branches see what comes before their fork, and what comes after their join sees both [53]") {
+  const Pinned source(backend, bytes), by_first(backend, bytes), by_second(backend, bytes);
+  const TestStream first(backend), second(backend);
+  const OnDevice from(backend, bytes, first), one(backend, bytes, first), two(backend, bytes, first);
+  const TestEvent fork(backend), join(backend);
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
+  CONTRACT_OK(backend, copy(from.data(), source.data(), bytes, CopyKind::host_to_device, first));
+  CONTRACT_OK(backend, record_event(fork, first));
+  CONTRACT_OK(backend, wait_event(second, fork));
+  CONTRACT_OK(backend, copy(one.data(), from.data(), bytes, CopyKind::device_to_device, first));
+  CONTRACT_OK(backend, copy(two.data(), from.data(), bytes, CopyKind::device_to_device, second));
+  CONTRACT_OK(backend, record_event(join, second));
+  CONTRACT_OK(backend, wait_event(first, join));
+  CONTRACT_OK(backend, copy(by_first.data(), one.data(), bytes, CopyKind::device_to_host, first));
+  CONTRACT_OK(backend, copy(by_second.data(), two.data(), bytes, CopyKind::device_to_host, first));
+  const TestGraph graph(backend, end_capture(backend, first));
+  for (unsigned char round = 1; round <= 50; ++round) {
+    source.fill(round);
+    graph.launch(first);
+    first.synchronize();
+    CHECK(by_first.holds(round));
+    CHECK(by_second.holds(round));
+  }
+}
+
 CONTRACT_CASE("branches of a graph come between fork and join, in an order of their own [53]") {
   struct Note {
     std::string* log;

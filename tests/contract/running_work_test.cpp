@@ -81,27 +81,6 @@ CONTRACT_CASE("freeing the driver's pinned memory waits for running work that do
       [&](void* memory) { return backend.free_host(memory); });
 }
 
-CONTRACT_CASE("a queue takes hundreds of operations behind stuck work, and in the end all that it is given [7]") {
-  constexpr int operations = 2000;
-  const TestStream stuck(backend);
-  const OnDevice device(backend, bytes, stuck);
-  const Pinned host(backend, bytes);
-  stuck.synchronize();
-  Gate gate(backend, stuck);
-  std::atomic<int> taken{0};
-  std::thread giver([&] {
-    for (int i = 0; i < operations; ++i) {
-      CHECK(backend.copy(device.data(), host.data(), 8, CopyKind::host_to_device, stuck).ok());
-      ++taken;
-    }
-  });
-  while (taken < 500) std::this_thread::yield();
-  gate.open();
-  giver.join();
-  stuck.synchronize();
-  CHECK(taken == operations);
-}
-
 CONTRACT_CASE("several threads may add to one stream, and what each adds stays in its order [2]") {
   struct Note {
     std::vector<int>* all;

@@ -1,4 +1,4 @@
-// Streams and host functions.
+// Streams.
 
 #include <set>
 #include <thread>
@@ -104,7 +104,7 @@ CONTRACT_CASE("a destroyed stream's work still completes, and its events stay va
   CHECK(back.holds(4));
 }
 
-CONTRACT_CASE("host functions run in stream order, between the copies around them, on another thread") {
+CONTRACT_CASE("host functions run in stream order, between the copies around them, on another thread [70]") {
   struct Seen {
     const unsigned char* back;
     unsigned char value = 0;
@@ -132,7 +132,7 @@ CONTRACT_CASE("host functions run in stream order, between the copies around the
   CHECK(after.thread != std::this_thread::get_id());
 }
 
-CONTRACT_CASE("streams do not wait for each other") {
+CONTRACT_CASE("streams do not wait for each other [71]") {
   const TestStream stuck(backend);
   const TestStream free(backend);
   const Pinned source(backend, bytes);
@@ -146,62 +146,6 @@ CONTRACT_CASE("streams do not wait for each other") {
   CHECK(back.holds(5));
   gate.open();
   stuck.synchronize();
-}
-
-CONTRACT_CASE("one thread runs the host functions of all streams, and those of graphs [43]") {
-  const auto look = [](void* seen) { *static_cast<std::thread::id*>(seen) = std::this_thread::get_id(); };
-  const TestStream first(backend);
-  const TestStream second(backend);
-  std::thread::id seen[3];
-  CONTRACT_OK(backend, begin_capture(second, CaptureMode::relaxed));
-  CONTRACT_OK(backend, launch_host_function(second, look, &seen[2]));
-  const TestGraph graph(backend, end_capture(backend, second));
-  CONTRACT_OK(backend, launch_host_function(first, look, &seen[0]));
-  first.synchronize();
-  CONTRACT_OK(backend, launch_host_function(second, look, &seen[1]));
-  graph.launch(second);
-  second.synchronize();
-  CHECK(seen[0] != std::thread::id());
-  CHECK(seen[1] == seen[0]);
-  CHECK(seen[2] == seen[0]);
-}
-
-CONTRACT_CASE("in a host function the device may be asked for events, and nothing else [44]") {
-  struct Scene {
-    DeviceBackend& backend;
-    StreamHandle stream;
-    EventHandle event;
-    unsigned char* host;
-    unsigned char* device;
-    std::vector<StatusCode> refused;
-    std::vector<StatusCode> answered;
-  };
-  const Pinned host(backend, Pages::page);
-  const Pages pages(Pages::page);
-  const TestStream stream(backend);
-  const TestStream other(backend);
-  const OnDevice device(backend, Pages::page, stream);
-  const TestEvent event(backend);
-  Scene scene{backend, other, event, host.data(), device.data(), {}, {}};
-  const auto look = [](void* argument) {
-    auto& mine = *static_cast<Scene*>(argument);
-    void* made = nullptr;
-    const auto copied = mine.backend.copy(mine.device, mine.host, 16, CopyKind::host_to_device, mine.stream);
-    mine.refused = {copied.code,
-                    mine.backend.record_event(mine.event, mine.stream).code,
-                    mine.backend.wait_event(mine.stream, mine.event).code,
-                    mine.backend.create_event(&made).code,
-                    mine.backend.create_stream(&made).code,
-                    mine.backend.allocate_device(16, mine.stream, &made).code,
-                    mine.backend.synchronize_stream(mine.stream).code};
-    const CaptureMode before = mine.backend.exchange_capture_mode(CaptureMode::relaxed);
-    mine.backend.exchange_capture_mode(before);
-    mine.answered = {mine.backend.query_event(mine.event).code, mine.backend.synchronize_event(mine.event).code};
-  };
-  CONTRACT_OK(backend, launch_host_function(stream, look, &scene));
-  stream.synchronize();
-  CHECK(scene.refused == std::vector<StatusCode>(7, StatusCode::not_permitted));
-  CHECK(scene.answered == std::vector<StatusCode>(2, StatusCode::ok));
 }
 
 CONTRACT_CASE("the default streams wait for each other [8]") {

@@ -1,9 +1,12 @@
-// What is dropped in a function that the device calls back: no call of the device there, and nothing is lost.
+// What is called and what is dropped in a function that the device calls back: no call of the device there, and nothing
+// is lost.
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "../support/gpu_gate.hpp"
 #include "../support/rig.hpp"
 #include "backend/simulated/machine.hpp"
 
@@ -13,68 +16,86 @@ namespace {
 
 constexpr std::size_t bytes = 4 * KiB;
 
+/// Of the simulated devices'; a GPU refuses such calls, which thole then keeps as an error.
 std::size_t calls_inside() { return detail::simulated::machine().calls_in_host_functions; }
 
-/// Drops the thing in a host function of the stream, and checks that the device heard nothing of it.
-template <class Thing>
-void dropped_in_host_function(const Rig& rig, const StreamRef& stream, Thing thing) {
+/// Runs the function in the stream, and checks that the device heard nothing of it.
+template <class F>
+void in_host_function(const Rig& rig, const StreamRef& stream, F f) {
   const auto before = calls_inside();
-  stream.launch_host_function([held = std::make_shared<std::optional<Thing>>(std::move(thing))] { held->reset(); });
-  rig.sim().run_all();
+  stream.launch_host_function(std::move(f));
+  rig.finish(stream);
   CHECK(calls_inside() == before);
+  const auto error = Device(rig.device).take_error();
+  CHECK_MESSAGE(!error, (error ? error->what() : ""));
 }
 
-/// Until the library's own thread has destroyed one more event.
-void until_destroyed(const Rig& rig, std::size_t before) {
-  until([&] { return rig.calls(SimulatedCall::destroy_event) > before; });
+template <class Thing>
+void dropped_in_host_function(const Rig& rig, const StreamRef& stream, Thing thing) {
+  in_host_function(rig, stream, [held = std::make_shared<std::optional<Thing>>(std::move(thing))] { held->reset(); });
 }
+
+/// Until the library's own thread has destroyed one more event. A GPU does not say how many there are.
+void until_destroyed(const Rig& rig, std::size_t before) {
+  if (rig.simulated()) until([&] { return rig.calls(SimulatedCall::destroy_event) > before; });
+}
+
+std::size_t destroyed(const Rig& rig) { return rig.simulated() ? rig.calls(SimulatedCall::destroy_event) : 0; }
 
 }  // namespace
 
 TEST_CASE("an event that measures time and is dropped in a host function is destroyed elsewhere") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
-  const auto before = rig.calls(SimulatedCall::destroy_event);
+  const auto before = destroyed(rig);
   Event timed = stream.record({.timing = true});
-  rig.sim().run_all();
+  rig.finish(stream);
   CHECK(timed.ready());
   dropped_in_host_function(rig, stream, std::move(timed));
   until_destroyed(rig, before);
 }
 
 TEST_CASE("an event of a capture that is dropped in a host function is destroyed elsewhere") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
-  rig.sim().begin_capture(stream, SimulatedCaptureMode::relaxed);
-  Event captured = stream.record();
-  { const auto graph = rig.sim().end_capture(stream); }
-  const auto before = rig.calls(SimulatedCall::destroy_event);
-  dropped_in_host_function(rig, other, std::move(captured));
+  std::optional<Event> captured;
+  {
+    const Graph graph = capture(stream, [&] { captured = stream.record(); });
+  }
+  const auto before = destroyed(rig);
+  dropped_in_host_function(rig, other, std::move(*captured));
   until_destroyed(rig, before);
 }
 
 TEST_CASE("a part that many streams use and that is dropped in a host function asks nothing there, and comes back") {
-  const Rig rig;
+  const Rig rig(under_test());
+  if (!has_what_it_needs(rig)) return;
   const Stream stream(rig.device);
   std::vector<Stream> users;
   std::vector<DeviceBuffer<std::byte>> targets;
+  std::vector<std::unique_ptr<KernelGate>> gates;
   auto parts = rig.heap.make_buffer<std::byte>(2 * bytes).split({bytes, bytes});
   for (int i = 0; i != 6; ++i) {
     users.emplace_back(rig.device);
     targets.emplace_back(users.back(), bytes);
-    parts[0].async_to_device(users.back(), targets.back().span());
-    rig.sim().hold(users.back());
+  }
+  for (std::size_t i = 0; i != users.size(); ++i) {
+    gates.push_back(std::make_unique<KernelGate>(rig, users[i]));
+    parts[0].async_to_device(users[i], targets[i].span());
   }
   parts.pop_back();
   dropped_in_host_function(rig, stream, std::move(parts));
   CHECK(!rig.all_free());
-  for (const Stream& user : users) rig.sim().release(user);
-  rig.sim().run_all();
-  CHECK(rig.all_free());
+  for (auto& gate : gates) gate->open();
+  for (const Stream& user : users) rig.settle(user);
+  if (rig.simulated())
+    CHECK(rig.all_free());
+  else
+    until([&] { return rig.all_free(); });  // a thread of thole's may have it in hand
 }
 
 TEST_CASE("handles of every kind that are dropped in a host function call no device there") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto made = std::make_unique<Stream>(rig.device);
   DeviceBuffer<std::byte> memory(*made, bytes);
@@ -111,16 +132,91 @@ TEST_CASE("device memory that a kernel's function for the CPU drops is freed") {
   rig.until_device_memory_is_free();
 }
 
+/// Until all that the device's memory is used for is `any`.
+void until_only(const Rig& rig, const DeviceBuffer<std::byte>& any, std::size_t before) {
+  until([&] {
+    if (rig.simulated()) (void)rig.sim().run_all();
+    (void)rig.heap.collect();
+    if (rig.simulated()) (void)rig.sim().run_all();
+    return used_device_bytes(rig, any) <= before;
+  });
+}
+
 TEST_CASE("what the host function of a graph holds goes with the graph, without a call of the device there") {
-  const Rig rig;
+  const Rig rig(under_test());
+  if (!has_what_it_needs(rig)) return;
   const Stream stream(rig.device);
-  auto memory = std::make_shared<DeviceBuffer<std::byte>>(stream, bytes);
+  const DeviceBuffer<std::byte> any(stream, bytes);
   rig.settle(stream);
+  const auto in_use = used_device_bytes(rig, any);
+  auto memory = std::make_shared<DeviceBuffer<std::byte>>(stream, 64 * MiB);
+  rig.settle(stream);
+  CHECK(used_device_bytes(rig, any) >= in_use + 64 * MiB);
   const auto before = calls_inside();
   {
     const Graph graph = capture(stream, [&] { stream.launch_host_function([held = std::move(memory)] {}); });
   }
   CHECK(calls_inside() == before);
   CHECK(!Device(rig.device).take_error().has_value());
-  rig.until_device_memory_is_free();
+  until_only(rig, any, in_use);
+}
+
+TEST_CASE("device memory whose last owner is a host function is freed, however often") {
+  const Rig rig(under_test());
+  if (!has_what_it_needs(rig)) return;
+  constexpr std::size_t large = 256 * MiB;
+  const Stream stream(rig.device);
+  const DeviceBuffer<std::byte> any(stream, bytes);
+  rig.settle(stream);
+  const auto in_use = used_device_bytes(rig, any);
+  for (int round = 0; round != 8; ++round) {
+    auto memory = std::make_shared<DeviceBuffer<std::byte>>(stream, large);
+    rig.settle(stream);
+    CHECK(used_device_bytes(rig, any) >= in_use + large);
+    in_host_function(rig, stream, [held = std::move(memory)] {});
+    until_only(rig, any, in_use);
+  }
+}
+
+TEST_CASE("calls that need the device are errors in a host function, which say so, and the device works on") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device), other(rig.device);
+  DeviceBuffer<std::byte> memory(other, bytes);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{5});
+  buffer.async_to_device(other, memory.span());
+  const Graph graph = capture(other, [&] { buffer.async_to_device(other, memory.span()); });
+  auto exec = graph.instantiate();
+  const Event event = other.record();
+  rig.settle(other);
+  std::vector<std::pair<const char*, std::optional<Error>>> said;
+  const auto note = [&](const char* call, const auto& result) {
+    said.emplace_back(call, result.has_value() ? std::optional<Error>() : result.error());
+  };
+  bool thrown = false;
+  stream.launch_host_function([&] {
+    note("try_record", other.try_record());
+    note("try_wait", other.try_wait(event));
+    note("Stream::try_make", Stream::try_make(rig.device));
+    note("DeviceBuffer::try_make", DeviceBuffer<std::byte>::try_make(other, bytes));
+    note("try_async_to_device", buffer.try_async_to_device(other, memory.span()));
+    note("try_async_to_host", memory.try_async_to_host(other, rig.heap));
+    note("GraphExec::try_launch", exec.try_launch(other));
+    note("Graph::try_instantiate", graph.try_instantiate());
+    try {
+      other.synchronize();
+    } catch (const Error& error) {
+      thrown = error.errc() == Errc::device_error;
+    }
+  });
+  rig.finish(stream);
+  CHECK(thrown);
+  CHECK(said.size() == 8);
+  for (const auto& [call, error] : said) {
+    INFO(std::string(call));
+    REQUIRE(error.has_value());
+    CHECK(static_cast<int>(error->errc()) == static_cast<int>(Errc::device_error));
+    CHECK(has(error->what(), "NotPermitted"));
+  }
+  CHECK(device_holds(rig, other, memory, 5));
+  CHECK(!Device(rig.device).take_error().has_value());
 }

@@ -275,6 +275,10 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
 }
 
 Status SimulatedBackend::elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept {
+  if (in_host_function()) {  // counted as a query, which may be made there
+    machine().calls_in_host_functions.fetch_add(1, std::memory_order_relaxed);
+    return refuse(Refusal::not_permitted);
+  }
   return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
     Duration at[2];
     for (int i = 0; i != 2; ++i) {

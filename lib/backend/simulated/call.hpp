@@ -41,7 +41,7 @@ inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
 }
 
 /// Whether the call takes the lock that unpinning holds while it waits for running work.
-constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
+constexpr bool waits_for_unpinning(SimulatedCall kind) noexcept {
   switch (kind) {
     case SimulatedCall::query_event:
     case SimulatedCall::synchronize_event:
@@ -53,6 +53,26 @@ constexpr bool takes_driver_lock(SimulatedCall kind) noexcept {
       return false;
     default:
       return true;
+  }
+}
+
+/// Whether the call takes the lock that a caller holds who waits for room in a full queue. What CUDA is known to hold
+/// up, and what pins or unpins as those do; what gives other work to other streams goes on.
+constexpr bool waits_for_full_queues(SimulatedCall kind) noexcept {
+  switch (kind) {
+    case SimulatedCall::create_stream:
+    case SimulatedCall::destroy_stream:
+    case SimulatedCall::create_event:
+    case SimulatedCall::destroy_event:
+    case SimulatedCall::register_host:
+    case SimulatedCall::unregister_host:
+    case SimulatedCall::allocate_host:
+    case SimulatedCall::free_host:
+    case SimulatedCall::host_function:
+    case SimulatedCall::begin_capture:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -73,7 +93,7 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
       before();
       lock.lock();
     }
-    if (takes_driver_lock(kind)) wait_while_unpinning(lock, device);
+    wait_for_driver_locks(lock, device, waits_for_unpinning(kind), waits_for_full_queues(kind));
     Status status = requested(device, kind);
     if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
     const bool was_lost = device.lost;

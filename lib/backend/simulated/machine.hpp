@@ -199,6 +199,7 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   std::size_t pinned_bytes = 0;
   std::size_t live_events = 0;
   std::size_t blocked_callers = 0;
+  std::size_t callers_at_full_queues = 0;  ///< of those: they wait for room, and hold one of CUDA's locks meanwhile
   Duration now{0};
   std::map<std::uint64_t, StreamPtr> streams;  ///< by id: also destroyed ones with work left
   StreamPtr legacy_stream;

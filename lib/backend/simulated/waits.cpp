@@ -56,8 +56,11 @@ bool wait_for_room(Lock& lock, const StreamPtr& stream) {
   const std::size_t limit = device.queue_limit();
   if (limit == 0 || stream->queue.size() < limit) return true;
   ++device.blocked_callers;
+  ++device.callers_at_full_queues;
   machine().changed.wait(lock, [&] { return device.lost || stream->queue.size() < limit; });
+  --device.callers_at_full_queues;
   --device.blocked_callers;
+  machine().changed.notify_all();
   return !device.lost;
 }
 
@@ -78,10 +81,13 @@ void wait_for_running_work(Lock& lock, SimulatedDevice& device) {
   machine().changed.notify_all();
 }
 
-void wait_while_unpinning(Lock& lock, SimulatedDevice& device) {
-  if (!machine().unpinning) return;
+void wait_for_driver_locks(Lock& lock, SimulatedDevice& device, bool unpinning, bool full_queues) {
+  const auto held = [&] {
+    return (unpinning && machine().unpinning) || (full_queues && device.callers_at_full_queues != 0 && !device.lost);
+  };
+  if (!held()) return;
   ++device.blocked_callers;
-  machine().changed.wait(lock, [] { return !machine().unpinning; });
+  machine().changed.wait(lock, [&] { return !held(); });
   --device.blocked_callers;
 }
 

@@ -17,14 +17,15 @@ void demand(const Point& point);
 void demand_all();
 /// Blocks the caller until the stream has completed so many operations. False when its device was lost.
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
-/// Blocks the caller while the stream's queue is full. False when its device was lost.
 /// The same for all that the device has been given by now, in all its streams.
 bool wait_for_device(Lock& lock, SimulatedDevice& device);
+/// Blocks the caller while the stream's queue is full. False when its device was lost.
 bool wait_for_room(Lock& lock, const StreamPtr& stream);
-/// What CUDA does when memory is unpinned: waits until no device that runs by itself has anything to do. Meanwhile
-/// callers of most calls are held up in wait_while_unpinning, on every thread.
+/// What CUDA does when memory is unpinned: waits until no device that runs by itself has anything to do.
 void wait_for_running_work(Lock& lock, SimulatedDevice& device);
-void wait_while_unpinning(Lock& lock, SimulatedDevice& device);
+/// CUDA's locks hold calls up on every thread: most of them while somebody unpins, in wait_for_running_work, and some
+/// while somebody waits for room in a queue of the device, in wait_for_room. A device that was lost holds nobody up.
+void wait_for_driver_locks(Lock& lock, SimulatedDevice& device, bool unpinning, bool full_queues);
 /// Waits until no thread is in the middle of a copy that touches the range.
 void wait_while_touched(Lock& lock, const Range& range);
 
