@@ -105,6 +105,7 @@ void Program::make_lane() {
 }
 
 void Program::drop_lane(Lane& lane) {
+  if (lane.branch_of != 0 || has_branches(lane)) return;
   // A foreign stream must outlive the device memory that was made on it.
   const auto made_here = [&](const auto& of) { return of.memory->made_on == lane.id; };
   if (lane.foreign != nullptr &&

@@ -61,7 +61,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(30)) {
+  switch (below(33)) {
     case 0:
     case 1:
       return dangling_span();
@@ -105,6 +105,11 @@ void Program::rare_operation() {
     case 27:
     case 28:
       return launch_kernel();
+    case 29:
+      return capture_elsewhere();
+    case 30:
+    case 31:
+      return fork_or_join();
     default:
       return use_on();
   }
@@ -210,7 +215,7 @@ void Program::finish() {
   fault_.reset();
   for (Lane& lane : lanes_) {
     device(lane).simulation().release(*lane.ref);
-    if (lane.capture) end_capture(lane);
+    if (lane.capture && lane.branch_of == 0) end_capture(lane);  // its branches end with it
   }
   ledger_.look();
   events_.clear();

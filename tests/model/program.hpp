@@ -75,6 +75,8 @@ struct Graph {
   std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
   std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
   bool seen = false;        // thole has captured it, and so sees and orders each launch
+  bool forked = false;      // several streams took part: a launch runs the nodes in an order that the seed picks
+  bool elsewhere = false;   // made without thole: the program launches it, and names what it uses
   bool each_write = false;  // what it writes can be read when it is written; it has copies alone
 };
 
@@ -85,6 +87,7 @@ struct Lane {
   std::uint64_t id = 0;
   std::size_t device = 0;
   std::optional<Graph> capture;
+  std::uint64_t branch_of = 0;  // it was forked into the capture that this stream began
   bool held = false;
 };
 
@@ -295,7 +298,22 @@ class Program {
   void work_in_capture(bool copies_alone);
   void read_beside(const Graph& graph);
   void launch();
+  bool has_executable(Graph& graph);
+  void launched(Graph& graph, const Lane& lane, bool all_named);
   void destroy_graph();
+
+  // ---- fork_operations.cpp: several streams in one capture
+  void fork_or_join();
+  void fork(const Lane& from, Lane& to);
+  bool wait_in_capture(const Lane& waiter, const Lane& before);
+  bool has_branches(const Lane& lane) const;
+  /// False: it has left one out.
+  bool join_branches(const Lane& origin);
+  void branches_end(std::uint64_t origin);
+
+  // ---- elsewhere_operations.cpp: graphs that thole knows nothing of
+  void capture_elsewhere();
+  void launch_elsewhere(Graph& graph);
 
   // ---- place_operations.cpp: arenas, heaps, streams, events and the calls on all of them
   void make_arena();
@@ -341,9 +359,9 @@ class Program {
   std::vector<Graph> graphs_;
   std::deque<std::shared_ptr<Notice>> notices_;
   std::deque<std::unique_ptr<Kernel>> kernels_;
-  int inside_ = 0;             // functions of use_on that are running
-  Lane* only_lane_ = nullptr;  // which alone is picked, where it may capture
-  Kernel graph_kernel_;        // what graphs run, any number of times
+  int inside_ = 0;                                   // functions of use_on that are running
+  const std::vector<Node>* only_capture_ = nullptr;  // whose streams alone are picked, where one may capture
+  Kernel graph_kernel_;                              // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
@@ -363,7 +381,7 @@ class Program {
 template <class T>
 T or_throw(thole::Result<T> result) {
   if (!result) throw result.error();
-  return std::move(*result);
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
 template <class May>
