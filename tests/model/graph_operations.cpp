@@ -147,7 +147,8 @@ void Program::launch() {
                   graph->forked ? ", forked" : ""));
   (void)ledger_.next_operation();
   const auto launch = [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); };
-  if (call(!borrowed, {Errc::borrowed}, launch)) return;
+  // Raw memory that the graph has may have been given back in a stream that captures: no event says when.
+  if (call(!borrowed, {Errc::borrowed, freed_in_capture_ ? Errc::capturing : Errc::borrowed}, launch)) return;
   launched(*graph, *lane, false);
   if (graph->each_write) read_beside(*graph);
 }

@@ -226,7 +226,9 @@ void Program::drain() {
   if (heap == nullptr || !settle_all()) return;
   say("drain");
   const WhileWaiting stepping(devices_, lanes_);
-  if (call(true, {}, [&] { heap->heap.drain(); })) return;
+  const bool unknown =
+      freed_in_capture_ && std::ranges::any_of(lanes_, [](const Lane& each) { return each.capture.has_value(); });
+  if (call(true, {unknown ? Errc::capturing : Errc::device_lost}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
   if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans && !uses_lost_)
     broken(fmt::format("{} bytes in flight after drain", heap->heap.stats().in_flight));

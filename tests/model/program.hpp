@@ -96,6 +96,13 @@ struct KeptEvent {
   Use use;
 };
 
+/// Memory that is known by its address alone.
+struct Raw {
+  thole::PinnedHeap heap;
+  MemoryPtr memory;
+  std::size_t bytes = 0;
+};
+
 /// A kernel's stand-in: runs in its stream and looks at, or writes, pinned memory.
 struct Kernel {
   const Word* data = nullptr;
@@ -199,7 +206,7 @@ class Program {
   void make();
   void make_variant(Heap& heap);
   void make_other_type(Heap& heap);
-  void own(Heap& heap, Buffer buffer, bool filled, const Content& content);
+  void own(Heap& heap, Buffer buffer, bool filled, const Content& content, unsigned tag);
   MemoryPtr adopt(const Heap& heap, const Buffer& buffer, std::size_t count, bool filled);
   void borrow();
   void try_borrow(HostBuffer& target, bool write);
@@ -269,10 +276,27 @@ class Program {
   void timed_synchronize();
   void timed_to_host();
 
-  // ---- notice_operations.cpp: functions that run when an event is ready
+  // ---- notice_operations.cpp: functions that run, and coroutines that go on, when an event is ready
   void ask_for_notice();
+  void co_await_event();
+  bool may_be_told() const;
   void look_at_notices();
   void await_notices();
+
+  // ---- raw_operations.cpp: a heap's memory by its addresses
+  void raw_operation();
+  void allocate_raw();
+  void use_raw();
+  void record_raw();
+  void wait_raw();
+  void find_raw();
+  void wrong_raw();
+  void deallocate_raw();
+
+  // ---- report_operations.cpp
+  void report();
+  unsigned next_tag();
+  static thole::SourceLocation location(unsigned tag);
 
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
@@ -355,9 +379,11 @@ class Program {
   std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
   std::vector<Kept> kept_;
   std::vector<KeptList> lists_;
+  std::vector<Raw> raws_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
   std::deque<std::shared_ptr<Notice>> notices_;
+  std::deque<std::shared_ptr<Notice>> never_;  // of coroutines that are gone
   std::deque<std::unique_ptr<Kernel>> kernels_;
   int inside_ = 0;                                   // functions of use_on that are running
   const std::vector<Node>* only_capture_ = nullptr;  // whose streams alone are picked, where one may capture
@@ -365,6 +391,9 @@ class Program {
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
+  unsigned tags_ = 0;
+  bool freed_in_capture_ = false;  // by a stream's order: no event says when, until the capture has ended
+  bool after_all_ = false;         // raw memory was given back behind everything
   bool lost_ = false;
   bool capture_dropped_ = false;  // with its stream, which is an error that thole keeps
   struct Fault {
