@@ -27,7 +27,7 @@ void refused(bool ok) {
 /// As a library captures, without a call of thole's: the graph keeps no memory.
 void Program::capture_elsewhere() {
   Lane* const lane = pick_lane(false);
-  if (lane == nullptr || graphs_.size() > 6 || buffers_.empty()) return;
+  if (lane == nullptr || traits_.after_all || graphs_.size() > 6 || buffers_.empty()) return;
   say(fmt::format("a graph is captured elsewhere, in {}", lane->id));
   auto& seam = backend(device(*lane));
   void* const native = detail::HandleAccess::raw(*lane->ref, "model");

@@ -18,6 +18,7 @@ const MemoryPtr& host_side(const Node& node) { return node.to != nullptr && !nod
 }  // namespace
 
 void Program::capture() {
+  if (traits_.after_all) return;
   Lane* const lane = pick(lanes_);
   if (lane == nullptr) return;
   if (lane->branch_of != 0) return fork_or_join();
@@ -81,7 +82,7 @@ void Program::work_in_capture(bool copies_alone) {
 
 void Program::capture_by_thole() {
   Lane* const lane = pick_lane(false);
-  if (lane == nullptr) return;
+  if (lane == nullptr || traits_.after_all) return;
   const bool each_write = chance(2);
   const bool throws = chance(8);
   say(fmt::format("capture({}{})", lane->id, each_write ? ", each_write" : ""));

@@ -25,7 +25,7 @@ thole::detail::DeviceBackend& backend(const thole::Device& device) {
 }  // namespace
 
 void Program::capture_in_a_call() {
-  if (fault_ || fault_seen_) return;
+  if (fault_ || fault_seen_ || traits_.after_all) return;
   Lane* const lane = pick_lane(true);
   if (lane == nullptr) return;
   if (lane->branch_of != 0 || has_branches(*lane)) return;

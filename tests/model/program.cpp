@@ -17,14 +17,16 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   traits_.background = chance(8);
   traits_.two_devices = !traits_.lost && chance(4);
   traits_.large = chance(8);
-  if (traits_.orphans || traits_.background) ledger_.set_watched();
+  const bool watched = traits_.orphans || traits_.background;
+  traits_.after_all = watched && !traits_.foreign && !traits_.two_devices && chance(2);
+  if (watched) ledger_.set_watched();
   for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
     devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
-  traits_text_ =
-      fmt::format("seed {}:{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "", traits_.lost ? " lost" : "",
-                  traits_.foreign ? " foreign" : "", traits_.automatic ? " automatic" : "",
-                  traits_.orphans ? " orphans" : "", traits_.background ? " background" : "",
-                  traits_.two_devices ? " two-devices" : "", traits_.large ? " large" : "");
+  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
+                             traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
+                             traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
+                             traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
+                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "");
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();

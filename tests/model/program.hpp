@@ -145,6 +145,7 @@ struct Traits {
   bool background = false;
   bool two_devices = false;
   bool large = false;
+  bool after_all = false;  // memory goes back behind everything, which disturbs a capture that begins just then: none
 };
 
 /// Runs the devices while the program waits in one, held streams too: everything was done before, but a thread of the

@@ -254,9 +254,7 @@ void Program::wrong_raw() {
 void Program::deallocate_raw() {
   const Raw raw = raws_.back();
   Memory& memory = *raw.memory;
-  // Behind everything: by a thread of the library's own, which invalidates captures that nobody shows it.
-  const bool watched = (traits_.orphans || traits_.background) && !traits_.foreign && !traits_.two_devices;
-  const std::size_t way = below(watched ? 3 : 2);
+  const std::size_t way = below(traits_.after_all ? 3 : 2);  // behind everything: by a thread of the library's own
   Lane* const lane = way == 1 ? pick_lane(true) : nullptr;
   if (way == 1 && lane == nullptr) return;
   // What thole was not told of is the program's to wait for, or to say in which stream it is.
