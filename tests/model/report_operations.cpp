@@ -59,7 +59,10 @@ void Program::report() {
     if (memory->heap == heap->number && memory->tag != 0) known[memory->tag].push_back(memory);
   std::map<unsigned, bool> all_idle;
   for (const auto& [tag, memories] : known)
-    all_idle[tag] = std::ranges::all_of(memories, [](const MemoryPtr& each) { return each->surely_idle(); });
+    all_idle[tag] = std::ranges::all_of(memories, [](const MemoryPtr& each) {
+      // What a part had in flight that is gone is perhaps not known to be done.
+      return each->surely_idle() && each->whole == nullptr && each->parts.empty();
+    });
   const thole::Report report = heap->heap.report();
   ledger_.refresh();
   check_streams(report);
