@@ -23,12 +23,16 @@ void Program::capture() {
   if (lane == nullptr) return;
   if (lane->branch_of != 0) return fork_or_join();
   if (lane->capture) return end_capture(*lane);
-  say(fmt::format("begin_capture({})", lane->id));
+  begin_capture(*lane);
+}
+
+void Program::begin_capture(Lane& lane) {
+  say(fmt::format("begin_capture({})", lane.id));
   constexpr thole::SimulatedCaptureMode modes[] = {thole::SimulatedCaptureMode::global,
                                                    thole::SimulatedCaptureMode::thread_local_,
                                                    thole::SimulatedCaptureMode::relaxed};
-  (void)call(true, {}, [&] { device(*lane).simulation().begin_capture(*lane->ref, modes[below(3)]); });
-  lane->capture.emplace();
+  (void)call(true, {}, [&] { device(lane).simulation().begin_capture(*lane.ref, modes[below(3)]); });
+  lane.capture.emplace();
   ledger_.look();
 }
 

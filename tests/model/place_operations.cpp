@@ -273,10 +273,11 @@ void Program::fault() {
   if (!traits_.faults || fault_) return;
   using thole::SimulatedCall;
   constexpr SimulatedCall calls[] = {
-      SimulatedCall::register_host, SimulatedCall::allocate_host,  SimulatedCall::allocate_device,
-      SimulatedCall::create_stream, SimulatedCall::create_event,   SimulatedCall::record_event,
-      SimulatedCall::query_event,   SimulatedCall::wait_event,     SimulatedCall::copy,
-      SimulatedCall::host_function, SimulatedCall::retain_in_graph};
+      SimulatedCall::register_host, SimulatedCall::allocate_host,   SimulatedCall::allocate_device,
+      SimulatedCall::create_stream, SimulatedCall::create_event,    SimulatedCall::record_event,
+      SimulatedCall::query_event,   SimulatedCall::wait_event,      SimulatedCall::copy,
+      SimulatedCall::host_function, SimulatedCall::retain_in_graph, SimulatedCall::launch_graph,
+      SimulatedCall::kernel};
   const auto which = calls[below(std::size(calls))];
   // Behind a use on a foreign stream thole waits where it cannot record; nobody would step the device.
   if (traits_.foreign && which == SimulatedCall::record_event) return;

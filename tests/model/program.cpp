@@ -257,6 +257,9 @@ void Program::finish() {
   }
   while (!lists_.empty()) drop_list();
   while (!raws_.empty()) deallocate_raw();
+  for (Lane& lane : lanes_)
+    if (lane.capture) end_capture(lane);  // one that began for raw memory
+  while (!graphs_.empty()) destroy_graph();
   if (!settle_all()) broken("work is left that cannot go on");
   await_notices();
   look_at_kernels();

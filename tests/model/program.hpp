@@ -288,6 +288,7 @@ class Program {
   void raw_operation();
   void allocate_raw();
   void use_raw();
+  std::optional<Use> enqueue_raw_work(const Raw& raw, Lane& lane, bool writes);
   void record_raw();
   void wait_raw();
   void find_raw();
@@ -318,6 +319,7 @@ class Program {
 
   // ---- graph_operations.cpp
   void capture();
+  void begin_capture(Lane& lane);
   void end_capture(Lane& lane);
   void capture_by_thole();
   void work_in_capture(bool copies_alone);

@@ -113,45 +113,51 @@ void Program::use_raw() {
   ledger_.look();
 }
 
-/// Work of the program's own, which orders it itself and tells of it afterwards.
+/// Work of the program's own in the stream, which orders it itself. Nothing where it cannot be.
+std::optional<Use> Program::enqueue_raw_work(const Raw& raw, Lane& lane, bool writes) {
+  Memory& memory = *raw.memory;
+  if (lane.capture && ledger_.conflict(memory, writes, false)) return {};
+  if (!order(lane, memory, writes, true)) return {};
+  say(fmt::format("work of the program's own on {} that {} {} raw words{}", lane.id, writes ? "writes" : "reads",
+                  memory.count, lane.capture ? ", captured" : ""));
+  if (lane.capture) {
+    void* const native = thole::detail::HandleAccess::raw(*lane.ref, "model");
+    if (call(true, {}, [&] { enqueue_raw(device(lane), native, graph_kernel_); })) return {};
+    return Use{lane.id, 0, writes, false};
+  }
+  Kernel& kernel = *kernels_.emplace_back(std::make_unique<Kernel>());
+  kernel.data = memory.data;
+  kernel.writes = writes;
+  if (writes)
+    kernel.content = std::make_shared<const Content>(ledger_.fresh(memory.count));
+  else if (memory.known)
+    kernel.content = std::make_shared<const Content>(memory.content);
+  if (call(true, {}, [&] { enqueue_raw(device(lane), lane.ref->native(), kernel); })) {
+    kernels_.pop_back();
+    return {};
+  }
+  ledger_.clean(memory);
+  const auto position = position_of_function(lane.id, &kernel);
+  Ledger::note(memory, {lane.id, position, writes, false});
+  if (writes) {
+    memory.content = *kernel.content;
+    memory.known = true;
+    ledger_.written(lane.id, position, raw.memory, 0, kernel.content);
+  }
+  return memory.uses.back();
+}
+
+/// It tells of it afterwards.
 void Program::record_raw() {
   Lane* const lane = pick_lane(true);
   if (lane == nullptr) return;
   const Raw& raw = raws_.back();
   Memory& memory = *raw.memory;
   const bool writes = chance(2);
-  if (lane->capture && ledger_.conflict(memory, writes, false)) return;
-  if (!order(*lane, memory, writes, true)) return;
-  say(fmt::format("record_use({}, {}) of {} raw words{}", lane->id, writes ? "writes" : "reads", memory.count,
-                  lane->capture ? ", captured" : ""));
-  Kernel& kernel = lane->capture ? graph_kernel_ : *kernels_.emplace_back(std::make_unique<Kernel>());
-  if (!lane->capture) {
-    kernel.data = memory.data;
-    kernel.writes = writes;
-    if (writes)
-      kernel.content = std::make_shared<const Content>(ledger_.fresh(memory.count));
-    else if (memory.known)
-      kernel.content = std::make_shared<const Content>(memory.content);
-  }
-  const auto enqueue = [&] {
-    enqueue_raw(device(*lane),
-                lane->capture ? thole::detail::HandleAccess::raw(*lane->ref, "model") : lane->ref->native(), kernel);
-  };
-  if (call(true, {}, enqueue)) {
-    if (!lane->capture) kernels_.pop_back();
-    return;
-  }
-  Use use{lane->id, 0, writes, false};
-  if (!lane->capture) {
-    use.position = position_of_function(lane->id, &kernel);
-    if (writes) {
-      memory.content = *kernel.content;
-      memory.known = true;
-      ledger_.written(lane->id, use.position, raw.memory, 0, kernel.content);
-    }
-  }
+  if (!enqueue_raw_work(raw, *lane, writes)) return;
   const Word* const at = memory.data + below(memory.count);
   const bool tries = chance(2);
+  say("record_use");
   const auto failed = call(true, {}, [&] {
     const auto record = [&](auto access) {
       return tries ? or_throw(raw.heap.try_record_use(at, *lane->ref, access))
@@ -160,15 +166,12 @@ void Program::record_raw() {
     if (!(writes ? record(Access::device_writes) : record(Access::device_reads)))
       broken("record_use does not know the heap's own memory");
   });
-  if (lane->capture) {
-    // The graph refused to keep it: it must not be launched with work that touches it, as this one's does not.
-    captured(*lane, failed ? Node{} : Node{raw.memory, nullptr, 0, 0, 0, false, writes});
-    return;
+  if (!lane->capture) {
+    if (!failed) memory.uses.back().tracked = true;
+    return ledger_.look();
   }
-  ledger_.clean(memory);
-  use.tracked = !failed;
-  Ledger::note(memory, use);
-  ledger_.look();
+  // Where the graph refused to keep it, it must not be launched with work that touches it, as this one's does not.
+  captured(*lane, failed ? Node{} : Node{raw.memory, nullptr, 0, 0, 0, false, writes});
 }
 
 void Program::wait_raw() {
@@ -259,7 +262,16 @@ void Program::deallocate_raw() {
   if (way == 1 && lane == nullptr) return;
   // What thole was not told of is the program's to wait for, or to say in which stream it is.
   if (way == 1 && !lane->capture && !order(*lane, memory, true)) return;
-  if ((way == 0 || (lane != nullptr && lane->capture)) && busy_for_host(memory, true)) return;
+  if (way == 0 && busy_for_host(memory, true)) return;
+  // Mostly behind work that nobody has recorded: only this says that it goes on.
+  if (Lane* const there = way == 1 ? lane : pick_lane(false);
+      way != 0 && there != nullptr && !there->capture && chance(2))
+    (void)enqueue_raw_work(raw, *there, chance(2));
+  if (way == 1 && !lane->capture && !traits_.after_all && chance(8)) begin_capture(*lane);
+  if (way == 1 && std::ranges::any_of(memory.uses, [&](const Use& use) {
+        return !use.tracked && use.stream != lane->id && ledger_.open(use) && lane->capture;
+      }))
+    return;
   bool gone = false;
   const bool tries = chance(2);
   memory.tried_in_capture = memory.tried_in_capture || (lane != nullptr && lane->capture);
