@@ -123,6 +123,8 @@ void Program::drop_lane(Lane& lane) {
   if (&lane != &lanes_.back()) std::swap(lane, lanes_.back());
   Lane gone = std::move(lanes_.back());
   lanes_.pop_back();
+  // What was given back in a capture there is known to be done from the next use of the stream on.
+  if (gone.foreign != nullptr && freed_in_capture_) (void)gone.ref->native();
   if (gone.foreign != nullptr && !backend(devices_[gone.device]).destroy_stream(gone.foreign).ok() && !lost_)
     broken("a foreign stream could not be destroyed");
   if (gone.own) {
