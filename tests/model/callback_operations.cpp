@@ -82,6 +82,7 @@ void Program::owning_host_function() {
   };
   const auto owned = std::make_shared<Owned>();
   owned->memory = buffers_.back().memory;
+  owned->memory->let_go_later = true;
   owned->buffer = std::move(buffers_.back().buffer);
   buffers_.pop_back();
   // Device memory is then freed by a thread of the library's own.

@@ -48,7 +48,12 @@ Lane* Program::lane(std::uint64_t id) {
 }
 
 Lane* Program::pick_lane(bool may_capture) {
-  if (may_capture && only_lane_ != nullptr) return only_lane_;
+  if (may_capture && only_capture_ != nullptr) {
+    std::vector<Lane*> those;
+    for (Lane& each : lanes_)
+      if (each.capture && each.capture->nodes.get() == only_capture_) those.push_back(&each);
+    return those[below(those.size())];
+  }
   Lane* const lane = pick(lanes_);
   return lane != nullptr && lane->capture && !may_capture ? nullptr : lane;
 }

@@ -18,31 +18,45 @@ const MemoryPtr& host_side(const Node& node) { return node.to != nullptr && !nod
 }  // namespace
 
 void Program::capture() {
+  if (traits_.after_all) return;
   Lane* const lane = pick(lanes_);
   if (lane == nullptr) return;
+  if (lane->branch_of != 0) return fork_or_join();
   if (lane->capture) return end_capture(*lane);
-  say(fmt::format("begin_capture({})", lane->id));
+  begin_capture(*lane);
+}
+
+void Program::begin_capture(Lane& lane) {
+  say(fmt::format("begin_capture({})", lane.id));
   constexpr thole::SimulatedCaptureMode modes[] = {thole::SimulatedCaptureMode::global,
                                                    thole::SimulatedCaptureMode::thread_local_,
                                                    thole::SimulatedCaptureMode::relaxed};
-  (void)call(true, {}, [&] { device(*lane).simulation().begin_capture(*lane->ref, modes[below(3)]); });
-  lane->capture.emplace();
+  (void)call(true, {}, [&] { device(lane).simulation().begin_capture(*lane.ref, modes[below(3)]); });
+  lane.capture.emplace();
   ledger_.look();
 }
 
 void Program::end_capture(Lane& lane) {
   say(fmt::format("end_capture({}) of {} nodes", lane.id, lane.capture->nodes->size()));
   if (!lane.ref->capturing()) broken("a capturing stream does not say so");
-  // Whatever thole did meanwhile, it has not invalidated the capture.
-  (void)call(true, {}, [&] { lane.capture->graph = device(lane).simulation().end_capture(*lane.ref); });
-  graphs_.push_back(std::move(*lane.capture));
+  // Whatever thole did meanwhile, it has not invalidated the capture; a branch that is left out has, if it has work.
+  const Errc unjoined = join_branches(lane) ? Errc::device_lost : Errc::capturing;
+  const auto failed =
+      call(true, {unjoined}, [&] { lane.capture->graph = device(lane).simulation().end_capture(*lane.ref); });
+  lane.capture->life->graph = !failed;
+  if (!failed) graphs_.push_back(std::move(*lane.capture));
   lane.capture.reset();
+  branches_end(lane.id);
   if (lane.ref->capturing()) broken("a stream captures after the end");
 }
 
-/// Some calls in the lane alone, all of which become part of its graph.
+/// Some calls in the capture's streams alone, all of which become part of its graph.
 void Program::work_in_capture(bool copies_alone) {
-  for (std::size_t left = 1 + below(5); left != 0; --left) {
+  for (std::size_t left = 1 + below(8); left != 0; --left) {
+    if (chance(4)) {
+      fork_or_join();
+      continue;
+    }
     switch (below(copies_alone ? 6 : 9)) {
       case 0:
         to_device_new();
@@ -72,23 +86,25 @@ void Program::work_in_capture(bool copies_alone) {
 
 void Program::capture_by_thole() {
   Lane* const lane = pick_lane(false);
-  if (lane == nullptr) return;
+  if (lane == nullptr || traits_.after_all) return;
   const bool each_write = chance(2);
   const bool throws = chance(8);
   say(fmt::format("capture({}{})", lane->id, each_write ? ", each_write" : ""));
   struct Own {};
   std::optional<thole::Graph> made;
+  Errc unjoined = Errc::device_lost;
   const auto f = [&] {
     lane->capture.emplace();
     lane->capture->seen = true;
     lane->capture->each_write = each_write;
-    only_lane_ = lane;
+    only_capture_ = lane->capture->nodes.get();
     work_in_capture(each_write);
-    only_lane_ = nullptr;
+    only_capture_ = nullptr;
     if (throws) throw Own();
+    if (!join_branches(*lane)) unjoined = Errc::capturing;
   };
   try {
-    (void)call(true, {},
+    (void)call(true, {Errc::capturing},
                [&] { made = thole::capture(*lane->ref, f, {each_write ? thole::each_write : thole::whole_launch}); });
   } catch (const Own&) {
     if (!throws) throw;
@@ -96,6 +112,7 @@ void Program::capture_by_thole() {
   if (!lane->capture) return;
   Graph graph = std::move(*lane->capture);
   lane->capture.reset();
+  branches_end(lane->id);
   if (lane->ref->capturing()) broken("a stream captures after the end");
   graph.graph = std::move(made);
   say(fmt::format("it has {} nodes", graph.nodes->size()));
@@ -104,16 +121,22 @@ void Program::capture_by_thole() {
   ledger_.look();
 }
 
+/// Whether there is one; mostly makes one where there is none.
+bool Program::has_executable(Graph& graph) {
+  if (graph.graph && graph.executables.size() < 3 && (graph.executables.empty() || chance(4))) {
+    say("instantiate a graph");
+    graph.executables.push_back(graph.graph->instantiate());
+    ++graph.life->executables;
+  }
+  return !graph.executables.empty();
+}
+
 void Program::launch() {
   Graph* const graph = pick(graphs_);
-  if (graph == nullptr) return;
-  if (graph->graph && graph->executables.size() < 3 && (graph->executables.empty() || chance(4))) {
-    say("instantiate a graph");
-    graph->executables.push_back(graph->graph->instantiate());
-    ++graph->life->executables;
-  }
+  if (graph == nullptr || !has_executable(*graph)) return;
+  if (graph->elsewhere || chance(6)) return launch_elsewhere(*graph);
   Lane* const lane = pick_lane(false);
-  if (lane == nullptr || graph->executables.empty()) return;
+  if (lane == nullptr) return;
   // Uses of pinned memory are thole's to order; of device memory, which a span may have named, the program's own duty.
   bool borrowed = false;
   for (const Node& node : *graph->nodes) {
@@ -125,35 +148,50 @@ void Program::launch() {
     if (host != nullptr && host->of_device && (host->device != lane->device || !order(*lane, *host, true))) return;
     borrowed = borrowed || (host != nullptr && (host->writer || (!reads_host(node) && host->readers != 0)));
   }
-  say(fmt::format("launch a graph of {} nodes on {}", graph->nodes->size(), lane->id));
+  say(fmt::format("launch a graph of {} nodes on {}{}", graph->nodes->size(), lane->id,
+                  graph->forked ? ", forked" : ""));
   (void)ledger_.next_operation();
   const auto launch = [&] { graph->executables[below(graph->executables.size())].launch(*lane->ref); };
-  if (call(!borrowed, {Errc::borrowed}, launch)) return;
-  const auto last = model::position_of_graph(lane->id);
-  auto left = graph->nodes->size();
-  for (const Node& node : *graph->nodes) {
+  // Raw memory that the graph has may have been given back in a stream that captures: no event says when.
+  if (call(!borrowed, {Errc::borrowed, freed_in_capture_ ? Errc::capturing : Errc::borrowed}, launch)) return;
+  launched(*graph, *lane, false);
+  if (graph->each_write) read_beside(*graph);
+}
+
+/// What a launch that was just enqueued does. `all_named`: the program has named its device memory, too.
+void Program::launched(Graph& graph, const Lane& lane, bool all_named) {
+  const auto last = model::position_of_graph(lane.id);
+  auto left = graph.nodes->size();
+  for (const Node& node : *graph.nodes) {
     --left;
     if (host_side(node) == nullptr) continue;
     Memory& host = *host_side(node);
+    const bool early = graph.each_write && !all_named;
     if (node.count != 0) {
-      const auto found = graph->each_write ? model::position_of_copy(lane->id, node.to->data + node.to_offset,
-                                                                     node.from->data + node.from_offset)
-                                           : last - std::min(last, left);
-      ledger_.launched(lane->id, found, node.from, node.from_offset, node.to, node.to_offset, node.count,
+      // A graph that has events, or branches, is not enqueued node for node.
+      const auto found = graph.each_write || graph.forked
+                             ? model::position_of_parts(lane.id, node.to->data + node.to_offset,
+                                                        node.from->data + node.from_offset, node.count * sizeof(Word))
+                             : last - std::min(last, left);
+      ledger_.launched(lane.id, found, node.from, node.from_offset, node.to, node.to_offset, node.count,
                        node.to_device);
       host.uses.pop_back();
-      if (graph->each_write && !node.to_device) {  // to be read then, and written when the launch is done
-        Ledger::note(host, {lane->id, found, true, true});
-        Ledger::note(host, {lane->id, last, false, true});
+      if (all_named) {
+        Memory& other = node.to_device ? *node.to : *node.from;
+        other.uses.pop_back();
+        Ledger::note(other, {lane.id, last, node.to_device, true});
+      }
+      if (early && !node.to_device) {  // to be read then, and written when the launch is done
+        Ledger::note(host, {lane.id, found, true, true});
+        Ledger::note(host, {lane.id, last, false, true});
         continue;
       }
     }
-    Ledger::note(host, {lane->id, last, !reads_host(node), true});  // the launch as a whole
+    Ledger::note(host, {lane.id, last, !reads_host(node), true});  // the launch as a whole
   }
-  std::erase_if(graph->life->launches, [&](const Use& use) { return !ledger_.open(use); });
-  graph->life->launches.push_back({lane->id, last, true, false});
+  std::erase_if(graph.life->launches, [&](const Use& use) { return !ledger_.open(use); });
+  graph.life->launches.push_back({lane.id, last, true, false});
   ledger_.look();
-  if (graph->each_write) read_beside(*graph);
 }
 
 /// What the launch writes, in other streams, while it goes on.

@@ -70,8 +70,9 @@ MemoryPtr Program::adopt(const Heap& heap, const Buffer& buffer, std::size_t cou
   return memory;
 }
 
-void Program::own(Heap& heap, Buffer buffer, bool filled, const Content& content) {
+void Program::own(Heap& heap, Buffer buffer, bool filled, const Content& content, unsigned tag) {
   auto memory = adopt(heap, buffer, content.size(), filled);
+  memory->tag = tag;
   memory->content = content;
   if (!filled) {
     const auto borrow = buffer.borrow_mut();
@@ -105,6 +106,8 @@ void Program::make_variant(Heap& heap) {
   std::optional<Buffer> buffer;
   bool filled = false;
   say(fmt::format("make {} (way {}) in arena {}", count, kind, heap.arena));
+  const auto tag = next_tag();
+  const auto here = location(tag);
   const auto keep = [&](thole::Result<Buffer> made) {
     if (!made) throw made.error();
     buffer = std::move(*made);
@@ -114,14 +117,14 @@ void Program::make_variant(Heap& heap) {
   const auto failed = call(true, {none, large ? Errc::too_large : none}, [&] {
     switch (kind) {
       case 0:
-        buffer = heap.heap.make_buffer_from(content);
+        buffer = heap.heap.make_buffer_from(content, here);
         filled = true;
         break;
       case 1:
-        keep(heap.heap.try_make_buffer<Word>(count));
+        keep(heap.heap.try_make_buffer<Word>(count, here));
         break;
       case 2: {
-        buffer = heap.heap.make_buffer<Word>(count, 7);
+        buffer = heap.heap.make_buffer<Word>(count, 7, here);
         const Content all(count, 7);
         const auto wrong = difference(buffer->unsynchronized_data(), all.data(), count);
         if (!wrong.empty()) broken("make with a value: " + wrong);
@@ -130,16 +133,16 @@ void Program::make_variant(Heap& heap) {
         break;
       }
       case 3:
-        keep(heap.heap.try_make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2))));
+        keep(heap.heap.try_make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2)), here));
         break;
       case 4:
-        buffer = heap.heap.make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2)));
+        buffer = heap.heap.make_buffer_for<Word>(count, std::chrono::nanoseconds(below(2)), here);
         break;
       default:
-        buffer = heap.heap.make_buffer<Word>(count);
+        buffer = heap.heap.make_buffer<Word>(count, here);
     }
   });
-  if (!failed) return own(heap, std::move(*buffer), filled, content);
+  if (!failed) return own(heap, std::move(*buffer), filled, content, tag);
   if (count == 0) broken("an empty buffer needs no memory");
 }
 

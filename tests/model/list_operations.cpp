@@ -9,34 +9,11 @@
 
 #include <fmt/format.h>
 
+#include "listed.hpp"
 #include "program.hpp"
 
 namespace model {
 namespace {
-
-/// A buffer that is to be listed, while it is there.
-struct Choice {
-  HostBuffer* host = nullptr;
-  DeviceMemory* device = nullptr;
-};
-using Listed = std::variant<thole::detail::Listed<const Word*>, thole::detail::Listed<Word*>>;
-
-bool whole(const Entry& entry) { return entry.count == entry.memory->count; }
-
-Listed listed(const Choice& choice, const Entry& entry) {
-  if (choice.host != nullptr && entry.writes) return thole::writes(choice.host->buffer);
-  if (choice.host != nullptr) return thole::reads(choice.host->buffer);
-  auto& buffer = choice.device->buffer;
-  if (whole(entry)) return entry.writes ? Listed(thole::writes(buffer)) : Listed(thole::reads(buffer));
-  const auto span = buffer.span().subspan(entry.offset, entry.count);
-  return entry.writes ? Listed(thole::writes(span)) : Listed(thole::reads(span));
-}
-
-void add(thole::UseList& list, const Choice& choice, const Entry& entry) {
-  if (choice.host != nullptr) return entry.writes ? list.writes(choice.host->buffer) : list.reads(choice.host->buffer);
-  const auto span = choice.device->buffer.span().subspan(entry.offset, entry.count);
-  return entry.writes ? list.writes(span) : list.reads(span);
-}
 
 /// Whether both name the same memory, and one to write it.
 bool collide(const Entry& one, const Entry& other) {

@@ -25,9 +25,10 @@ thole::detail::DeviceBackend& backend(const thole::Device& device) {
 }  // namespace
 
 void Program::capture_in_a_call() {
-  if (fault_ || fault_seen_) return;
+  if (fault_ || fault_seen_ || traits_.after_all) return;
   Lane* const lane = pick_lane(true);
   if (lane == nullptr) return;
+  if (lane->branch_of != 0 || has_branches(*lane)) return;
   if (lane->capture) return end_in_a_copy(*lane);
   // A hook runs in whichever thread's record is next: there must be no other.
   if (chance(3) && lane->own && !traits_.orphans && !traits_.background) return capture_in_a_record(*lane);

@@ -122,6 +122,7 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
       part->uses = memory->uses;
       part->arena = memory->arena;
       part->heap = memory->heap;
+      part->tag = memory->tag;
       part->whole = whole;
       whole->parts.push_back(part);
       pinned_.push_back(part);
@@ -130,7 +131,9 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
     parts.push_back(std::move(part));
   }
   memory->handle = false;
-  if (memory != whole) std::erase(pinned_, memory);
+  if (memory == whole) return parts;
+  erased(*memory);
+  std::erase(pinned_, memory);
   return parts;
 }
 
@@ -143,6 +146,7 @@ MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
   memory->data = pieces.front()->data;
   memory->arena = pieces.front()->arena;
   memory->heap = pieces.front()->heap;
+  memory->tag = pieces.front()->tag;
   memory->whole = pieces.front()->whole;
   for (const MemoryPtr& part : pieces) {
     memory->content.insert(memory->content.end(), part->content.begin(), part->content.end());
@@ -151,6 +155,7 @@ MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
     memory->known = memory->known && part->known;
     memory->used = memory->used || part->used;
     part->handle = false;
+    erased(*part);
     std::erase(pinned_, part);
   }
   memory->whole->parts.push_back(memory);
@@ -159,7 +164,15 @@ MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
 }
 
 void Ledger::forget() {
-  std::erase_if(pinned_, [&](const MemoryPtr& memory) { return !needed(*memory); });
+  std::erase_if(pinned_, [&](const MemoryPtr& memory) {
+    if (needed(*memory)) return false;
+    erased(*memory);
+    return true;
+  });
+}
+
+void Ledger::erased(const Memory& memory) {
+  if (memory.perhaps_in_graph() || memory.let_go_later) lingering_.insert(memory.tag);
 }
 
 void Ledger::clean(Memory& memory) const {

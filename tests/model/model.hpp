@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -50,6 +51,8 @@ struct Memory {
   std::size_t lists = 0;                  // entries of a UseList that name it
   mutable bool tried_in_capture = false;  // a call in a capture has named it, perhaps in vain
   mutable bool used = false;              // since it was known that nothing uses it
+  unsigned tag = 0;                       // the place where it was made, for reports; 0: none of its own
+  bool let_go_later = false;              // on a thread of the library's own
   // Pinned memory alone.
   std::atomic<bool> handle{true};  // a function of the device's may drop it, on another thread
   std::size_t readers = 0;
@@ -121,6 +124,8 @@ class Ledger {
   bool needed(const Memory& memory) const;
   /// Forgets what is not needed any more.
   void forget();
+  /// Whether a report may still have what was made there, though it is gone.
+  bool may_linger(unsigned tag) const { return lingering_.contains(tag); }
   const std::vector<MemoryPtr>& pinned() const { return pinned_; }
 
   // ---- Copies
@@ -151,7 +156,10 @@ class Ledger {
  private:
   void move_content(const Memory& from, std::size_t from_offset, Memory& to, std::size_t to_offset, std::size_t count);
 
+  void erased(const Memory& memory);
+
   bool watched_ = false;
+  std::set<unsigned> lingering_;  // tags
   Queues queues_;
   std::vector<MemoryPtr> pinned_;
   std::vector<Copy> copies_;

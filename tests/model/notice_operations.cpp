@@ -2,20 +2,74 @@
 
 #include <algorithm>
 #include <chrono>
+#include <coroutine>
+#include <exception>
 #include <thread>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include <thole/coroutine.hpp>
 
 #include "api/handle_access.hpp"
 #include "program.hpp"
 
 namespace model {
 
+namespace {
+
+/// A coroutine that nobody has to keep: it ends by itself.
+struct Task {
+  struct promise_type {
+    Task get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+    static std::suspend_never initial_suspend() noexcept { return {}; }
+    static std::suspend_never final_suspend() noexcept { return {}; }
+    static void return_void() noexcept {}
+    static void unhandled_exception() { std::terminate(); }
+  };
+  std::coroutine_handle<promise_type> handle;
+};
+
+Task wait_for_all_so_far(thole::StreamRef stream, Use so_far, std::shared_ptr<Notice> notice) {
+  try {
+    co_await stream.record();
+    notice->early = notice->early || !model::completed(so_far.stream, so_far.position);
+  } catch (const thole::Error& error) {
+    notice->error = static_cast<int>(error.errc());
+  }
+  ++notice->told;
+}
+
+}  // namespace
+
+/// That thread asks the device at moments that no seed decides: faults would meet either one's calls, and the captures
+/// in the middle of a call are for programs that are alone.
+bool Program::may_be_told() const {
+  return !traits_.faults && (traits_.orphans || traits_.background) && notices_.size() <= 20;
+}
+
+void Program::co_await_event() {
+  Lane* const lane = pick_lane(false);
+  if (lane == nullptr || !may_be_told()) return;
+  const Use so_far{lane->id, model::enqueued(lane->id), false, false};
+  ledger_.refresh();
+  say(fmt::format("co_await record() of {} ({})", lane->id, ledger_.open(so_far) ? "open" : "done"));
+  const auto notice = std::make_shared<Notice>();
+  const Task task = wait_for_all_so_far(*lane->ref, so_far, notice);
+  ledger_.look();
+  // Nobody resumes it while the work in front of its event is to be done: then it may be destroyed.
+  if (ledger_.open(so_far) && chance(3)) {
+    say("destroy the coroutine");
+    task.handle.destroy();
+    never_.push_back(notice);
+  } else {
+    notices_.push_back(notice);
+  }
+}
+
 void Program::ask_for_notice() {
-  // That thread asks the device at moments that no seed decides: faults would meet either one's calls, and the captures
-  // in the middle of a call are for programs that are alone.
-  if (traits_.faults || (!traits_.orphans && !traits_.background) || notices_.size() > 20) return;
+  if (!may_be_told()) return;
+  if (chance(3)) return co_await_event();
   Lane* const lane = pick_lane(false);
   if (lane == nullptr) return;
   if (events_.empty() || (events_.size() < 6 && chance(2))) {
@@ -56,6 +110,9 @@ void Program::look_at_notices() {
       broken("a function of on_ready was told of an error: " + make_error_code(error).message());
   }
   while (!notices_.empty() && notices_.front()->told != 0) notices_.pop_front();
+  for (const auto& notice : never_)
+    if (notice->told != 0) broken("a coroutine went on that was destroyed");
+  while (never_.size() > 20) never_.pop_front();
 }
 
 /// Everything is done, or lost: each must be told. That thread may wait for the processor for long.

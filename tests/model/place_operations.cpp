@@ -105,6 +105,7 @@ void Program::make_lane() {
 }
 
 void Program::drop_lane(Lane& lane) {
+  if (lane.branch_of != 0 || has_branches(lane)) return;
   // A foreign stream must outlive the device memory that was made on it.
   const auto made_here = [&](const auto& of) { return of.memory->made_on == lane.id; };
   if (lane.foreign != nullptr &&
@@ -122,6 +123,8 @@ void Program::drop_lane(Lane& lane) {
   if (&lane != &lanes_.back()) std::swap(lane, lanes_.back());
   Lane gone = std::move(lanes_.back());
   lanes_.pop_back();
+  // What was given back in a capture there is known to be done from the next use of the stream on.
+  if (gone.foreign != nullptr && freed_in_capture_) (void)gone.ref->native();
   if (gone.foreign != nullptr && !backend(devices_[gone.device]).destroy_stream(gone.foreign).ok() && !lost_)
     broken("a foreign stream could not be destroyed");
   if (gone.own) {
@@ -225,7 +228,9 @@ void Program::drain() {
   if (heap == nullptr || !settle_all()) return;
   say("drain");
   const WhileWaiting stepping(devices_, lanes_);
-  if (call(true, {}, [&] { heap->heap.drain(); })) return;
+  const bool unknown =
+      freed_in_capture_ && std::ranges::any_of(lanes_, [](const Lane& each) { return each.capture.has_value(); });
+  if (call(true, {unknown ? Errc::capturing : Errc::device_lost}, [&] { heap->heap.drain(); })) return;
   ledger_.look();
   if (heap->heap.stats().in_flight != 0 && !traits_.background && !traits_.orphans && !uses_lost_)
     broken(fmt::format("{} bytes in flight after drain", heap->heap.stats().in_flight));
@@ -270,10 +275,11 @@ void Program::fault() {
   if (!traits_.faults || fault_) return;
   using thole::SimulatedCall;
   constexpr SimulatedCall calls[] = {
-      SimulatedCall::register_host, SimulatedCall::allocate_host,  SimulatedCall::allocate_device,
-      SimulatedCall::create_stream, SimulatedCall::create_event,   SimulatedCall::record_event,
-      SimulatedCall::query_event,   SimulatedCall::wait_event,     SimulatedCall::copy,
-      SimulatedCall::host_function, SimulatedCall::retain_in_graph};
+      SimulatedCall::register_host, SimulatedCall::allocate_host,   SimulatedCall::allocate_device,
+      SimulatedCall::create_stream, SimulatedCall::create_event,    SimulatedCall::record_event,
+      SimulatedCall::query_event,   SimulatedCall::wait_event,      SimulatedCall::copy,
+      SimulatedCall::host_function, SimulatedCall::retain_in_graph, SimulatedCall::launch_graph,
+      SimulatedCall::kernel};
   const auto which = calls[below(std::size(calls))];
   // Behind a use on a foreign stream thole waits where it cannot record; nobody would step the device.
   if (traits_.foreign && which == SimulatedCall::record_event) return;

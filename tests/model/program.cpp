@@ -17,14 +17,16 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   traits_.background = chance(8);
   traits_.two_devices = !traits_.lost && chance(4);
   traits_.large = chance(8);
-  if (traits_.orphans || traits_.background) ledger_.set_watched();
+  const bool watched = traits_.orphans || traits_.background;
+  traits_.after_all = watched && !traits_.foreign && !traits_.two_devices && chance(2);
+  if (watched) ledger_.set_watched();
   for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
     devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
-  traits_text_ =
-      fmt::format("seed {}:{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "", traits_.lost ? " lost" : "",
-                  traits_.foreign ? " foreign" : "", traits_.automatic ? " automatic" : "",
-                  traits_.orphans ? " orphans" : "", traits_.background ? " background" : "",
-                  traits_.two_devices ? " two-devices" : "", traits_.large ? " large" : "");
+  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
+                             traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
+                             traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
+                             traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
+                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "");
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();
@@ -61,7 +63,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(30)) {
+  switch (below(44)) {
     case 0:
     case 1:
       return dangling_span();
@@ -105,6 +107,23 @@ void Program::rare_operation() {
     case 27:
     case 28:
       return launch_kernel();
+    case 29:
+      return capture_elsewhere();
+    case 30:
+    case 31:
+      return fork_or_join();
+    case 32:
+    case 33:
+    case 34:
+    case 35:
+    case 36:
+    case 37:
+    case 38:
+    case 39:
+      return raw_operation();
+    case 40:
+    case 41:
+      return report();
     default:
       return use_on();
   }
@@ -159,6 +178,15 @@ void Program::lose_device() {
       if (memory.count != 0 && !borrowed)
         (void)call(false, {Errc::device_lost}, [&] { (void)target.buffer.async_to_device(*lane.ref); });
   }
+  for (const Raw& raw : raws_) {
+    for (const Lane& lane : lanes_) {
+      (void)call(false, {Errc::device_lost}, [&] { raw.heap.deallocate(raw.memory->data, *lane.ref); });
+      (void)call(false, {Errc::device_lost},
+                 [&] { raw.heap.record_use(raw.memory->data, *lane.ref, thole::Access::device_reads); });
+    }
+    (void)call(false, {Errc::device_lost}, [&] { raw.heap.deallocate_after_all(raw.memory->data); });
+    if (!raw.heap.find(raw.memory->data)) broken("raw memory of a lost device is not found");
+  }
   drop_everything();
   await_notices();
   (void)devices_[0].take_error();
@@ -166,13 +194,13 @@ void Program::lose_device() {
 
 void Program::drop_everything() {
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
-         !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty()) {
+         !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty() || !raws_.empty()) {
     const auto drop_one = [&](auto& from) {
       if (from.empty()) return;
       std::swap(from[below(from.size())], from.back());
       from.pop_back();
     };
-    switch (below(9)) {
+    switch (below(10)) {
       case 0:
         drop_one(buffers_);
         break;
@@ -197,6 +225,10 @@ void Program::drop_everything() {
       case 7:
         drop_one(lists_);
         break;
+      case 8:
+        if (!raws_.empty()) (void)raws_.back().heap.deallocate(raws_.back().memory->data);
+        drop_one(raws_);
+        break;
       default:
         drop_one(events_);
     }
@@ -210,7 +242,7 @@ void Program::finish() {
   fault_.reset();
   for (Lane& lane : lanes_) {
     device(lane).simulation().release(*lane.ref);
-    if (lane.capture) end_capture(lane);
+    if (lane.capture && lane.branch_of == 0) end_capture(lane);  // its branches end with it
   }
   ledger_.look();
   events_.clear();
@@ -224,6 +256,10 @@ void Program::finish() {
     while (!buffers_.empty()) drop();
   }
   while (!lists_.empty()) drop_list();
+  while (!raws_.empty()) deallocate_raw();
+  for (Lane& lane : lanes_)
+    if (lane.capture) end_capture(lane);  // one that began for raw memory
+  while (!graphs_.empty()) destroy_graph();
   if (!settle_all()) broken("work is left that cannot go on");
   await_notices();
   look_at_kernels();
@@ -257,7 +293,11 @@ void Program::all_back() {
   for (const Arena& arena : arenas_) {
     const auto heap = std::ranges::find(heaps_, arena.number, &Heap::arena);
     if (heap == heaps_.end() || uses_lost_) continue;
-    const auto all = heap->heap.try_make_buffer<std::byte>(arena.options.bytes);
+    // What goes back behind everything goes back on a thread of the library's own.
+    const std::chrono::seconds patience(after_all_ ? 30 : 0);
+    const WhileWaiting stepping(devices_, lanes_);
+    const auto all = after_all_ ? heap->heap.try_make_buffer_for<std::byte>(arena.options.bytes, patience)
+                                : heap->heap.try_make_buffer<std::byte>(arena.options.bytes);
     if (!all)
       broken(fmt::format("arena {} cannot give all of its {} bytes: {}", arena.number, arena.options.bytes,
                          all.error().what()));

@@ -75,6 +75,8 @@ struct Graph {
   std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
   std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
   bool seen = false;        // thole has captured it, and so sees and orders each launch
+  bool forked = false;      // several streams took part: a launch runs the nodes in an order that the seed picks
+  bool elsewhere = false;   // made without thole: the program launches it, and names what it uses
   bool each_write = false;  // what it writes can be read when it is written; it has copies alone
 };
 
@@ -85,12 +87,20 @@ struct Lane {
   std::uint64_t id = 0;
   std::size_t device = 0;
   std::optional<Graph> capture;
+  std::uint64_t branch_of = 0;  // it was forked into the capture that this stream began
   bool held = false;
 };
 
 struct KeptEvent {
   thole::Event event;
   Use use;
+};
+
+/// Memory that is known by its address alone.
+struct Raw {
+  thole::PinnedHeap heap;
+  MemoryPtr memory;
+  std::size_t bytes = 0;
 };
 
 /// A kernel's stand-in: runs in its stream and looks at, or writes, pinned memory.
@@ -135,6 +145,7 @@ struct Traits {
   bool background = false;
   bool two_devices = false;
   bool large = false;
+  bool after_all = false;  // memory goes back behind everything, which disturbs a capture that begins just then: none
 };
 
 /// Runs the devices while the program waits in one, held streams too: everything was done before, but a thread of the
@@ -196,7 +207,7 @@ class Program {
   void make();
   void make_variant(Heap& heap);
   void make_other_type(Heap& heap);
-  void own(Heap& heap, Buffer buffer, bool filled, const Content& content);
+  void own(Heap& heap, Buffer buffer, bool filled, const Content& content, unsigned tag);
   MemoryPtr adopt(const Heap& heap, const Buffer& buffer, std::size_t count, bool filled);
   void borrow();
   void try_borrow(HostBuffer& target, bool write);
@@ -266,10 +277,28 @@ class Program {
   void timed_synchronize();
   void timed_to_host();
 
-  // ---- notice_operations.cpp: functions that run when an event is ready
+  // ---- notice_operations.cpp: functions that run, and coroutines that go on, when an event is ready
   void ask_for_notice();
+  void co_await_event();
+  bool may_be_told() const;
   void look_at_notices();
   void await_notices();
+
+  // ---- raw_operations.cpp: a heap's memory by its addresses
+  void raw_operation();
+  void allocate_raw();
+  void use_raw();
+  std::optional<Use> enqueue_raw_work(const Raw& raw, Lane& lane, bool writes);
+  void record_raw();
+  void wait_raw();
+  void find_raw();
+  void wrong_raw();
+  void deallocate_raw();
+
+  // ---- report_operations.cpp
+  void report();
+  unsigned next_tag();
+  static thole::SourceLocation location(unsigned tag);
 
   // ---- callback_operations.cpp: functions that touch the buffers that they are about
   void touch_inside(HostBuffer& target, bool writes);
@@ -290,12 +319,28 @@ class Program {
 
   // ---- graph_operations.cpp
   void capture();
+  void begin_capture(Lane& lane);
   void end_capture(Lane& lane);
   void capture_by_thole();
   void work_in_capture(bool copies_alone);
   void read_beside(const Graph& graph);
   void launch();
+  bool has_executable(Graph& graph);
+  void launched(Graph& graph, const Lane& lane, bool all_named);
   void destroy_graph();
+
+  // ---- fork_operations.cpp: several streams in one capture
+  void fork_or_join();
+  void fork(const Lane& from, Lane& to);
+  bool wait_in_capture(const Lane& waiter, const Lane& before);
+  bool has_branches(const Lane& lane) const;
+  /// False: it has left one out.
+  bool join_branches(const Lane& origin);
+  void branches_end(std::uint64_t origin);
+
+  // ---- elsewhere_operations.cpp: graphs that thole knows nothing of
+  void capture_elsewhere();
+  void launch_elsewhere(Graph& graph);
 
   // ---- place_operations.cpp: arenas, heaps, streams, events and the calls on all of them
   void make_arena();
@@ -337,16 +382,21 @@ class Program {
   std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
   std::vector<Kept> kept_;
   std::vector<KeptList> lists_;
+  std::vector<Raw> raws_;
   std::vector<KeptEvent> events_;
   std::vector<Graph> graphs_;
   std::deque<std::shared_ptr<Notice>> notices_;
+  std::deque<std::shared_ptr<Notice>> never_;  // of coroutines that are gone
   std::deque<std::unique_ptr<Kernel>> kernels_;
-  int inside_ = 0;             // functions of use_on that are running
-  Lane* only_lane_ = nullptr;  // which alone is picked, where it may capture
-  Kernel graph_kernel_;        // what graphs run, any number of times
+  int inside_ = 0;                                   // functions of use_on that are running
+  const std::vector<Node>* only_capture_ = nullptr;  // whose streams alone are picked, where one may capture
+  Kernel graph_kernel_;                              // what graphs run, any number of times
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
+  unsigned tags_ = 0;
+  bool freed_in_capture_ = false;  // by a stream's order: no event says when, until the capture has ended
+  bool after_all_ = false;         // raw memory was given back behind everything
   bool lost_ = false;
   bool capture_dropped_ = false;  // with its stream, which is an error that thole keeps
   struct Fault {
@@ -363,7 +413,7 @@ class Program {
 template <class T>
 T or_throw(thole::Result<T> result) {
   if (!result) throw result.error();
-  return std::move(*result);
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
 template <class May>

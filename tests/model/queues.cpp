@@ -60,6 +60,16 @@ std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, co
   });
 }
 
+std::uint64_t position_of_parts(std::uint64_t stream, const void* destination, const void* source, std::size_t bytes) {
+  const auto offset = [](const void* at, const void* begin) {
+    return reinterpret_cast<std::uintptr_t>(at) - reinterpret_cast<std::uintptr_t>(begin);
+  };
+  return newest(stream, [&](const Operation& operation) {
+    return operation.kind == Operation::Kind::copy && offset(operation.destination, destination) < bytes &&
+           offset(operation.destination, destination) == offset(operation.source, source);
+  });
+}
+
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument) {
   return newest(stream, [&](const Operation& operation) {
     return operation.kind == Operation::Kind::host_function && operation.argument == argument;

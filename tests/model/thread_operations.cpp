@@ -162,6 +162,9 @@ int Program::in_child() try {
     refused("drain", [&] { heap->heap.drain(); });
   }
   if (KeptEvent* const event = pick(events_)) refused("ready", [&] { (void)event->event.ready(); });
+  for (const Raw& raw : raws_)
+    if (raw.heap.find(raw.memory->data) || raw.heap.deallocate(raw.memory->data))
+      broken("a child knows raw memory of its parent's");
   const bool anew_first = chance(2);
   const auto make_anew = [] {
     const auto device = thole::Device::simulated();

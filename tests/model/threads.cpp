@@ -60,6 +60,8 @@ struct Shared {
   PinnedArena arena;
   PinnedHeap heap;
   PinnedHeap other_heap;
+  // Captures, or memory that goes back behind everything: that disturbs a capture which begins just then.
+  bool captures = true;
   std::mutex mutex;
   std::vector<Parcel> parcels;
   std::array<Common, 4> common;
@@ -133,7 +135,7 @@ class Worker {
   template <class T>
   static T unwrap(Result<T>&& result) {
     if (!result) throw result.error();
-    return std::move(*result);
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
   }
 
   void keep(Parcel parcel) {
@@ -215,15 +217,19 @@ class Worker {
     keep({own(there.async_to_host(stream(), heap())), {}, common.pattern});
   }
 
+  struct Look {
+    Shared& shared;
+    const Word* data;
+    std::size_t count;
+    std::uint64_t pattern;
+    static void run(void* argument) {
+      const std::unique_ptr<Look> self(static_cast<Look*>(argument));
+      if (!holds(self->data, self->count, self->pattern)) self->shared.fail("a use saw a wrong payload");
+    }
+  };
   /// Work behind thole's back, which looks at what it uses long after its function has dropped the buffer.
   void use() {
     Parcel parcel = make();
-    struct Look {
-      Shared& shared;
-      const Word* data;
-      std::size_t count;
-      std::uint64_t pattern;
-    };
     auto look = std::make_unique<Look>(
         Look{shared_, parcel.buffer->unsynchronized_data(), parcel.buffer->size(), parcel.pattern});
     auto& backend = *thole::detail::HandleAccess::core(shared_.device)->backend;
@@ -233,13 +239,48 @@ class Worker {
       if (below(2) == 0) (void)parcel.buffer->async_to_device(stream());
       const bool early = below(2) == 0;
       if (early) parcel.buffer.reset();
-      const auto looks = [](void* argument) {
-        const std::unique_ptr<Look> self(static_cast<Look*>(argument));
-        if (!holds(self->data, self->count, self->pattern)) self->shared.fail("a use saw a wrong payload");
-      };
-      if (backend.launch_host_function(native, looks, look.get()).ok()) look.release();
+      if (backend.launch_host_function(native, &Look::run, look.get()).ok()) look.release();
     });
     if (parcel.buffer) keep(std::move(parcel));
+  }
+
+  /// Memory by its address, given back while work reads it, in one of the ways there are.
+  void raw() {
+    const PinnedHeap& from = heap();
+    const std::size_t count = 1 + below(600);
+    auto* const data = static_cast<Word*>(from.allocate(count * sizeof(Word)));
+    write(data, count, ++patterns_);
+    auto look = std::make_unique<Look>(Look{shared_, data, count, patterns_});
+    auto& backend = *thole::detail::HandleAccess::core(shared_.device)->backend;
+    const auto enqueue = [&](NativeStream native) {
+      if (backend.launch_host_function(native, &Look::run, look.get()).ok()) look.release();
+    };
+    auto& there = stream();
+    const bool recorded = below(2) == 0;
+    if (recorded)
+      enqueue(there.native());
+    else
+      from.use_on(data, there, Access::device_reads, enqueue);
+    if (recorded && !from.record_use(data + below(count), there, Access::device_reads)) broken("a use is not recorded");
+    if (const auto found = from.find(data + below(count)); !found || found->data != data) broken("memory is not found");
+    bool gone = false;
+    switch (below(4)) {
+      case 0:
+        gone = from.deallocate(data);
+        break;
+      case 1:
+        gone = from.deallocate(data, stream());
+        break;
+      case 2:
+        gone = shared_.captures ? from.deallocate(data) : from.deallocate_after_all(data);
+        break;
+      default:
+        unwrap(from.try_wait_for(data, Access::device_writes, thole::forever));
+        write(data, count, ++patterns_);
+        if (!holds(data, count, patterns_)) broken("raw memory is written by another");
+        gone = from.deallocate(data);
+    }
+    if (!gone) broken("raw memory is not deallocated");
   }
 
   /// Device memory that other streams fill and read than it was made on, and that goes at once.
@@ -281,6 +322,7 @@ class Worker {
   }
 
   void graph() {
+    if (!shared_.captures) return;
     Parcel parcel = make();
     DeviceBuffer<Word> memory(stream(), parcel.buffer->size());
     for (const Stream& each : streams_) each.synchronize();
@@ -290,7 +332,11 @@ class Worker {
     auto& there = stream();
     simulation.begin_capture(there, modes[below(3)]);
     parcel.buffer->async_to_device(there, memory.span());
-    auto back = memory.async_to_host(there, heap());
+    // The copy back perhaps in a branch, behind the copy there, as thole sees to.
+    auto& side = below(2) == 0 ? there : streams_[&there == streams_.data() ? 1 : 0];
+    if (&side != &there) side.wait(there.record());
+    auto back = memory.async_to_host(side, heap());
+    if (&side != &there) there.wait(side.record());
     if (below(2) == 0) (void)shared_.heap.collect();
     if (below(2) == 0) drop();
     auto graph = std::make_optional(simulation.end_capture(there));
@@ -305,9 +351,11 @@ class Worker {
 
   void operation() {
     if (below(6) == 0) {
-      switch (below(4)) {
+      switch (below(5)) {
         case 0:
           return share();
+        case 3:
+          return raw();
         case 1:
           return use();
         case 2:
@@ -373,6 +421,7 @@ class Worker {
 
 std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::size_t threads) {
   Shared shared(Device::simulated({.seed = seed}), {.bytes = std::size_t{4} << 20, .max_bytes = std::size_t{8} << 20});
+  shared.captures = seed % 3 != 0;
   {
     std::vector<std::jthread> workers;
     for (std::size_t i = 0; i != threads; ++i)
@@ -384,6 +433,9 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   if (!shared.wrong.empty()) broken(shared.wrong.front());
   shared.heap.drain();
   shared.other_heap.drain();
+  // What goes back behind everything does so on a thread of the library's own, which may wait for the processor.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (shared.heap.stats().in_use != 0 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
   const auto stats = shared.heap.stats();
   if (stats.in_use != 0 || stats.in_flight != 0)
     broken(fmt::format("{} bytes in use and {} in flight when everything is gone", stats.in_use, stats.in_flight));

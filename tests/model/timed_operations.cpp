@@ -145,8 +145,8 @@ void Program::timed_drain() {
     const auto time = short_time();
     say(fmt::format("drain_for {} ns ({})", time.count(), idle() ? "done" : "in flight"));
     const auto error = error_of(heap->heap.drain_for(time));
-    judge(error, error || holds(idle), {Errc::timed_out});
-    return error.has_value();
+    judge(error, error || holds(idle), {Errc::timed_out, freed_in_capture_ ? Errc::capturing : Errc::timed_out});
+    return error && error->errc() != Errc::capturing;
   };
   if (drain() && chance(2)) must_succeed_when_done(drain);
   ledger_.look();
