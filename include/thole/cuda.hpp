@@ -15,7 +15,9 @@ namespace thole::inline v0_1 {
 /// A view of a stream that other code made: PyTorch, a library, the program itself; also the legacy default stream (0
 /// or `cudaStreamLegacy`) and `cudaStreamPerThread`. All views of one native stream share one timeline; a stream made
 /// later with the same handle value is another one (cudaStreamGetId). Every use through it records an event at once, so
-/// that thole never touches the stream after the call. Throws `Error`: `wrong_device`, `device_lost`,
+/// that thole never touches the stream after the call. A stream that captures may be viewed, too: of one CUDA tells no
+/// number, so that such a view has a timeline of its own and is closed when the stream is next viewed outside of a
+/// capture; make another one then. Throws `Error`: `wrong_device`, `device_lost`,
 /// `invalid_argument`.
 inline StreamRef from_native(const Device& device, cudaStream_t stream) {
   return detail::unwrap(detail::stream_from_native(device, stream));

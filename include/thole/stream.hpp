@@ -73,7 +73,7 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   /// cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
   /// The stream's number, as cudaStreamGetId says: no other stream of the process has it, ever. Reports name streams by
-  /// it.
+  /// it. 0 for a view that was made while its stream captured.
   std::uint64_t id() const;
   /// The stream's priority: lower ones come first. Throws `Error`.
   int priority() const;

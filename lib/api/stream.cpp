@@ -37,12 +37,20 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
   const auto& core = HandleAccess::core(device);
   if (core == nullptr) return tl::unexpected(moved_from(call, "the device"));
   if (core->lost()) return tl::unexpected(core->lost_error(call));
-  std::uint64_t id = 0;
-  if (const Status status = core->note(core->backend->stream_id(native, &id)); !status.ok())
-    return tl::unexpected(core->error(status, call, "asking for the stream's number"));
+  // Before its number: that question would be the end of a capture that the stream is in.
+  CaptureInfo capture;
+  const Status asked = core->note(core->backend->capture_info(native, &capture));
+  if (asked.code == StatusCode::not_permitted)
+    return tl::unexpected(core->error(asked, call, "asking whether the stream captures"));
   if (const Status status = core->note(core->backend->check_stream(native)); !status.ok())
     return tl::unexpected(core->error(status, call, "asking whose stream it is"));
   const auto kind = native == per_thread_stream ? Timeline::Kind::of_thread : Timeline::Kind::foreign;
+  if (asked.code == StatusCode::capture || (asked.ok() && capture.state != CaptureInfo::State::none))
+    return HandleAccess::view(core->streams->of_capturing(core, native, capture.id, kind));
+  if (!asked.ok()) return tl::unexpected(core->error(asked, call, "asking whether the stream captures"));
+  std::uint64_t id = 0;
+  if (const Status status = core->note(core->backend->stream_id(native, &id)); !status.ok())
+    return tl::unexpected(core->error(status, call, "asking for the stream's number"));
   return HandleAccess::view(core->streams->of(core, native, id, kind));
 } catch (const std::bad_alloc&) {
   return tl::unexpected(out_of_memory("from_native"));

@@ -137,7 +137,8 @@ class DeviceBackend {
   /// that this library has never heard of [55]. While any stream of the device captures: `capture`, which invalidates
   /// the capture, whatever the thread's mode [56]; else unsafe in capture.
   virtual Status synchronize_device() noexcept = 0;
-  /// A number that no other stream of the process, past or future, has (cudaStreamGetId) [27].
+  /// A number that no other stream of the process, past or future, has (cudaStreamGetId) [27]. Not of a stream that
+  /// captures: `capture`, which invalidates the capture, whatever the thread's mode [74].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
   /// streams are always this device's [28].

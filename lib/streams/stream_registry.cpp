@@ -5,26 +5,61 @@
 #include <new>
 
 #include "base/host_function.hpp"
+#include "base/thread_number.hpp"
 #include "streams/watcher.hpp"
 
 namespace thole::inline v0_1::detail {
 
+StreamRegistry::CapturingKey StreamRegistry::key_of(StreamHandle native, Timeline::Kind kind) noexcept {
+  return {native, kind == Timeline::Kind::of_thread ? thread_number() : 0};
+}
+
+/// Under the lock, with room made.
+std::shared_ptr<Timeline> StreamRegistry::add(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
+                                              std::uint64_t id, Timeline::Kind kind) {
+  auto timeline = std::make_shared<Timeline>(device, native, id, kind);
+  timeline->registry_place = all_.size();
+  all_.push_back(timeline.get());
+  return timeline;
+}
+
+std::shared_ptr<Timeline> StreamRegistry::of_capturing(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
+                                                       std::uint64_t capture, Timeline::Kind kind) {
+  std::shared_ptr<Timeline> known;  // let go of after the lock
+  const std::scoped_lock lock(mutex_);
+  // A stream of the library's own is known by its handle, which is nobody else's as long as it is open.
+  for (Timeline* const timeline : all_)
+    if (timeline != nullptr && !timeline->foreign() && timeline->native() == native && timeline->is_usable())
+      if ((known = timeline->weak_from_this().lock()) != nullptr) return known;
+  if (all_.size() >= drop_beyond_) drop_ended();
+  auto& place = capturing_[key_of(native, kind)];
+  known = place.timeline.lock();
+  if (known != nullptr && place.capture == capture && known->is_usable()) return known;
+  make_room();
+  if (known != nullptr) known->close();
+  auto timeline = add(device, native, 0, kind);
+  place = {capture, timeline};
+  return timeline;
+}
+
 std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                              std::uint64_t id, Timeline::Kind kind) {
-  std::shared_ptr<Timeline> known, before;  // let go of after the lock
+  std::shared_ptr<Timeline> known, before, captured;  // let go of after the lock
   const std::scoped_lock lock(mutex_);
+  if (const auto found = capturing_.find(key_of(native, kind)); found != capturing_.end()) {
+    captured = found->second.timeline.lock();
+    if (captured != nullptr) captured->close();
+    capturing_.erase(found);
+  }
   if (const auto found = by_id_.find(id); found != by_id_.end()) {
     known = found->second.lock();
     if (known != nullptr && known->is_usable()) return known;
   }
   if (all_.size() >= drop_beyond_) drop_ended();
-  // All that needs memory comes first: a timeline that goes would destroy the stream.
-  all_.reserve(all_.size() + 1 > all_.capacity() ? 2 * all_.size() + 8 : all_.capacity());
+  make_room();
   auto& with_id = by_id_[id];
   auto* const with_handle = kind == Timeline::Kind::foreign ? &foreign_[native] : nullptr;
-  auto timeline = std::make_shared<Timeline>(device, native, id, kind);
-  timeline->registry_place = all_.size();
-  all_.push_back(timeline.get());
+  auto timeline = add(device, native, id, kind);
   with_id = timeline;
   if (with_handle == nullptr) return timeline;
   // CUDA gives no handle to two living streams.
@@ -34,6 +69,11 @@ std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& 
   return timeline;
 }
 
+/// All that needs memory comes first: a timeline that goes would destroy the stream.
+void StreamRegistry::make_room() {
+  all_.reserve(all_.size() + 1 > all_.capacity() ? 2 * all_.size() + 8 : all_.capacity());
+}
+
 /// Under the lock. Each that is looked at has been added since the last time, or lives.
 void StreamRegistry::drop_ended() noexcept {
   std::erase(all_, nullptr);
@@ -41,6 +81,7 @@ void StreamRegistry::drop_ended() noexcept {
   for (std::size_t place = 0; place != all_.size(); ++place) all_[place]->registry_place = place;
   std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
   std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
+  std::erase_if(capturing_, [](const auto& entry) { return entry.second.timeline.expired(); });
   drop_beyond_ = std::max(std::size_t{64}, 2 * all_.size());
 }
 

@@ -7,9 +7,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "streams/device_block_queue.hpp"
@@ -27,6 +29,12 @@ class StreamRegistry {
   /// that was seen before is gone: its timeline is closed. Throws std::bad_alloc.
   std::shared_ptr<Timeline> of(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id,
                                Timeline::Kind kind);
+
+  /// The same for a stream that captures, of which no number can be asked: one timeline for each capture, whose id() is
+  /// 0. It is closed when the stream is next seen outside of a capture, since nobody knows whether that is the same
+  /// one.
+  std::shared_ptr<Timeline> of_capturing(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
+                                         std::uint64_t capture, Timeline::Kind kind);
 
   /// Looks for blocks in every timeline, thoroughly; see Timeline::take_finished.
   void take_finished(MovingBlocks& out, Wanted wanted) noexcept;
@@ -60,12 +68,24 @@ class StreamRegistry {
   /// taken from there is let go of without the lock: that may end it, and then runs what ends with it.
   using List = std::vector<Timeline*>;
 
+  /// Seen while it captured. The streams of threads have one handle, so that the thread's number is a part of the key.
+  struct Capturing {
+    std::uint64_t capture;
+    std::weak_ptr<Timeline> timeline;
+  };
+  using CapturingKey = std::pair<StreamHandle, std::uint64_t>;
+  static CapturingKey key_of(StreamHandle native, Timeline::Kind kind) noexcept;
+
+  std::shared_ptr<Timeline> add(const std::shared_ptr<DeviceCore>& device, StreamHandle native, std::uint64_t id,
+                                Timeline::Kind kind);
+  void make_room();
   void drop_ended() noexcept;
 
   mutable std::mutex mutex_;
   std::unordered_map<std::uint64_t, std::weak_ptr<Timeline>> by_id_;
   std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> foreign_;  // by native handle; not of_thread
-  List all_;                                                           // nullptr: it has ended
+  std::map<CapturingKey, Capturing> capturing_;
+  List all_;  // nullptr: it has ended
   std::vector<std::shared_ptr<Timeline>> ending_;
   std::vector<StreamHandle> to_destroy_;
   std::size_t being_ended_ = 0;   // taken from there by end_waiting() calls that go on

@@ -1,8 +1,10 @@
 // Stream capture: what joins it, and what breaks it.
 
 #include <chrono>
+#include <optional>
 #include <thread>
 
+#include "backend/capture_guard.hpp"
 #include "contract.hpp"
 
 using namespace contract;
@@ -289,6 +291,24 @@ CONTRACT_CASE("a stream that waits for a captured event joins the capture [31]")
   graph.launch(first);
   first.synchronize();
   CHECK(count.value() == 1);
+}
+
+CONTRACT_CASE("to ask for the number of a stream that captures is refused, and ends the capture [74]") {
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed})
+    for (const bool guarded : {false, true}) {
+      const TestStream stream(backend);
+      REQUIRE(backend.begin_capture(stream, mode).ok());
+      std::uint64_t id = 0;
+      {
+        std::optional<thole::detail::CaptureGuard> guard;
+        if (guarded) guard.emplace(backend);
+        CONTRACT_CODE(backend, stream_id(stream, &id), capture);
+      }
+      CHECK(stream.capture().state == CaptureInfo::State::invalidated);
+      GraphHandle graph = nullptr;
+      CONTRACT_CODE(backend, end_capture(stream, &graph), capture);
+      CONTRACT_OK(backend, stream_id(stream, &id));
+    }
 }
 
 CONTRACT_CASE("a capture whose fork was not joined gives no graph, and both streams work again [73]") {

@@ -385,7 +385,7 @@ TEST_CASE("the events of a graph that is gone serve others") {
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> memory(stream, bytes);
   std::size_t events = 0;
-  for (int round = 0; round != 50; ++round) {
+  for (int round = 0; round != 100; ++round) {
     Bytes out = rig.heap.make_buffer<std::byte>(bytes);
     auto exec = capture(stream,
                         [&] {
@@ -396,7 +396,7 @@ TEST_CASE("the events of a graph that is gone serve others") {
     exec.launch(stream);
     rig.sim().run_all();
     CHECK(out.try_borrow().has_value());
-    if (round == 10) events = rig.sim().live_events();  // the library's thread fills up its stock, too
+    if (round == 30) events = rig.sim().live_events();  // some launches may be done and nobody has asked yet
   }
   CHECK(rig.sim().live_events() <= events + 256);
 }

@@ -55,6 +55,48 @@ TEST_CASE("two views of one native stream are equal and share its uses") {
   CHECK(all_are(back, 3));
 }
 
+TEST_CASE("a view may be made of a stream that captures, and the capture goes on") {
+  const Rig rig(under_test());
+  const Stream own(rig.device);
+  DeviceBuffer<std::byte> target(own, 4 * KiB);
+  rig.settle(own);
+  const Foreign foreign(rig);
+  const auto before = view(rig.device, foreign.native);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{3});
+  for (const auto mode :
+       {detail::CaptureMode::global, detail::CaptureMode::thread_local_, detail::CaptureMode::relaxed}) {
+    REQUIRE(rig.backend().begin_capture(foreign.native, mode).ok());
+    const auto one = view(rig.device, foreign.native), two = view(rig.device, foreign.native);
+    CHECK(one == two);
+    CHECK(one.id() == 0);
+    buffer.async_to_device(one, target.span());
+    void* graph = nullptr;
+    REQUIRE(rig.backend().end_capture(foreign.native, &graph).ok());
+    void* exec = nullptr;
+    REQUIRE(rig.backend().instantiate_graph(graph, &exec).ok());
+    REQUIRE(rig.backend().launch_graph(exec, foreign.native).ok());
+    const auto back = target.async_to_host(before, rig.heap);
+    rig.finish(before);
+    CHECK(all_are(back, 3));
+    // Nobody can know whether the one from the capture is still of this stream.
+    CHECK(view(rig.device, foreign.native) == before);
+    errc_text([&] { (void)one.record(); }, Errc::invalid_argument);
+    REQUIRE(rig.backend().destroy_graph_exec(exec).ok());
+    REQUIRE(rig.backend().destroy_graph(graph).ok());
+  }
+}
+
+TEST_CASE("a view of a thole stream's native handle is that stream, also while it captures") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  void* const native = stream.native();
+  REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::global).ok());
+  CHECK(view(rig.device, native) == stream);
+  void* graph = nullptr;
+  REQUIRE(rig.backend().end_capture(native, &graph).ok());
+  REQUIRE(rig.backend().destroy_graph(graph).ok());
+}
+
 TEST_CASE("a view of a thole stream's native handle is that stream") {
   const Rig rig(under_test());
   const Stream stream(rig.device);

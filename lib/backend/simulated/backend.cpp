@@ -166,6 +166,10 @@ Status SimulatedBackend::synchronize_device() noexcept {
 
 Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexcept {
   return stream_call(*device_, SimulatedCall::stream_id, handle, [&](Lock&, const auto& stream) -> Status {
+    if (stream->capture) {
+      invalidate(*stream->capture);
+      return refuse(Refusal::capture_unsupported);
+    }
     *id = stream->id;
     return {};
   });
