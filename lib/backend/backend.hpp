@@ -160,7 +160,7 @@ class DeviceBackend {
   /// Blocks until query_event would say ok [36]. Unsafe in capture.
   virtual Status synchronize_event(EventHandle event) noexcept = 0;
   /// The device's time from one point to the other; both are done (else not_ready) and made for timing (else invalid)
-  /// [37]. Unsafe in capture.
+  /// [37]. Not unsafe in capture.
   virtual Status elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept = 0;
   /// Work enqueued on the stream from now on starts after the event's point, as it is recorded now [38]. A stream that
   /// waits for a point in a capture joins that. One that captures and waits for a point outside of its capture:
@@ -174,8 +174,8 @@ class DeviceBackend {
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
   /// The function runs when the stream gets there [70], on the one thread that runs the host functions of all streams
-  /// and graphs, one after the other [43]. In it, events may be queried and synchronised with and the capture mode be
-  /// exchanged; all else is not_permitted [44], but for check_stream and device_address, which may need no call.
+  /// and graphs, one after the other [43]. In it, events may be queried and synchronised with, elapsed() be asked and the
+  /// capture mode be exchanged; all else is not_permitted [44], but for check_stream and device_address, which may need no call.
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture
@@ -201,7 +201,7 @@ class DeviceBackend {
   /// In the order of the stream [52]. Branches are ordered by forks and joins alone: they may run beside each other, or
   /// one after the other in any order [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
-  /// What was made from the graph, and launched, goes on [54].
+  /// What was made from the graph, and launched, goes on [54]. After a loss the graphs go, and no error is told.
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;
   virtual Status destroy_graph_exec(GraphExecHandle exec) noexcept = 0;
 };

@@ -228,6 +228,7 @@ void Timeline::take_done(MovingBlocks& out) noexcept {
 /// The device is behind: a look that is bounded is not repeated before there is something new to ask about; and for
 /// small blocks not before as much as is worth a question, which costs as much as ten drops. So many more wait then.
 void Timeline::put_off_looking(bool nothing_found) noexcept {
+  if (blocks_.empty()) return;  // another thread has been told meanwhile that all is done
   const bool small = blocks_.first_bytes() <= bytes_per_ticket / 4;
   const auto recorded = recorded_.load(std::memory_order_relaxed);
   if (small)

@@ -76,7 +76,7 @@ CONTRACT_CASE("in a host function the device may be asked for events, and the ca
                  }}};
   call_in_host_function(backend, stream, allowed);
   all_answer(allowed, StatusCode::ok);
-  CHECK(before == CaptureMode::global);
+  CHECK(before.has_value());  // whatever mode a thread of the driver's is in
   CHECK(after == CaptureMode::relaxed);
 }
 
@@ -133,6 +133,11 @@ CONTRACT_CASE("in a host function nothing can be destroyed, and no stream be ask
   CONTRACT_OK(backend, record_event(from, other));
   CONTRACT_OK(backend, record_event(event, other));
   CONTRACT_OK(backend, synchronize_stream(other));
+  std::chrono::nanoseconds time{-1};
+  Calls allowed{{"elapsed", [&] { return backend.elapsed(from, event, &time); }}};
+  call_in_host_function(backend, stream, allowed);
+  all_answer(allowed, StatusCode::ok);
+  CHECK(time.count() >= 0);
   CONTRACT_OK(backend, begin_capture(other, CaptureMode::relaxed));
   GraphHandle graph = end_capture(backend, other);
   GraphExecHandle exec = nullptr;
@@ -140,9 +145,7 @@ CONTRACT_CASE("in a host function nothing can be destroyed, and no stream be ask
   std::uint64_t id = 0;
   int priority = 0;
   CaptureInfo info;
-  std::chrono::nanoseconds time{0};
   Calls refused{
-      {"elapsed", [&] { return backend.elapsed(from, event, &time); }},
       {"stream_id", [&] { return backend.stream_id(other, &id); }},
       {"stream_priority", [&] { return backend.stream_priority(other, &priority); }},
       {"capture_info", [&] { return backend.capture_info(other, &info); }},

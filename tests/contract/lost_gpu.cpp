@@ -90,8 +90,6 @@ void lose(DeviceBackend& backend) {
       {"capture_info", [&] { return backend.capture_info(stream, &info); }},
       {"unregister_host", [&] { return backend.unregister_host(pages); }},
       {"free_host", [&] { return backend.free_host(from_driver); }},
-      {"destroy_graph_exec", [&] { return backend.destroy_graph_exec(exec); }},
-      {"destroy_graph", [&] { return backend.destroy_graph(graph); }},
       {"destroy_event", [&] { return backend.destroy_event(event); }},
       {"destroy_stream", [&] { return backend.destroy_stream(stream); }},
   };
@@ -99,6 +97,8 @@ void lose(DeviceBackend& backend) {
     const Status status = call.make();
     must(status.code == StatusCode::device_lost, std::string(call.name) + ": " + backend.describe(status));
   }
+  must(backend.destroy_graph_exec(exec).ok(), "a graph's executable goes");
+  must(backend.destroy_graph(graph).ok(), "a graph goes");
   // These may need no call of the driver.
   std::printf("check_stream: %s\n", backend.describe(backend.check_stream(capturing)).c_str());
   std::printf("device_address: %s\n", backend.describe(backend.device_address(pages, &address)).c_str());

@@ -278,6 +278,11 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go
   EventHandle event = nullptr;
   CONTRACT_OK(backend, create_stream(&stream));
   CONTRACT_OK(backend, create_event(&event));
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  GraphHandle graph = nullptr;
+  GraphExecHandle exec = nullptr;
+  CONTRACT_OK(backend, end_capture(stream, &graph));
+  CONTRACT_OK(backend, instantiate_graph(graph, &exec));
   Count count;
   CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
   CONTRACT_OK(backend, record_event(event, stream));
@@ -302,6 +307,8 @@ TEST_CASE("a lost device completes nothing, lets blocked callers go, and lets go
   CHECK(backend.exchange_capture_mode(CaptureMode::global) == CaptureMode::relaxed);
   CONTRACT_CODE(backend, unregister_host(pages.data()), device_lost);
   CHECK(backend.live_events() == 1);
+  CONTRACT_OK(backend, destroy_graph_exec(exec));
+  CONTRACT_OK(backend, destroy_graph(graph));
   CONTRACT_CODE(backend, destroy_event(event), device_lost);
   CONTRACT_CODE(backend, destroy_stream(stream), device_lost);
   CHECK(backend.live_events() == 0);

@@ -1,18 +1,21 @@
 // DeviceOptions::connections takes effect, against what the environment says. CUDA reads its variable when it makes the
 // GPU's context, so each number needs a process of its own: connections NUMBER, or `connections late`. A simulated
-// device's streams share nothing, whatever the number. Exit status 77: what a simulated device has no part in.
+// device's streams share nothing, whatever the number. Exit status 77: what a simulated device has no part in, or a
+// GPU without tests' kernels.
 
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <thole/thole.hpp>
+
+#include "../support/gpu_code.hpp"
 
 namespace {
 
@@ -41,8 +44,13 @@ int held_beside_a_stuck_stream(const thole::Device& device) {
     streams.back().synchronize();
   }
   const auto buffer = heap.make_buffer<std::byte>(bytes);
-  const auto opened = std::make_shared<std::atomic<bool>>(false);
-  streams[0].launch_host_function([opened] { opened->wait(false, std::memory_order_acquire); });
+  // On a GPU by a kernel: what waits for a host function waits in the driver, and holds no connection.
+  auto flag = heap.make_buffer<int>(1, 0);
+  int* const opened = flag.unsynchronized_data();
+  if (device.backend() == thole::Backend::simulated)
+    device.simulation().hold(streams[0]);
+  else if (!support::gpu::launch_gate(device.ordinal(), streams[0].native(), opened))
+    throw std::runtime_error("no kernel can be launched");
   const thole::Event stuck = streams[0].record();
   for (std::size_t i = 1; i != streams.size(); ++i) {
     if (i <= waiting) streams[i].wait(stuck);
@@ -56,8 +64,10 @@ int held_beside_a_stuck_stream(const thole::Device& device) {
     for (const auto& event : done) held += event.ready() ? 0 : 1;
     if (held == 0) break;
   }
-  opened->store(true, std::memory_order_release);
-  opened->notify_all();
+  if (device.backend() == thole::Backend::simulated)
+    device.simulation().release(streams[0]);
+  else
+    std::atomic_ref(*opened).store(1, std::memory_order_release);
   for (const auto& stream : streams) stream.synchronize();
   return held;
 }
@@ -93,6 +103,7 @@ int main(int argc, char** argv) try {
   const char* const name = std::getenv("THOLE_DEVICE");
   const bool on_gpu = name != nullptr && std::string_view(name).starts_with("cuda");
   const std::string_view mode = argc > 1 ? argv[1] : "32";
+  if (on_gpu && !support::gpu::has_code()) return 77;
   // The option is what counts: the environment says something else.
   if (setenv(variable, mode == "8" ? "32" : "8", 1) != 0) return 1;
   if (mode != "late") {

@@ -290,3 +290,21 @@ TEST_CASE(
   drop_in_flight(several);
   CHECK(recycled() == was + 1);
 }
+
+TEST_CASE("what another call finds to be done while a look is told that it is not comes back with that look") {
+  for (const bool thorough : {false, true}) {
+    const auto device = stepped();
+    const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+    const Stream stream(device);
+    DeviceBuffer<std::byte> memory(stream, bytes);
+    heap.make_buffer<std::byte>(bytes).async_to_device(stream, memory.span());
+    const Event first = stream.record(), last = stream.record();
+    bool found = false;
+    device.simulation().after_call(SimulatedCall::query_event, [&] {
+      device.simulation().run_all();
+      found = last.ready();
+    });
+    CHECK((thorough ? device_collect(device) : detail::collect_some(*detail::HandleAccess::shared(stream))) == 1);
+    CHECK(found);
+  }
+}

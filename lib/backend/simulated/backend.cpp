@@ -279,16 +279,11 @@ Status SimulatedBackend::synchronize_event(EventHandle handle) noexcept {
 }
 
 Status SimulatedBackend::elapsed(EventHandle from, EventHandle to, std::chrono::nanoseconds* time) noexcept {
-  if (in_host_function()) {  // counted as a query, which may be made there
-    machine().calls_in_host_functions.fetch_add(1, std::memory_order_relaxed);
-    return refuse(Refusal::not_permitted);
-  }
   return call(*device_, SimulatedCall::query_event, [&](Lock&) -> Status {
     Duration at[2];
     for (int i = 0; i != 2; ++i) {
       SimulatedEvent* event = find_event(i == 0 ? from : to);
       if (event == nullptr || !event->timing) return refuse(Refusal::invalid_handle);
-      if (forbidden_by_capture()) return refuse(Refusal::capture_unsupported);
       if (event->captured) return captured_event(*event->captured);
       if (event->point == nullptr) return refuse(Refusal::invalid_handle);
       if (!event->point->done) return refuse(event->point->lost ? Refusal::lost : Refusal::not_ready);

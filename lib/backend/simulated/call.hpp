@@ -27,8 +27,8 @@ StreamPtr make_stream(SimulatedDevice& device);
 /// The event of the handle, or nullptr.
 SimulatedEvent* find_event(EventHandle handle);
 
-/// Whether a lost device still does what it is asked for, though it then reports the loss.
-enum class Lost { refused, taken };
+/// Whether a lost device still does what it is asked for, though it may then report the loss.
+enum class Lost { refused, taken, unnoticed };
 
 /// The refusal that a test asked for, or ok. Counts the call.
 inline Status requested(SimulatedDevice& device, SimulatedCall kind) {
@@ -98,7 +98,7 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
     if (device.lost && on_lost == Lost::refused) status = refuse(Refusal::lost);
     const bool was_lost = device.lost;
     if (status.ok()) status = f(lock);
-    if (status.ok() && was_lost) status = refuse(Refusal::lost);
+    if (status.ok() && was_lost && on_lost != Lost::unnoticed) status = refuse(Refusal::lost);
     run_inline(lock);
     const auto after = std::exchange(device.calls[kind].after, nullptr);
     lock.unlock();

@@ -86,7 +86,7 @@ Status SimulatedBackend::destroy_graph(GraphHandle graph) noexcept {
         machine().graphs.erase(found);
         return {};
       },
-      Lost::taken);
+      Lost::unnoticed);
 }
 
 Status SimulatedBackend::destroy_graph_exec(GraphExecHandle exec) noexcept {
@@ -100,7 +100,7 @@ Status SimulatedBackend::destroy_graph_exec(GraphExecHandle exec) noexcept {
         machine().execs.erase(found);
         return {};
       },
-      Lost::taken);
+      Lost::unnoticed);
 }
 
 }  // namespace thole::inline v0_1::detail
