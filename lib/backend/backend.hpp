@@ -174,8 +174,9 @@ class DeviceBackend {
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
   /// The function runs when the stream gets there [70], on the one thread that runs the host functions of all streams
-  /// and graphs, one after the other [43]. In it, events may be queried and synchronised with, elapsed() be asked and the
-  /// capture mode be exchanged; all else is not_permitted [44], but for check_stream and device_address, which may need no call.
+  /// and graphs, one after the other [43]. In it, events may be queried and synchronised with, elapsed() be asked and
+  /// the capture mode be exchanged; all else is not_permitted [44], but for check_stream and device_address, which may
+  /// need no call.
   virtual Status launch_host_function(StreamHandle stream, void (*function)(void*), void* argument) noexcept = 0;
 
   // ---- Graph capture

@@ -76,8 +76,9 @@ void with(int connections, bool on_gpu) {
   const std::string number = std::to_string(connections);
   const auto device = on_gpu ? thole::Device::cuda(0, {.connections = connections}) : thole::Device::simulated();
   const int held = held_beside_a_stuck_stream(device);
-  const bool shared = on_gpu && connections < 32;
-  must(shared ? held > 0 : held == 0, number + " connections: " + std::to_string(held) + " of 20 streams are held");
+  // With fewer some may be held: a GPU does not promise to.
+  const bool may_share = on_gpu && connections < 32;
+  must(may_share || held == 0, number + " connections: " + std::to_string(held) + " of 20 streams are held");
   if (!on_gpu) return;
   const char* const now = std::getenv(variable);
   must(now != nullptr && number == now, "the variable says so, too");
