@@ -85,7 +85,7 @@ class DeviceBackend {
   DeviceBackend() = default;
   DeviceBackend(const DeviceBackend&) = delete;
   DeviceBackend& operator=(const DeviceBackend&) = delete;
-  /// Nothing made by this backend may be alive but registered memory and what allocate_host gave, which are let go.
+  /// Nothing made by this backend may be alive but registered memory and what allocate_host gave: who asked lets go.
   virtual ~DeviceBackend() = default;
 
   /// What the layers above keep until the backend has let go of all memory: destroyed last.
