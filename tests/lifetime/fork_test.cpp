@@ -231,6 +231,15 @@ TEST_CASE("every other call of a child on what its parent made says that another
       {"borrow_mut, idle", [&] { (void)idle->borrow_mut(); }},
       {"try_borrow, idle", [&] { (void)detail::unwrap(idle->try_borrow()); }},
       {"instantiate", [&] { (void)objects.graph->instantiate(); }},
+      {"Graph::native", [&] { (void)objects.graph->native(); }},
+      {"GraphExec::native", [&] { (void)objects.exec->native(); }},
+      {"launch", [&] { objects.exec->launch(*stream); }},
+      {"split_at", [&] { (void)detail::unwrap(std::move(*idle).try_split_at(1)); }},
+      {"make_buffer_for", [&] { (void)heap->make_buffer_for<std::byte>(bytes, forever); }},
+      {"drain_for", [&] { detail::unwrap(heap->drain_for(forever)); }},
+      {"wait_for", [&] { detail::unwrap(in_flight->wait_for(forever)); }},
+      {"on_ready", [&] { later->on_ready([](Result<void>) {}); }},
+      {"PinnedArena::regions", [&] { (void)arena->regions(); }},
       {"begin_capture", [&] { device.simulation().begin_capture(*stream); }},
   };
   const Busy busy(objects);
