@@ -219,3 +219,15 @@ TEST_CASE("try_use_on returns thole's error instead of throwing it, and what the
   const auto borrow = buffer.borrow();
   errc_text_of(buffer.try_use_on(stream, Access::device_writes, [](int*, NativeStream) {}), Errc::borrowed);
 }
+
+TEST_CASE("a use whose work the program enqueues costs one event and two questions about captures") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4096);
+  const auto use = [&] { buffer.use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {}); };
+  use();
+  const auto questions = rig.calls(SimulatedCall::capture_info), events = rig.calls(SimulatedCall::record_event);
+  use();
+  CHECK(rig.calls(SimulatedCall::capture_info) - questions == 2);
+  CHECK(rig.calls(SimulatedCall::record_event) - events == 1);
+}
