@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <new>
 #include <string>
+#include <thread>
 
 namespace thole_torch {
 namespace {
@@ -39,8 +41,13 @@ thole::Result<Given*> HostMemory::allocate(std::size_t bytes) noexcept {
     return tl::unexpected(thole::Error::make(
         thole::Errc::out_of_memory, [] { return std::string("the system has no memory for a record of 16 bytes"); }));
   auto made = heap_.try_allocate(bytes, alignment);
-  if (!made && made.error().errc() == thole::Errc::out_of_memory) {
-    (void)heap_.drain_for(longest_wait);  // some may be back though not all is
+  // What is in flight comes back in any stream, so that there is no single copy to wait for: look again and again.
+  const auto end = std::chrono::steady_clock::now() + longest_wait;
+  for (auto pause = std::chrono::microseconds(10);
+       !made && made.error().errc() == thole::Errc::out_of_memory && heap_.stats().in_flight != 0 &&
+       std::chrono::steady_clock::now() < end;
+       pause = std::min(2 * pause, std::chrono::microseconds(1000))) {
+    std::this_thread::sleep_for(pause);
     made = heap_.try_allocate(bytes, alignment);
   }
   if (!made) return tl::unexpected(std::move(made.error()));

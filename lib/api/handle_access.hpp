@@ -37,7 +37,10 @@ struct HandleAccess {
         return named() + " is the per-thread default stream of another thread, which alone may use it";
       }));
     // A foreign one's handle value has been seen on another stream since. CUDA gives no handle to two living streams.
+    // One whose number nobody knows was seen in a capture, and is not known any more when that has ended.
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
+      if (found->foreign() && found->id() == 0)
+        return std::string(call) + ": this view was made in a graph capture that has ended; make another one";
       return named() +
              (found->foreign() ? " is gone: another stream has its native handle now" : " has been destroyed");
     }));

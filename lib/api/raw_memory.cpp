@@ -91,7 +91,16 @@ Result<bool> PinnedHeap::try_deallocate(void* data, const StreamRef& stream) con
   if (core_ == nullptr) return false;
   Block* const block = BlockIndex::at(data);
   if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
-  if (auto noted = note(*block, stream, true, "PinnedHeap::deallocate", Of::all_so_far); !noted)
+  constexpr const char* call = "PinnedHeap::deallocate";
+  // The event for what the stream was given so far comes with its first use after the capture; but that one's view is
+  // another, if this one was made in the capture.
+  if (const auto& timeline = detail::HandleAccess::shared(stream); timeline != nullptr && timeline->id() == 0)
+    if (detail::CaptureInfo info; timeline->capture_info(&info).ok() && info.state != detail::CaptureInfo::State::none)
+      return tl::unexpected(Error::make(Errc::capturing, [] {
+        return std::string(call) + ": this view was made while its stream captures a graph; deallocate through one " +
+               "that was made before, or when the capture has ended";
+      }));
+  if (auto noted = note(*block, stream, true, call, Of::all_so_far); !noted)
     return tl::unexpected(std::move(noted.error()));
   return deallocate(data);
 }

@@ -45,7 +45,11 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
   if (const Status status = core->note(core->backend->check_stream(native)); !status.ok())
     return tl::unexpected(core->error(status, call, "asking whose stream it is"));
   const auto kind = native == per_thread_stream ? Timeline::Kind::of_thread : Timeline::Kind::foreign;
-  if (asked.code == StatusCode::capture || (asked.ok() && capture.state != CaptureInfo::State::none))
+  if (asked.code == StatusCode::capture) {  // the legacy default stream, in a capture that it would wait for
+    if (auto known = core->streams->known_legacy(); known != nullptr) return HandleAccess::view(std::move(known));
+    return capturing_error(call, "a graph capture is going on that the default stream may not be used in");
+  }
+  if (asked.ok() && capture.state != CaptureInfo::State::none)
     return HandleAccess::view(core->streams->of_capturing(core, native, capture.id, kind));
   if (!asked.ok()) return tl::unexpected(core->error(asked, call, "asking whether the stream captures"));
   std::uint64_t id = 0;

@@ -42,6 +42,16 @@ std::shared_ptr<Timeline> StreamRegistry::of_capturing(const std::shared_ptr<Dev
   return timeline;
 }
 
+std::shared_ptr<Timeline> StreamRegistry::known_legacy() noexcept {
+  const std::scoped_lock lock(mutex_);
+  for (const std::uintptr_t handle : {0U, 1U}) {  // CUDA: 0 and cudaStreamLegacy
+    const auto found = foreign_.find(reinterpret_cast<StreamHandle>(handle));
+    if (found == foreign_.end()) continue;
+    if (auto known = found->second.lock(); known != nullptr && known->is_usable()) return known;
+  }
+  return nullptr;
+}
+
 std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                              std::uint64_t id, Timeline::Kind kind) {
   std::shared_ptr<Timeline> known, before, captured;  // let go of after the lock

@@ -36,6 +36,9 @@ class StreamRegistry {
   std::shared_ptr<Timeline> of_capturing(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                          std::uint64_t capture, Timeline::Kind kind);
 
+  /// The legacy default stream's, if it has been seen; nullptr else. Its handles are never another stream's.
+  std::shared_ptr<Timeline> known_legacy() noexcept;
+
   /// Looks for blocks in every timeline, thoroughly; see Timeline::take_finished.
   void take_finished(MovingBlocks& out, Wanted wanted) noexcept;
   /// A timeline in which blocks wait, another one each time, if one of the next few has any; else nullptr.

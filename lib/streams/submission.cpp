@@ -268,10 +268,9 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   // What is asked of captures when an event is recorded is what must be known here: it is asked once.
   if (precision == Precision::at_once && !has_no_event() && reserved_ == nullptr) (void)timeline_->reserve(&reserved_);
   Status recorded{StatusCode::not_ready};
-  if (reserved_ != nullptr)
-    recorded = timeline_->record_reserved(std::exchange(reserved_, nullptr), &after);
-  else if (!capturing())
-    (void)timeline_->capture_info(&after);
+  if (reserved_ != nullptr) recorded = timeline_->record_reserved(std::exchange(reserved_, nullptr), &after);
+  // An event that was refused has told nothing of captures.
+  if (!recorded.ok() && !capturing() && after.state == CaptureInfo::State::none) (void)timeline_->capture_info(&after);
   keep_in_graph_after(after);
   note_all(position);
   if (recorded.ok()) return;

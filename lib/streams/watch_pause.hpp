@@ -12,9 +12,9 @@ using WatchPause = std::chrono::microseconds;
 inline constexpr WatchPause shortest_watch_pause = std::chrono::milliseconds(1);
 inline constexpr WatchPause longest_watch_pause = std::chrono::milliseconds(64);
 
-/// The pause after one in which nothing was found. `keenly`: it grows by an eighth, so that what has been in flight for
-/// a while is found at most an eighth of that while late, and a stream that stands still costs 16 looks a second. Else
-/// it doubles: nobody is in a hurry.
+/// The pause after one in which nothing was found. `keenly`: it grows by an eighth, so that after a while in which
+/// nothing was found the next look is an eighth of that while away, and a stream that stands still costs 16 looks a
+/// second. Else it doubles: nobody is in a hurry.
 constexpr WatchPause next_watch_pause(WatchPause last, bool keenly) noexcept {
   return std::min(keenly ? last + last / 8 : last * 2, longest_watch_pause);
 }

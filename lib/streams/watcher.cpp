@@ -49,8 +49,7 @@ class Watcher {
 
   void refill(const std::shared_ptr<DeviceCore>& device) noexcept try {
     const std::scoped_lock lock(mutex_);
-    if (std::ranges::find(to_refill_, device) != to_refill_.end()) return;
-    to_refill_.push_back(device);
+    if (std::ranges::find(to_refill_, device) == to_refill_.end()) to_refill_.push_back(device);
     wake();
   } catch (...) {
     // No memory or no thread: whoever needs an event makes one, and asks again.

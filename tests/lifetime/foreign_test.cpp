@@ -86,6 +86,24 @@ TEST_CASE("a view may be made of a stream that captures, and the capture goes on
   }
 }
 
+TEST_CASE("the legacy default stream's view stays what it is beside a capture that forbids its use") {
+  on_a_thread_of_its_own([] {
+    const Rig rig;
+    const auto capturing = view(rig.device, per_thread_stream);
+    for (const bool known : {false, true}) {
+      std::optional<StreamRef> before;
+      if (known) before = view(rig.device, legacy_stream);
+      rig.sim().begin_capture(capturing, SimulatedCaptureMode::relaxed);
+      if (known)
+        CHECK(view(rig.device, legacy_stream) == *before);
+      else
+        errc_text([&] { (void)view(rig.device, legacy_stream); }, Errc::capturing);
+      (void)rig.sim().end_capture(capturing);
+      if (known) CHECK(view(rig.device, legacy_stream) == *before);
+    }
+  });
+}
+
 TEST_CASE("a view of a thole stream's native handle is that stream, also while it captures") {
   const Rig rig(under_test());
   const Stream stream(rig.device);

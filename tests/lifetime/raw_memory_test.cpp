@@ -239,6 +239,27 @@ TEST_CASE("memory deallocated on a stream of others in a capture comes back with
   REQUIRE(rig.backend().destroy_stream(native).ok());
 }
 
+TEST_CASE("memory is not deallocated through a view that was made while its stream captures, and stays the caller's") {
+  const Rig rig;
+  void* native = nullptr;
+  REQUIRE(rig.backend().create_stream(&native).ok());
+  std::byte* const data = allocated(rig);
+  REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::global).ok());
+  const auto in_capture = detail::unwrap(detail::stream_from_native(rig.device, native));
+  errc_text([&] { (void)rig.heap.deallocate(data, in_capture); }, Errc::capturing);
+  detail::deallocate_on_native(rig.heap, data, static_cast<NativeStream>(native));
+  const auto kept = Device(rig.device).take_error();
+  CHECK((kept && kept->errc() == Errc::capturing));
+  void* graph = nullptr;
+  REQUIRE(rig.backend().end_capture(native, &graph).ok());
+  REQUIRE(rig.backend().destroy_graph(graph).ok());
+  CHECK(rig.heap.stats().in_flight == 0);
+  CHECK(rig.heap.deallocate(data, detail::unwrap(detail::stream_from_native(rig.device, native))));
+  rig.sim().run_all();
+  CHECK(rig.all_free());
+  REQUIRE(rig.backend().destroy_stream(native).ok());
+}
+
 TEST_CASE("a capture of thole's that ends gives back what was deallocated in it") {
   const Rig rig;
   const Stream stream(rig.device);

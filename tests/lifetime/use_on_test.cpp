@@ -231,3 +231,24 @@ TEST_CASE("a use whose work the program enqueues costs one event and two questio
   CHECK(rig.calls(SimulatedCall::capture_info) - questions == 2);
   CHECK(rig.calls(SimulatedCall::record_event) - events == 1);
 }
+
+TEST_CASE("work that a capture took is kept by the graph, also where the event behind it is refused") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  void* const native = stream.native();
+  {
+    const auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity());
+    rig.sim().fail_call(SimulatedCall::record_event, 1);
+    // As another thread may do at any moment.
+    rig.sim().before_call(SimulatedCall::record_event,
+                          [&] { REQUIRE(rig.backend().begin_capture(native, detail::CaptureMode::relaxed).ok()); });
+    buffer.use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {});
+  }
+  void* graph = nullptr;
+  REQUIRE(rig.backend().end_capture(native, &graph).ok());
+  rig.settle(stream);
+  CHECK(!rig.all_free());
+  REQUIRE(rig.backend().destroy_graph(graph).ok());
+  rig.settle(stream);
+  until([&] { return rig.all_free(); });
+}
