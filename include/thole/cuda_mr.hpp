@@ -2,7 +2,7 @@
 
 // A heap as a memory resource of CUDA's C++ libraries (cuda::mr, in CCCL), which RMM and cuDF take, too:
 //
-//     cudf::set_pinned_memory_resource(thole::CudaPinnedResource(heap));
+//     cudf::set_pinned_memory_resource(resource);  // which must live on: cuDF keeps a reference
 
 // CCCL before 3.1 (CUDA 13.0 and earlier) has its memory resources behind this.
 #ifndef LIBCUDACXX_ENABLE_EXPERIMENTAL_MEMORY_RESOURCE
