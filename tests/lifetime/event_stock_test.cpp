@@ -55,6 +55,7 @@ TEST_CASE("events that are taken are made again by a thread of the library's, be
 TEST_CASE("a thread that cannot make events because a stream stands still holds up nothing that comes back") {
   const Rig rig;
   const Stream stream(rig.device);
+  const auto before = made(rig);
   std::atomic<bool> blocked{false}, go_on{false};
   std::vector<Event> events;
   rig.sim().before_call(SimulatedCall::create_event, [&] {
@@ -76,4 +77,5 @@ TEST_CASE("a thread that cannot make events because a stream stands still holds 
   });
   CHECK(!go_on.load());
   go_on = true;
+  until([&] { return made(rig) > before; });  // that thread looks at it no more
 }
