@@ -1,6 +1,8 @@
 #include <thole/graph.hpp>
 
+#include <mutex>
 #include <new>
+#include <shared_mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -78,7 +80,10 @@ Result<GraphCapture> GraphCapture::begin(const StreamRef& stream, const CaptureO
   if (status.ok() && info.state != CaptureInfo::State::none)
     return tl::unexpected(Error::make(
         Errc::capturing, [&] { return std::string(call) + ": a graph capture is going on in the stream already"; }));
-  if (status.ok()) status = device.note(device.backend->begin_capture(timeline.native(), CaptureMode::thread_local_));
+  if (status.ok()) {
+    const std::shared_lock lock(device.captures_begin);
+    status = device.note(device.backend->begin_capture(timeline.native(), CaptureMode::thread_local_));
+  }
   if (!status.ok()) return tl::unexpected(device.error(status, call, "beginning a capture"));
   GraphCapture capture(HandleAccess::shared(stream));
   const auto launches =

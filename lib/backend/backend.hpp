@@ -133,10 +133,6 @@ class DeviceBackend {
   /// Blocks until all work in the stream is done [25]. Not allowed while it captures [26]; unsafe in capture, whatever
   /// the stream.
   virtual Status synchronize_stream(StreamHandle stream) noexcept = 0;
-  /// Blocks until all that the device has been given so far is done, by whomever and in whatever stream, also in those
-  /// that this library has never heard of [55]. While any stream of the device captures: `capture`, which invalidates
-  /// the capture, whatever the thread's mode [56]; else unsafe in capture.
-  virtual Status synchronize_device() noexcept = 0;
   /// A number that no other stream of the process, past or future, has (cudaStreamGetId) [27]. Not of a stream that
   /// captures: `capture`, which invalidates the capture, whatever the thread's mode [74].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
@@ -153,6 +149,12 @@ class DeviceBackend {
   virtual Status destroy_event(EventHandle event) noexcept = 0;
   /// Recording again replaces the point [30]. On a capturing stream it becomes part of the graph instead [31].
   virtual Status record_event(EventHandle event, StreamHandle stream) noexcept = 0;
+  /// Records the event behind all that the device has been given so far, by whomever and in whatever stream, also in
+  /// those that this library has never heard of; nothing waits for it that does not ask [55]. While any stream of the
+  /// device captures: `capture`, which invalidates the capture, whatever the thread's mode, and leaves the event as it
+  /// was [56]. Captures that begin later are not touched [75]. A driver before CUDA 12.5 has no such event: then the
+  /// call itself waits until all is done.
+  virtual Status record_device(EventHandle event) noexcept = 0;
   /// ok when all work before the recorded point is done, or when nothing was ever recorded [32]; else not_ready [33].
   /// Unsafe in capture. Where the event was last recorded in a capture: capture while that goes on, which invalidates
   /// it [34], and invalid afterwards [35].

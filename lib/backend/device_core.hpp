@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <string_view>
 
@@ -67,6 +68,10 @@ struct DeviceCore {
   void keep_error(Status status, std::string_view object, std::string_view call) noexcept;
   void keep_error(Error error) noexcept;
   std::optional<Error> take_error() noexcept;
+
+  /// Shared by who begins a capture in a stream of thole's; alone, by who gives the device what would invalidate it.
+  /// Never held across a wait for the device.
+  std::shared_mutex captures_begin;
 
   /// True once a stream of this device has used memory of another device's arena. Who collects for that arena must then
   /// ask the streams of this device, too.

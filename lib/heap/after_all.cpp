@@ -29,10 +29,24 @@ bool is_capturing(DeviceCore& device) noexcept {
   return status.code == StatusCode::capture || device.streams->own_stream_captures();
 }
 
+/// An event behind all that the device has been given. No capture of thole's begins between the look and the record,
+/// which would invalidate it; one that begins later does no harm.
+Status record_all(DeviceCore& device, EventHandle event) noexcept {
+  const std::unique_lock lock(device.captures_begin);
+  return is_capturing(device) ? Status{StatusCode::capture} : device.note(device.backend->record_device(event));
+}
+
 Status wait_for_all(DeviceCore& device) noexcept {
-  if (is_capturing(device)) return {StatusCode::capture};
-  const CaptureGuard guard(*device.backend);
-  return device.note(device.backend->synchronize_device());
+  EventHandle event = nullptr;
+  Status status = device.note(device.events.take(&event));
+  if (!status.ok()) return status;
+  status = record_all(device, event);
+  if (status.ok()) {
+    const CaptureGuard guard(*device.backend);
+    status = device.note(device.backend->synchronize_event(event));
+  }
+  device.events.give(event);
+  return status;
 }
 
 class AfterAll {

@@ -233,18 +233,39 @@ CONTRACT_CASE("synchronising a capturing stream fails and invalidates its captur
   }
 }
 
-CONTRACT_CASE("synchronising the device invalidates each capture on it, whatever the mode of who asks [56]") {
+CONTRACT_CASE("an event behind all of the device invalidates each capture on it, whatever the mode of who asks [56]") {
+  const TestStream idle(backend);
+  const TestEvent event(backend);
+  CONTRACT_OK(backend, record_event(event, idle));
+  idle.synchronize();
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed})
     for (const CaptureMode asking : {CaptureMode::global, CaptureMode::relaxed}) {
       Capturing capturing(backend, mode);
       std::thread([&] {
         const CaptureMode before = backend.exchange_capture_mode(asking);
-        CONTRACT_CODE(backend, synchronize_device(), capture);
+        CONTRACT_CODE(backend, record_device(event), capture);
         backend.exchange_capture_mode(before);
       }).join();
       CHECK(!capturing.end());
+      CONTRACT_CODE(backend, query_event(event), ok);  // as it was
     }
-  CONTRACT_OK(backend, synchronize_device());
+  CONTRACT_OK(backend, record_device(event));
+}
+
+CONTRACT_CASE("a capture that begins behind an event of all of the device goes on, while that is still to be done [75]") {
+  const TestStream stuck(backend);
+  const TestEvent event(backend);
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed}) {
+    Gate gate(backend, stuck);
+    CONTRACT_OK(backend, record_device(event));
+    Capturing capturing(backend, mode);
+    const CaptureMode before = backend.exchange_capture_mode(CaptureMode::relaxed);
+    CONTRACT_CODE(backend, query_event(event), not_ready);
+    gate.open();
+    CONTRACT_OK(backend, synchronize_event(event));
+    backend.exchange_capture_mode(before);
+    CHECK(capturing.end());
+  }
 }
 
 CONTRACT_CASE("an event recorded in a capturing stream cannot be asked [34]") {

@@ -61,7 +61,7 @@ CONTRACT_CASE("in a forked child every call on the parent's device says device_l
       [&] { return backend.create_stream(&data); },
       [&] { return backend.destroy_stream(stream); },
       [&] { return backend.synchronize_stream(stream); },
-      [&] { return backend.synchronize_device(); },
+      [&] { return backend.record_device(event); },
       [&] { return backend.stream_id(stream, &id); },
       [&] { return backend.check_stream(stream); },
       [&] { return backend.capture_info(stream, &info); },

@@ -113,7 +113,7 @@ CONTRACT_CASE(
       {"instantiate_graph", [&] { return backend.instantiate_graph(graph, &made); }},
       {"begin_capture", [&] { return backend.begin_capture(other, CaptureMode::relaxed); }},
       {"synchronize_stream", [&] { return backend.synchronize_stream(other); }},
-      {"synchronize_device", [&] { return backend.synchronize_device(); }},
+      {"record_device", [&] { return backend.record_device(event); }},
   };
   call_in_host_function(backend, stream, refused);
   all_answer(refused, StatusCode::not_permitted);

@@ -68,7 +68,7 @@ void lose(DeviceBackend& backend) {
   };
   const std::vector<Call> refused{
       {"synchronize_stream", [&] { return backend.synchronize_stream(stream); }},
-      {"synchronize_device", [&] { return backend.synchronize_device(); }},
+      {"record_device", [&] { return backend.record_device(event); }},
       {"query_event", [&] { return backend.query_event(event); }},
       {"synchronize_event", [&] { return backend.synchronize_event(event); }},
       {"record_event", [&] { return backend.record_event(event, stream); }},

@@ -177,27 +177,44 @@ CONTRACT_CASE("who synchronises with an event waits for its point [36]") {
   waiter.join();
 }
 
-CONTRACT_CASE(
-    "who synchronises with the device waits for the work in every stream, and for nothing that comes later [55]") {
-  const TestStream stuck(backend), idle(backend), later(backend);
-  const TestEvent event(backend);
-  CONTRACT_OK(backend, record_event(event, idle));
-  CONTRACT_OK(backend, synchronize_device());
-  CONTRACT_CODE(backend, query_event(event), ok);
-  std::atomic<bool> began{false}, opened{false};
+CONTRACT_CASE("an event behind all of the device waits for every stream, for nothing later, and holds nobody up [55]") {
+  const TestStream stuck(backend), later(backend), waits(backend);
+  const TestEvent of_later(backend), all(backend), behind(backend);
+  CONTRACT_OK(backend, record_device(all));
+  CONTRACT_OK(backend, synchronize_event(all));  // nothing goes on
+  for (StreamHandle stream : {StreamHandle(stuck), StreamHandle(), StreamHandle(reinterpret_cast<void*>(2))}) {
+    std::atomic<bool> opened{false};
+    Gate gate(backend, stream);
+    CONTRACT_OK(backend, record_device(all));
+    CONTRACT_OK(backend, wait_event(waits, all));
+    CONTRACT_OK(backend, record_event(behind, waits));
+    CONTRACT_OK(backend, record_event(of_later, later));
+    later.synchronize();
+    for (int i = 0; i < 1000; ++i) CONTRACT_CODE(backend, query_event(all), not_ready);
+    CONTRACT_CODE(backend, query_event(behind), not_ready);
+    std::thread waiting([&] {
+      CHECK(backend.synchronize_event(all).ok());
+      CHECK(opened);
+    });
+    opened = true;
+    gate.open();
+    waiting.join();
+    CONTRACT_OK(backend, synchronize_event(behind));
+  }
+}
+
+CONTRACT_CASE("an event behind all of the device is behind the work in a graph, and behind what waits for it [55]") {
+  const TestStream stuck(backend), waits(backend);
+  const TestEvent first(backend), all(backend);
   Gate gate(backend, stuck);
-  std::thread waiting([&] {
-    began = true;
-    CHECK(backend.synchronize_device().ok());
-    CHECK(opened);
-  });
-  while (!began) std::this_thread::yield();
-  for (int i = 0; i < 1000; ++i) CONTRACT_CODE(backend, query_event(event), ok);  // others go on
-  CONTRACT_OK(backend, record_event(event, later));
-  later.synchronize();
-  opened = true;
+  CONTRACT_OK(backend, record_event(first, stuck));
+  CONTRACT_OK(backend, wait_event(waits, first));  // its last operation is a wait
+  CONTRACT_OK(backend, record_device(all));
+  CONTRACT_CODE(backend, query_event(all), not_ready);
   gate.open();
-  waiting.join();
+  CONTRACT_OK(backend, synchronize_event(all));
+  CONTRACT_OK(backend, record_device(all));
+  CONTRACT_OK(backend, synchronize_event(all));
 }
 
 CONTRACT_CASE("the time between two events is known once both are done, of events that measure time [37]") {

@@ -160,10 +160,6 @@ class CudaBackend final : public DeviceBackend {
   Status synchronize_stream(StreamHandle stream) noexcept override {
     return call([&] { return cudaStreamSynchronize(stream_of(stream)); });
   }
-  // CUDA: "Device Management".
-  Status synchronize_device() noexcept override {
-    return call([&] { return cudaDeviceSynchronize(); });
-  }
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override {
     unsigned long long number = 0;
     const Status status = call([&] { return cudaStreamGetId(stream_of(stream), &number); });
@@ -219,6 +215,9 @@ class CudaBackend final : public DeviceBackend {
   }
   Status record_event(EventHandle event, StreamHandle stream) noexcept override {
     return call([&] { return cudaEventRecord(event_of(event), stream_of(stream)); });
+  }
+  Status record_device(EventHandle event) noexcept override {
+    return call([&] { return record_in_context(context_, event_of(event)); });
   }
   Status query_event(EventHandle event) noexcept override {
     return call([&] { return cudaEventQuery(event_of(event)); });

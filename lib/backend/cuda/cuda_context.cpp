@@ -7,7 +7,6 @@
 #include <string>
 
 #include <cudaTypedefs.h>
-#include <cuda_runtime_api.h>
 
 #include "base/fork.hpp"
 
@@ -24,7 +23,8 @@ struct Driver {
   PFN_cuCtxPushCurrent_v4000 push = nullptr;
   PFN_cuCtxPopCurrent_v4000 pop = nullptr;
   PFN_cuStreamGetCtx_v9020 stream_context = nullptr;
-  const char* missing = nullptr;  // the first function that the driver does not have
+  CUresult (*record_context)(CUcontext, CUevent) = nullptr;  // cuCtxRecordEvent, since 12.5: may be missing
+  const char* missing = nullptr;  // the first function that the driver does not have, and must have
 };
 
 /// CUDA: "Driver Entry Point Access". `version` is the one that brought the function with this signature.
@@ -55,6 +55,9 @@ const Driver& driver() noexcept {
     find(driver, driver.push, "cuCtxPushCurrent", 4000);
     find(driver, driver.pop, "cuCtxPopCurrent", 4000);
     find(driver, driver.stream_context, "cuStreamGetCtx", 9020);
+    const char* const missing = driver.missing;
+    find(driver, driver.record_context, "cuCtxRecordEvent", 12050);
+    driver.missing = missing;
     return driver;
   }();
   return made;
@@ -128,6 +131,11 @@ Result<void> set_connections(int ordinal, int connections) {
   if (setenv(variable, wanted.c_str(), 1) != 0)
     return failed(Errc::out_of_memory, "no memory for " + wanted + " connections");
   return {};
+}
+
+cudaError_t record_in_context(CUcontext context, cudaEvent_t event) noexcept {
+  if (driver().record_context == nullptr) return cudaDeviceSynchronize();
+  return static_cast<cudaError_t>(driver().record_context(context, event));  // the numbers are the same
 }
 
 CUcontext context_of(CUstream stream) noexcept {

@@ -5,6 +5,7 @@
 // changes it only where it is not the device's.
 
 #include <cuda.h>
+#include <cuda_runtime_api.h>
 
 #include <thole/error.hpp>
 
@@ -25,6 +26,11 @@ bool current_is_primary(int ordinal) noexcept;
 
 /// The context that the stream, not a default one, belongs to; nullptr where the driver does not know the stream.
 CUcontext context_of(CUstream stream) noexcept;
+
+/// Records the event behind all that the context, which is the current one, has been given so far. CUDA: "Context
+/// Management", cuCtxRecordEvent. Where the driver is older than that: waits until all is done, so that the event, which
+/// serves again, is ready as it is.
+cudaError_t record_in_context(CUcontext context, cudaEvent_t event) noexcept;
 
 /// The context is the calling thread's current one while this lives. CUDA: "Context Management", cuCtxPushCurrent.
 class CurrentContext {

@@ -151,19 +151,6 @@ Status SimulatedBackend::synchronize_stream(StreamHandle handle) noexcept {
       });
 }
 
-Status SimulatedBackend::synchronize_device() noexcept {
-  return call(*device_, SimulatedCall::synchronize_device, [&](Lock& lock) -> Status {
-    bool captures = forbidden_by_capture();
-    for (const auto& [id, stream] : device_->streams) {
-      if (!stream->capture) continue;
-      invalidate(*stream->capture);
-      captures = true;
-    }
-    if (captures) return refuse(Refusal::capture_unsupported);
-    return wait_for_device(lock, *device_) ? Status{} : refuse(Refusal::lost);
-  });
-}
-
 Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexcept {
   return stream_call(*device_, SimulatedCall::stream_id, handle, [&](Lock&, const auto& stream) -> Status {
     if (stream->capture) {
@@ -239,6 +226,23 @@ Status SimulatedBackend::record_event(EventHandle handle, StreamHandle stream_ha
     event->point = operation.point;
     event->captured.reset();
     enqueue(stream, std::move(operation));
+    return {};
+  });
+}
+
+Status SimulatedBackend::record_device(EventHandle handle) noexcept {
+  return call(*device_, SimulatedCall::record_device, [&](Lock&) -> Status {
+    SimulatedEvent* event = find_event(handle);
+    if (event == nullptr || event->device != device_.get()) return refuse(Refusal::invalid_handle);
+    bool captures = false;
+    for (const auto& [id, stream] : device_->streams) {
+      if (!stream->capture) continue;
+      invalidate(*stream->capture);
+      captures = true;
+    }
+    if (captures) return refuse(Refusal::capture_unsupported);
+    event->point = point_behind_all(*device_);
+    event->captured.reset();
     return {};
   });
 }

@@ -51,7 +51,6 @@ class SimulatedBackend final : public DeviceBackend {
   /// On a stepped device allocations need no step where a caller waits for nothing else.
   Status synchronize_stream(StreamHandle stream) noexcept override;
   /// Blocks also where a stream of the device is held.
-  Status synchronize_device() noexcept override;
   Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept override;
   Status check_stream(StreamHandle stream) noexcept override;
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override;
@@ -59,6 +58,7 @@ class SimulatedBackend final : public DeviceBackend {
   Status create_event(EventHandle* event, EventFlags flags = {}) noexcept override;
   Status destroy_event(EventHandle event) noexcept override;
   Status record_event(EventHandle event, StreamHandle stream) noexcept override;
+  Status record_device(EventHandle event) noexcept override;
   Status query_event(EventHandle event) noexcept override;
   Status synchronize_event(EventHandle event) noexcept override;
   /// By the simulated clock.

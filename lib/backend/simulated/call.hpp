@@ -46,7 +46,6 @@ constexpr bool waits_for_unpinning(SimulatedCall kind) noexcept {
     case SimulatedCall::query_event:
     case SimulatedCall::synchronize_event:
     case SimulatedCall::synchronize_stream:
-    case SimulatedCall::synchronize_device:
     case SimulatedCall::capture_info:
     case SimulatedCall::stream_id:
     case SimulatedCall::check_stream:

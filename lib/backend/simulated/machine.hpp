@@ -167,7 +167,7 @@ struct SimulatedStream {
   bool ready = false;                             ///< in a list of streams to run
   bool per_thread = false;                        ///< a per-thread default stream
   std::map<std::uint64_t, std::uint64_t> behind;  ///< a default stream's: how much of each other one it comes after
-  const Operation* current = nullptr;
+  Operation* current = nullptr;
   std::deque<Operation> queue;
   std::uint64_t enqueued = 0;
   std::uint64_t completed = 0;

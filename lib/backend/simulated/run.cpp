@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend/simulated/capture.hpp"
+#include "backend/simulated/call.hpp"
 #include "backend/simulated/host_thread.hpp"
 #include "backend/simulated/kernel.hpp"
 #include "backend/simulated/waits.hpp"
@@ -303,6 +304,51 @@ void order_default_streams(const StreamPtr& stream) {
   if (stream->per_thread) wait_for(device.legacy_stream);
   if (stream != device.legacy_stream) return;
   for (const auto& [thread, other] : device.thread_streams) wait_for(other);
+}
+
+namespace {
+
+/// The point after the last operation that the stream has been given, which is not done.
+std::shared_ptr<Point> point_at_end(const StreamPtr& stream) {
+  Operation* const last = stream->queue.empty() ? stream->current : &stream->queue.back();
+  if (last == nullptr || last->kind == Operation::Kind::wait) {  // whose point is another stream's
+    Operation mark;
+    mark.kind = Operation::Kind::record;
+    mark.point = std::make_shared<Point>();
+    enqueue(stream, mark);
+    return mark.point;
+  }
+  if (last->point == nullptr) {
+    last->point = std::make_shared<Point>();
+    last->point->stream = stream;
+    last->point->position = stream->enqueued;
+  }
+  return last->point;
+}
+
+}  // namespace
+
+/// Of a stream that nobody else knows: it runs by itself, waits for all others, and ends with that.
+std::shared_ptr<Point> point_behind_all(SimulatedDevice& device) {
+  std::vector<StreamPtr> busy;
+  for (const auto& [id, stream] : device.streams)
+    if (stream->completed != stream->enqueued) busy.push_back(stream);
+  if (busy.empty()) return nullptr;
+  Operation end;
+  end.kind = Operation::Kind::record;
+  end.point = std::make_shared<Point>();
+  const StreamPtr all = make_stream(device);
+  all->mode = SimulatedStream::Mode::automatic;
+  all->destroyed = true;
+  for (const StreamPtr& stream : busy) {
+    Operation wait;
+    wait.kind = Operation::Kind::wait;
+    wait.point = point_at_end(stream);
+    enqueue(all, std::move(wait));
+  }
+  auto point = end.point;
+  enqueue(all, std::move(end));
+  return point;
 }
 
 void shut_down(SimulatedDevice& device) {

@@ -30,6 +30,8 @@ void lose(SimulatedDevice& device, const std::string& because, Garbage& garbage)
 /// The legacy default stream and those of threads wait for each other: what comes next in the stream comes after what
 /// the other ones have. CUDA: "API synchronization behavior", default stream.
 void order_default_streams(const StreamPtr& stream);
+/// A point behind all that the streams of the device have been given; nullptr: they are done with it.
+std::shared_ptr<Point> point_behind_all(SimulatedDevice& device);
 /// The device's end: finishes what can run by itself, joins the workers, drops the rest and what the device pinned.
 void shut_down(SimulatedDevice& device);
 

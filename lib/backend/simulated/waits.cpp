@@ -36,21 +36,6 @@ bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t complete
   return !device.lost;
 }
 
-bool wait_for_device(Lock& lock, SimulatedDevice& device) {
-  std::vector<std::pair<StreamPtr, std::uint64_t>> all;
-  for (const auto& [id, stream] : device.streams) {
-    demand(*stream, stream->enqueued);
-    all.emplace_back(stream, stream->enqueued);
-  }
-  ++device.blocked_callers;
-  machine().changed.wait(lock, [&] {
-    return device.lost ||
-           std::ranges::all_of(all, [](const auto& each) { return each.first->completed >= each.second; });
-  });
-  --device.blocked_callers;
-  return !device.lost;
-}
-
 bool wait_for_room(Lock& lock, const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   const std::size_t limit = device.queue_limit();

@@ -17,8 +17,6 @@ void demand(const Point& point);
 void demand_all();
 /// Blocks the caller until the stream has completed so many operations. False when its device was lost.
 bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t completed);
-/// The same for all that the device has been given by now, in all its streams.
-bool wait_for_device(Lock& lock, SimulatedDevice& device);
 /// Blocks the caller while the stream's queue is full. False when its device was lost.
 bool wait_for_room(Lock& lock, const StreamPtr& stream);
 /// What CUDA does when memory is unpinned: waits until no device that runs by itself has anything to do.
