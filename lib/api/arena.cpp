@@ -6,6 +6,7 @@
 
 #include "api/handle_access.hpp"
 #include "base/bytes.hpp"
+#include "base/host_function.hpp"
 #include "blocks/block_pool.hpp"
 #include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
@@ -120,6 +121,8 @@ std::size_t PinnedArena::trim() {
   if (core(call)->store().is_telling())
     throw Error(Errc::invalid_argument,
                 std::string(call) + ": on_region_added and on_region_removed must not trim their own arena");
+  if (detail::in_host_function())
+    throw Error(Errc::device_error, std::string(call) + ": NotPermitted: nothing can be unpinned in a host function");
   core_->flush();
   const std::size_t bytes = core_->store().trim();
   detail::trim_records();

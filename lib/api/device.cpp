@@ -105,6 +105,8 @@ std::size_t Device::trim_pinned() {
   if (self.of_another_process()) throw self.lost_error("Device::trim_pinned");
   detail::Status failed;
   const std::size_t bytes = detail::unpin_kept(*self.backend, &failed);
+  if (failed.code == detail::StatusCode::not_permitted)
+    throw self.error(failed, "Device::trim_pinned", "unregister_host");
   if (!failed.ok()) self.keep_error(failed, "Device::trim_pinned", "unregister_host");
   return bytes;
 }

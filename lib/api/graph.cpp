@@ -1,8 +1,6 @@
 #include <thole/graph.hpp>
 
-#include <mutex>
 #include <new>
-#include <shared_mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -74,16 +72,16 @@ Result<GraphCapture> GraphCapture::begin(const StreamRef& stream, const CaptureO
   DeviceCore& device = *timeline.device();
   // What was enqueued before gets its event: there can be none while the capture goes on.
   (void)timeline.cover_all();
-  timeline.expose();
   CaptureInfo info;
   Status status = timeline.capture_info(&info);
   if (status.ok() && info.state != CaptureInfo::State::none)
     return tl::unexpected(Error::make(
         Errc::capturing, [&] { return std::string(call) + ": a graph capture is going on in the stream already"; }));
-  if (status.ok()) {
-    const std::shared_lock lock(device.captures_begin);
-    status = device.note(device.backend->begin_capture(timeline.native(), CaptureMode::thread_local_));
-  }
+  if (status.ok()) status = timeline.begin_capture();
+  if (status.code == StatusCode::not_ready)
+    return tl::unexpected(Error::make(Errc::in_flight, [&] {
+      return std::string(call) + ": another thread synchronizes with the stream, which CUDA allows no capture of";
+    }));
   if (!status.ok()) return tl::unexpected(device.error(status, call, "beginning a capture"));
   GraphCapture capture(HandleAccess::shared(stream));
   const auto launches =

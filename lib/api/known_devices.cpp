@@ -31,6 +31,7 @@ std::shared_ptr<DeviceCore> make_core(std::shared_ptr<DeviceBackend> backend) {
   core->streams = std::make_shared<StreamRegistry>();
   core->collect = collect;
   core->events.refill();
+  (void)core->streams->freeing.prepare(*core);
   return core;
 }
 

@@ -131,6 +131,13 @@ Result<void> check_fork(const detail::Timeline& waiter, const detail::CaptureInf
   return {};
 }
 
+Status keep_in_graph(detail::Submission& work, detail::GraphHandle graph, detail::HostFunction* function) noexcept {
+  detail::keep_in_graph(function);
+  const Status status = work.backend().retain_in_graph(graph, function, detail::release_from_graph);
+  if (!status.ok()) detail::release_from_graph(function);
+  return status;
+}
+
 }  // namespace
 
 Result<void> StreamRef::try_wait(const Event& event) const noexcept {
@@ -171,23 +178,23 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
 void StreamRef::launch_host_function(std::function<void()> function) const {
   constexpr const char* call = "Stream::launch_host_function";
   auto work = detail::unwrap(HandleAccess::begin_work(*this, call));
-  Status status;
-  if (work.capturing()) {
-    // A graph may run it many times: the graph owns it.
-    auto owned = std::make_unique<std::function<void()>>(std::move(function));
-    status = work.backend().retain_in_graph(work.graph(), owned.get(), detail::delete_function_of_graph);
-    if (status.ok())
-      status = work.backend().launch_host_function(
-          timeline_->native(), [](void* f) { detail::run_function_of_graph(*static_cast<std::function<void()>*>(f)); },
-          owned.release());
-  } else {
-    work.expect_long_work();
-    void* const kept = detail::keep_host_function(std::move(function));
-    status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
-    if (!status.ok()) detail::drop_host_function(kept);
-    if (status.ok()) timeline_->note_unseen();  // what is freed in the stream's order comes after it
+  work.expect_long_work();
+  detail::HostFunction* const kept = detail::keep_host_function(std::move(function));
+  Status status = work.capturing() ? keep_in_graph(work, work.graph(), kept) : Status{};
+  if (status.ok()) status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
+  if (!status.ok()) {
+    detail::leave_stream(kept);
+    throw work.error(status, "enqueueing a host function");
   }
-  if (!status.ok()) throw work.error(status, "enqueueing a host function");
+  timeline_->note_unseen();  // what is freed in the stream's order comes after it
+  // A capture may have begun or ended on another thread since the first question: then the graph and the stream keep
+  // it.
+  detail::CaptureInfo after;
+  const detail::Submission::Since since = work.look_again(&after);
+  if (since == detail::Submission::Since::same && work.capturing()) detail::leave_stream(kept);
+  if (since == detail::Submission::Since::begun && !keep_in_graph(work, after.graph, kept).ok())
+    detail::keep_in_graph(kept);  // for good, rather than run after its end
+  if (since == detail::Submission::Since::unknown) detail::keep_in_graph(kept);
 }
 
 std::uint64_t StreamRef::id() const {
@@ -244,6 +251,7 @@ Result<Stream> Stream::try_make(const Device& device, const StreamOptions& optio
   Stream stream;
   try {
     stream.timeline_ = core->streams->of(core, native, id, detail::Timeline::Kind::own);
+    stream.timeline_->stock_up();
   } catch (...) {
     (void)backend.destroy_stream(native);
     throw;

@@ -69,6 +69,20 @@ std::optional<Error> DeviceCore::take_error() noexcept {
   return std::exchange(kept_, std::nullopt);
 }
 
+void DeviceCore::tidy() noexcept {
+  for (const Leftovers::Item& item : leftovers.take_all()) {
+    const Status status = leftovers.destroy(item);
+    if (status.ok() || lost()) continue;
+    using Kind = Leftovers::Kind;
+    const char* const object = item.kind == Kind::stream  ? "~Stream"
+                               : item.kind == Kind::event ? "~Event"
+                               : item.kind == Kind::graph ? "~Graph"
+                                                          : "~GraphExec";
+    keep_error(status, object, "destroying it");
+  }
+  if (events.is_low()) events.refill();
+}
+
 void DeviceCore::note_lost(Status status) noexcept {
   if (process_ != this_process()) return;
   {

@@ -37,8 +37,10 @@ struct DeviceCore {
   DeviceCore& operator=(const DeviceCore&) = delete;
 
   const std::shared_ptr<DeviceBackend> backend;
+  /// What is to be destroyed by a thread that may block.
+  Leftovers leftovers{*backend};
   /// Events of the device's that nobody uses at the moment.
-  EventStock events{*backend};
+  EventStock events{*backend, leftovers};
   /// The streams that were used on this device (streams/stream_registry.hpp). Set once, right after construction.
   std::shared_ptr<StreamRegistry> streams;
   /// Gives every finished block of the device back to its heap and returns their number (heap/collect.hpp). A pointer,
@@ -78,10 +80,20 @@ struct DeviceCore {
   std::atomic<bool> used_across_devices{false};
   /// Whether the library's own thread looks at the device already (is_watched() in streams/watcher.hpp).
   std::atomic<bool> watched{false};
+  /// Destroys what is left, and makes events ahead. May block as long as a stream is stuck.
+  void tidy() noexcept;
+  bool is_untidy() const noexcept { return !lost() && (!leftovers.empty() || events.is_low()); }
+  /// True: the caller is the one who sees to it that tidy() is called, and calls end_tidying() then, or where that
+  /// cannot be done.
+  bool begin_tidying() noexcept { return !tidying_.exchange(true, std::memory_order_acquire); }
+  void end_tidying() noexcept { tidying_.store(false, std::memory_order_release); }
+
   /// The next one of those that wait for their end (end_device() in streams/watcher.hpp); under the watcher's mutex.
   DeviceCore* next_to_end = nullptr;
 
  private:
+  std::atomic<bool> tidying_{false};  // acquire, release: one after the other
+
   void note_lost(Status status) noexcept;
   std::string describe(Status status) const;
 

@@ -1,63 +1,48 @@
 #include "backend/event_stock.hpp"
 
 #include <new>
-
-#include "base/host_function.hpp"
+#include <utility>
 
 namespace thole::inline v0_1::detail {
 
 EventStock::~EventStock() {
-  destroy_waiting();
-  for (EventHandle event : events_) (void)discard(event);
+  for (auto* const stock : {&events_, &timed_})
+    for (EventHandle event : *stock) (void)backend_.destroy_event(event);
 }
 
-Status EventStock::take(EventHandle* event) noexcept {
+Status EventStock::take(EventHandle* event, bool timed, bool* is_low) noexcept {
   {
     const std::scoped_lock lock(mutex_);
-    if (!events_.empty()) {
+    auto& stock = timed ? timed_ : events_;
+    if (is_low != nullptr) *is_low = !timed && stock.size() <= low;
+    if (!stock.empty()) {
+      *event = stock.back();
+      stock.pop_back();
+      return {};
+    }
+  }
+  return make(event, timed);
+}
+
+Status EventStock::take_spare(EventHandle* event) noexcept {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (events_.size() > full) {
       *event = events_.back();
       events_.pop_back();
       return {};
     }
   }
-  return backend_.create_event(event, {.blocking = blocking()});
+  return make(event, false);
 }
 
-void EventStock::give(EventHandle event) noexcept {
+void EventStock::give(EventHandle event, bool timed) noexcept {
   try {
     const std::scoped_lock lock(mutex_);
-    events_.push_back(event);
+    (timed ? timed_ : events_).push_back(event);
   } catch (const std::bad_alloc&) {
-    (void)discard(event);
+    leftovers_.add(Leftovers::Kind::event, event);
   }
-}
-
-bool EventStock::discard(EventHandle event) noexcept {
-  if (!in_host_function()) {
-    (void)backend_.destroy_event(event);
-    return true;
-  }
-  try {
-    const std::scoped_lock lock(mutex_);
-    waiting_.push_back(event);
-  } catch (const std::bad_alloc&) {
-    return true;  // it stays
-  }
-  return false;
-}
-
-void EventStock::destroy_waiting() noexcept {
-  std::vector<EventHandle> waiting;
-  {
-    const std::scoped_lock lock(mutex_);
-    waiting.swap(waiting_);
-  }
-  for (EventHandle event : waiting) (void)backend_.destroy_event(event);
-}
-
-bool EventStock::has_waiting() const noexcept {
-  const std::scoped_lock lock(mutex_);
-  return !waiting_.empty();
 }
 
 void EventStock::refill() noexcept {
@@ -67,24 +52,25 @@ void EventStock::refill() noexcept {
       if (events_.size() >= full) return;
     }
     EventHandle event = nullptr;
-    if (!backend_.create_event(&event, {.blocking = blocking()}).ok()) return;
+    if (!make(&event, false).ok()) return;
     give(event);
   }
 }
 
 void EventStock::make_blocking() noexcept {
-  std::vector<EventHandle> spinning;
+  std::vector<EventHandle> spinning, timed;
   {
     const std::scoped_lock lock(mutex_);
     if (blocking_.exchange(true, std::memory_order_relaxed)) return;
     spinning.swap(events_);
+    timed.swap(timed_);
   }
-  for (EventHandle event : spinning) (void)discard(event);
+  for (const auto* const stock : {&spinning, &timed})
+    for (EventHandle event : *stock) (void)backend_.destroy_event(event);
   refill();
 }
 
-bool EventStock::wants_refill() const noexcept {
-  if (refilling_.load(std::memory_order_relaxed)) return false;
+bool EventStock::is_low() const noexcept {
   const std::scoped_lock lock(mutex_);
   return events_.size() < low;
 }

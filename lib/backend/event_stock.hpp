@@ -8,17 +8,17 @@
 #include <mutex>
 #include <vector>
 
-#include "backend/backend.hpp"
+#include "backend/leftovers.hpp"
 
 namespace thole::inline v0_1::detail {
 
 /// Thread safety: any thread, at any time.
 class EventStock {
  public:
-  static constexpr std::size_t full = 128;  ///< as many as are made ahead
+  static constexpr std::size_t full = 128;  ///< as many are made ahead, of those that measure no time
   static constexpr std::size_t low = 32;    ///< with fewer, more should be made
 
-  explicit EventStock(DeviceBackend& backend) noexcept : backend_(backend) {}
+  EventStock(DeviceBackend& backend, Leftovers& leftovers) noexcept : backend_(backend), leftovers_(leftovers) {}
   /// Destroys the events; none is out.
   ~EventStock();
   EventStock(const EventStock&) = delete;
@@ -28,31 +28,28 @@ class EventStock {
   void make_blocking() noexcept;
   bool blocking() const noexcept { return blocking_.load(std::memory_order_relaxed); }
 
-  /// An event from the stock, or a new one. Fails as DeviceBackend::create_event.
-  Status take(EventHandle* event) noexcept;
+  /// An event from the stock, or a new one; `timed`: that measures time. Sets `*is_low`, if that is given, where more
+  /// should be made and nobody does. Fails as DeviceBackend::create_event.
+  Status take(EventHandle* event, bool timed = false, bool* is_low = nullptr) noexcept;
+  /// One that the stock can spare, or a new one. Fails as DeviceBackend::create_event.
+  Status take_spare(EventHandle* event) noexcept;
   /// The event is not recorded again but by the next who takes it.
-  void give(EventHandle event) noexcept;
-  /// The event is of no use any more. Returns false where it could not be destroyed here, in a host function: then
-  /// somebody must call destroy_waiting().
-  bool discard(EventHandle event) noexcept;
-  void destroy_waiting() noexcept;
-  bool has_waiting() const noexcept;
+  void give(EventHandle event, bool timed = false) noexcept;
   /// Makes events until the stock is full. May block as long as a stream is stuck: where a device is made, and on a
   /// thread that has nothing else to do.
   void refill() noexcept;
-  /// Whether somebody should call refill(), and nobody does.
-  bool wants_refill() const noexcept;
-  /// True: the caller is the one who calls refill(), and end_refill() then, or where that cannot be done.
-  bool begin_refill() noexcept { return !refilling_.exchange(true, std::memory_order_relaxed); }
-  void end_refill() noexcept { refilling_.store(false, std::memory_order_relaxed); }
+  bool is_low() const noexcept;
 
  private:
+  Status make(EventHandle* event, bool timed) noexcept { return backend_.create_event(event, flags(timed)); }
+  EventFlags flags(bool timed) const noexcept { return {.timing = timed, .blocking = blocking()}; }
+
   DeviceBackend& backend_;
+  Leftovers& leftovers_;
   mutable std::mutex mutex_;
   std::vector<EventHandle> events_;
-  std::vector<EventHandle> waiting_;    // to be destroyed
-  std::atomic<bool> refilling_{false};  // relaxed: the events are under the mutex
-  std::atomic<bool> blocking_{false};   // relaxed: an option, set before the device is used
+  std::vector<EventHandle> timed_;
+  std::atomic<bool> blocking_{false};  // relaxed: an option, set before the device is used
 };
 
 }  // namespace thole::inline v0_1::detail

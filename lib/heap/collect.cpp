@@ -30,9 +30,7 @@ std::size_t fetch_from_graphs() noexcept {
 
 std::size_t collect(DeviceCore& device, Wanted wanted) noexcept {
   std::size_t count = fetch_from_graphs();
-  device.streams->end_waiting(device);
-  device.events.destroy_waiting();
-  device.streams->graphs.end_waiting(device);
+  device.streams->end_waiting();
   MovingBlocks blocks;
   device.streams->take_finished(blocks, wanted);
   try {

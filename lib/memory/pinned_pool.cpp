@@ -57,6 +57,11 @@ struct PinnedPool {
     in_use += region.pinned_bytes;
     most_in_use = std::max(most_in_use, in_use);
   }
+  void keep(Region* region) noexcept {
+    kept += region->pinned_bytes;
+    region->next = first;
+    first = region;
+  }
   Region* remove(Region** place) noexcept {
     Region* const region = *place;
     *place = std::exchange(region->next, nullptr);
@@ -113,9 +118,17 @@ std::size_t unpin_down_to(PinnedPool& pool, DeviceBackend& backend, std::size_t 
       while ((*last)->next != nullptr) last = &(*last)->next;
       region = pool.remove(last);
     }
-    bytes += region->pinned_bytes;
-    const Status status = unpin_region(region, backend);  // without the lock: it waits, and others let go meanwhile
+    const std::size_t pinned = region->pinned_bytes;
+    bool stays = false;
+    const Status status =
+        unpin_region(region, backend, &stays);  // without the lock: it waits, and others let go meanwhile
     if (!status.ok() && failed != nullptr) *failed = status;
+    if (stays) {
+      const std::scoped_lock lock(pools().mutex);
+      pool.keep(region);
+      return bytes;
+    }
+    bytes += pinned;
   }
 }
 
@@ -137,7 +150,11 @@ void spare_addresses(PinnedPool& pool, DeviceBackend& backend, std::size_t bytes
   if (best == nullptr) return;
   Region* const region = pool.remove(best);
   lock.unlock();
-  (void)unpin_region(region, backend);  // parks its range
+  bool stays = false;
+  (void)unpin_region(region, backend, &stays);  // parks its range
+  if (!stays) return;
+  lock.lock();
+  pool.keep(region);
 }
 
 /// Whether any device had something to unpin.
@@ -206,9 +223,7 @@ void keep_region(Region* region) noexcept {
   PinnedPool& pool = *find(*device->backend);
   const std::scoped_lock lock(pools().mutex);
   pool.in_use -= region->pinned_bytes;
-  pool.kept += region->pinned_bytes;
-  region->next = pool.first;
-  pool.first = region;
+  pool.keep(region);
 }
 
 void give_back_region(Region* region) noexcept {
@@ -217,8 +232,12 @@ void give_back_region(Region* region) noexcept {
     const std::scoped_lock lock(pools().mutex);
     find(*device->backend)->in_use -= region->pinned_bytes;
   }
-  if (const Status status = unpin_region(region, *device->backend); !status.ok())
+  bool stays = false;
+  if (const Status status = unpin_region(region, *device->backend, &stays); !status.ok())
     device->keep_error(status, "PinnedArena", "unregister_host");
+  if (!stays) return;
+  const std::scoped_lock lock(pools().mutex);
+  find(*device->backend)->keep(region);
 }
 
 std::size_t unpin_kept(DeviceBackend& backend, Status* failed) noexcept {

@@ -148,14 +148,18 @@ Region* prepared_again(Region* region) noexcept {
   return region;
 }
 
-Status unpin_region(Region* region, DeviceBackend& backend) noexcept {
+Status unpin_region(Region* region, DeviceBackend& backend, bool* stays) noexcept {
   Status status;
   {
     const CaptureGuard guard(backend);
     status = region->mapping == nullptr ? backend.free_host(region->data) : backend.unregister_host(region->data);
   }
-  // While the runtime unloads, or when the device is lost, the registration has ended or ends with it.
-  unmap_region(region);
+  // While the runtime unloads, or when the device is lost, the registration has ended or ends with it; and there is
+  // none where the device knows of none.
+  const bool gone = status.ok() || status.code == StatusCode::unloading || status.code == StatusCode::device_lost ||
+                    status.code == StatusCode::invalid;
+  if (gone) unmap_region(region);
+  *stays = !gone;
   return status;
 }
 

@@ -66,8 +66,9 @@ Status let_go_of_adopted(Region* region) noexcept;
 Region* prepared_again(Region* region) noexcept;
 
 /// Unpins the memory and gives it back; the Region is gone. Blocks until running work has finished, and most calls of
-/// other threads with it (see pinned_pool.hpp). Returns what the backend said: the memory is given back all the same.
-Status unpin_region(Region* region, DeviceBackend& backend) noexcept;
+/// other threads with it (see pinned_pool.hpp). Returns what the backend said. `*stays`: the device has refused, as in
+/// a host function, and the memory is pinned still; the Region is the caller's.
+Status unpin_region(Region* region, DeviceBackend& backend, bool* stays) noexcept;
 
 /// The rest of unpin_region, where the registration has ended already.
 void unmap_region(Region* region) noexcept;

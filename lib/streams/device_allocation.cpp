@@ -20,6 +20,8 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
     used = work.use(*block, true);
     const CaptureGuard guard(work.backend());
     const auto allocate = [&] {
+      const Timeline::NoCapture quiet(work.timeline());
+      if (!quiet.status().ok()) return quiet.status();
       return work.core().note(work.backend().allocate_device(bytes, work.timeline().native(), &block->data));
     };
     if (used) status = allocate();

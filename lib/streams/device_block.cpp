@@ -42,6 +42,7 @@ bool used_elsewhere(const DeviceBlock* block) noexcept {
   return next_open(block->uses, Against::everything, first, open, block->made_on.get());
 }
 
+/// Under a NoCapture.
 Status free_on(DeviceBlock* block, const Timeline& timeline) noexcept {
   DeviceBackend& backend = *block->core->backend;
   const CaptureGuard guard(backend);
@@ -56,10 +57,11 @@ void keep_free_error(const DeviceBlock* block, Status status) noexcept {
 /// that one would have to wait for them, which it has no reason to: then the memory waits, and no stream.
 bool free_in_order(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
-  if (timeline == nullptr || used_elsewhere(block)) return false;
+  if (timeline == nullptr || timeline->of_another_thread() || used_elsewhere(block)) return false;
   const Timeline::Call call(*timeline);
-  CaptureInfo capture;
-  if (!call || !timeline->capture_info(&capture).ok() || capture.state != CaptureInfo::State::none) return false;
+  if (!call || timeline->is_crowded()) return false;
+  const Timeline::NoCapture quiet(*timeline, std::try_to_lock);
+  if (!quiet.status().ok()) return false;
   return free_on(block, *timeline).ok();  // refused, perhaps once: it is tried again, and then the error is kept
 }
 
@@ -69,8 +71,11 @@ bool free_in_order(DeviceBlock* block) noexcept {
 void keep_place(DeviceBlock* block) noexcept {
   Timeline* const timeline = block->made_on.get();
   if (timeline == nullptr) return;
+  // The handle of a thread's default stream means the caller's own one here: only the uses count that thole saw.
+  if (timeline->of_another_thread()) return block->made_on.reset();
   const Timeline::Call call(*timeline);
-  if (!call) return;
+  // On thole's own stream that comes when there is room. A foreign one may be gone then, so that it comes now.
+  if (!call || (!timeline->foreign() && timeline->is_crowded())) return;
   WasOpen was_open;
   if (!reserve(block->uses, *timeline, &was_open, true))
     return;  // for want of memory: who frees what waits tries again
@@ -186,13 +191,13 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   leave_foreign(block);
   keep_place(block);
   // A stream that is gone has no place, and what is done without one is freed elsewhere.
-  if (block->made_on != nullptr || !order_after(block->uses, Against::everything, timeline).ok() ||
-      !free_on(block, timeline).ok()) {
-    waiting.push(block);
-    return false;
+  bool freed = block->made_on == nullptr && order_after(block->uses, Against::everything, timeline).ok();
+  if (freed) {
+    const Timeline::NoCapture quiet(timeline);
+    freed = quiet.status().ok() && free_on(block, timeline).ok();
   }
-  recycle_waiting(block);
-  return true;
+  freed ? recycle_waiting(block) : waiting.push(block);
+  return freed;
 }
 
 void drop_device_block_handle(DeviceBlock* block) noexcept {

@@ -44,8 +44,8 @@ class DeviceBlockQueue {
   std::atomic<std::size_t> size_{0};  // written under the lock
 };
 
-/// A stream that has only frees in it, so that it never stands still. Made when it is first wanted. Thread safety: any
-/// thread, at any time.
+/// A stream that has only frees in it, so that it never stands still. Made with the device, since making one can block
+/// beside a stuck stream, or where that was refused when it is first wanted. Thread safety: any thread, at any time.
 class FreeingStream {
  public:
   FreeingStream() = default;
@@ -55,16 +55,18 @@ class FreeingStream {
   FreeingStream(const FreeingStream&) = delete;
   FreeingStream& operator=(const FreeingStream&) = delete;
 
+  /// Makes it, if it is still to be made.
+  Status prepare(DeviceCore& core) noexcept {
+    const std::scoped_lock lock(mutex_);
+    if (stream_ != nullptr) return {};
+    const Status status = core.note(core.backend->create_stream(&stream_));
+    if (status.ok()) backend_ = core.backend;
+    return status;
+  }
   /// Frees memory that nothing uses any more.
   Status free_device(DeviceCore& core, void* data) noexcept {
     const CaptureGuard guard(*core.backend);
-    {
-      const std::scoped_lock lock(mutex_);
-      if (stream_ == nullptr) {
-        if (const Status status = core.note(core.backend->create_stream(&stream_)); !status.ok()) return status;
-        backend_ = core.backend;
-      }
-    }
+    if (const Status status = prepare(core); !status.ok()) return status;
     return core.note(core.backend->free_device(data, stream_));
   }
 

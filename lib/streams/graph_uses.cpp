@@ -19,11 +19,6 @@ const void* piece(const Used& used) noexcept {
   return used.block != nullptr ? static_cast<const void*>(used.block) : used.device_block;
 }
 
-Status destroy(DeviceCore& device, GraphHandle graph, GraphExecHandle exec) noexcept {
-  const CaptureGuard guard(*device.backend);
-  return graph != nullptr ? device.backend->destroy_graph(graph) : device.backend->destroy_graph_exec(exec);
-}
-
 }  // namespace
 
 GraphUses::~GraphUses() {
@@ -169,32 +164,17 @@ void GraphTable::end(const std::shared_ptr<DeviceCore>& device, GraphHandle grap
     const std::scoped_lock lock(mutex_);
     by_handle_.erase(graph);
   }
-  if (!in_host_function()) {
-    if (const Status status = destroy(*device, graph, exec); !status.ok() && !device->lost())
-      device->keep_error(status, graph != nullptr ? "~Graph" : "~GraphExec", "destroying it");
+  using Kind = Leftovers::Kind;
+  const Leftovers::Item gone =
+      graph != nullptr ? Leftovers::Item{Kind::graph, graph} : Leftovers::Item{Kind::graph_exec, exec};
+  if (graph != nullptr &&
+      !in_host_function()) {  // waits for nothing, so that what only the graph holds is free at once
+    if (const Status status = device->leftovers.destroy(gone); !status.ok() && !device->lost())
+      device->keep_error(status, "~Graph", "destroying it");
     return;
   }
-  try {
-    const std::scoped_lock lock(mutex_);
-    ending_.push_back({graph, exec});
-  } catch (const std::bad_alloc&) {
-    return;  // it stays, and what it holds with it
-  }
-  watch(device);
-}
-
-void GraphTable::end_waiting(DeviceCore& device) noexcept {
-  std::vector<Ending> ending;
-  {
-    const std::scoped_lock lock(mutex_);
-    ending.swap(ending_);
-  }
-  for (const Ending& graph : ending) (void)destroy(device, graph.graph, graph.exec);
-}
-
-bool GraphTable::has_work() const noexcept {
-  const std::scoped_lock lock(mutex_);
-  return !ending_.empty();
+  device->leftovers.add(gone.kind, gone.handle);
+  tidy_up(device);
 }
 
 void take_released_from_graphs(MovingBlocks& out) noexcept {

@@ -61,8 +61,7 @@ class GraphUses {
   std::unordered_map<const Block*, std::shared_ptr<GraphWrite>> writes_;
 };
 
-/// The graphs of one device that use memory of thole's, by handle; and those that could not be destroyed where they
-/// were dropped. Thread safety: any thread, at any time.
+/// The graphs of one device that use memory of thole's, by handle. Thread safety: any thread, at any time.
 class GraphTable {
  public:
   /// The record of the graph that is being captured, made and given to it where there is none.
@@ -75,10 +74,8 @@ class GraphTable {
   /// and its launches count as a whole. Throws std::bad_alloc.
   std::shared_ptr<GraphUses> of_graph(const std::shared_ptr<DeviceCore>& device, GraphHandle graph) const;
 
-  /// Destroys them, now or where that is not allowed, with the next end_waiting().
+  /// Nobody uses them any more: has them destroyed.
   void end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept;
-  void end_waiting(DeviceCore& device) noexcept;
-  bool has_work() const noexcept;
 
  private:
   struct Entry {
@@ -86,14 +83,9 @@ class GraphTable {
     std::vector<std::weak_ptr<GraphUses>> uses;
     bool expired() const noexcept;
   };
-  struct Ending {
-    GraphHandle graph;
-    GraphExecHandle exec;
-  };
   mutable std::mutex mutex_;
   std::unordered_map<GraphHandle, Entry> by_handle_;
   std::size_t drop_beyond_ = 64;
-  std::vector<Ending> ending_;
 };
 
 /// Moves all blocks that graphs have let go of, and that nobody holds any more, to `out`.

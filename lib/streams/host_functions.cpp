@@ -1,5 +1,6 @@
 #include "streams/host_functions.hpp"
 
+#include <atomic>
 #include <list>
 #include <mutex>
 #include <utility>
@@ -8,48 +9,53 @@
 #include "base/immortal.hpp"
 
 namespace thole::inline v0_1::detail {
+
+struct HostFunction {
+  std::function<void()> function;
+  std::list<HostFunction>::iterator self;
+  std::atomic<bool> in_stream{true};  // who sets it to false lets go for the stream
+  std::atomic<unsigned> keepers{1};   // acquire, release: whoever is last sees what all have done
+  explicit HostFunction(std::function<void()> f) noexcept : function(std::move(f)) {}
+};
+
 namespace {
 
-struct Kept {
-  std::function<void()> function;
-  std::list<Kept>::iterator self;
-};
-
-struct OnTheirWay {
+/// All of them: so those that never run are not taken for leaks.
+struct All {
   std::mutex mutex;
-  std::list<Kept> functions;
+  std::list<HostFunction> functions;
 };
 
-OnTheirWay& on_their_way() noexcept { return immortal<OnTheirWay>(); }
+void let_go(HostFunction* function) noexcept {
+  if (function->keepers.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  std::list<HostFunction> gone;  // destroyed after the lock: what the function holds may do anything
+  All& all = immortal<All>();
+  const std::scoped_lock lock(all.mutex);
+  gone.splice(gone.begin(), all.functions, function->self);
+}
 
 }  // namespace
 
-void* keep_host_function(std::function<void()> function) {
-  OnTheirWay& list = on_their_way();
-  const std::scoped_lock lock(list.mutex);
-  list.functions.push_front({std::move(function), {}});
-  list.functions.front().self = list.functions.begin();
-  return &list.functions.front();
+HostFunction* keep_host_function(std::function<void()> function) {
+  All& all = immortal<All>();
+  const std::scoped_lock lock(all.mutex);
+  HostFunction& made = all.functions.emplace_front(std::move(function));
+  made.self = all.functions.begin();
+  return &made;
 }
 
-void drop_host_function(void* kept) noexcept {
-  std::list<Kept> gone;  // destroyed after the lock: what the function holds may do anything
-  OnTheirWay& list = on_their_way();
-  const std::scoped_lock lock(list.mutex);
-  gone.splice(gone.begin(), list.functions, static_cast<Kept*>(kept)->self);
+void leave_stream(HostFunction* function) noexcept {
+  if (function->in_stream.exchange(false, std::memory_order_acq_rel)) let_go(function);
 }
 
-void run_host_function(void* kept) {
+void keep_in_graph(HostFunction* function) noexcept { function->keepers.fetch_add(1, std::memory_order_relaxed); }
+
+void release_from_graph(void* function) { let_go(static_cast<HostFunction*>(function)); }
+
+void run_host_function(void* function) {
   const InHostFunction running;
-  static_cast<Kept*>(kept)->function();
-  drop_host_function(kept);
+  static_cast<HostFunction*>(function)->function();
+  leave_stream(static_cast<HostFunction*>(function));
 }
-
-void run_function_of_graph(const std::function<void()>& function) {
-  const InHostFunction running;
-  function();
-}
-
-void delete_function_of_graph(void* function) noexcept { delete static_cast<std::function<void()>*>(function); }
 
 }  // namespace thole::inline v0_1::detail

@@ -1,20 +1,26 @@
 #pragma once
 
-// Functions on their way through a stream. A device that is lost never runs them: then they stay here, rather than be
-// freed under a driver that may still start one.
+// Functions on their way through a stream or a graph. A function in a stream runs once; one in a graph runs with each
+// launch, as long as the graph and its executables live. Which of the two it is nobody knows for sure where a capture
+// begins or ends on another thread in the middle of the call; so both may keep it.
 
 #include <functional>
 
 namespace thole::inline v0_1::detail {
 
-/// Keeps the function until run_host_function(), and returns the argument for it. Throws std::bad_alloc.
-void* keep_host_function(std::function<void()> function);
-/// The function will not run: the stream has refused it.
-void drop_host_function(void* kept) noexcept;
-/// For DeviceBackend::launch_host_function: runs the function once and frees it.
-void run_host_function(void* kept);
-/// For a function that a graph owns and runs many times, and lets go of.
-void run_function_of_graph(const std::function<void()>& function);
-void delete_function_of_graph(void* function) noexcept;
+/// One function. Thread safety: any thread may call anything, as long as somebody keeps it.
+struct HostFunction;
+
+/// Kept by the stream. Where the device is lost and never runs it, it stays, rather than be freed under a driver that
+/// may still start it. Throws std::bad_alloc.
+HostFunction* keep_host_function(std::function<void()> function);
+/// It is not in a stream: the stream keeps it no longer.
+void leave_stream(HostFunction* function) noexcept;
+/// A graph keeps it, too, until release_from_graph().
+void keep_in_graph(HostFunction* function) noexcept;
+/// For DeviceBackend::retain_in_graph.
+void release_from_graph(void* function);
+/// For DeviceBackend::launch_host_function: runs it. In a stream that was the only time.
+void run_host_function(void* function);
 
 }  // namespace thole::inline v0_1::detail

@@ -152,25 +152,13 @@ void StreamRegistry::end(std::shared_ptr<Timeline> timeline) noexcept {
   watch(device);
 }
 
-void StreamRegistry::destroy_later(StreamHandle native) noexcept try {
-  const std::scoped_lock lock(mutex_);
-  to_destroy_.push_back(native);
-} catch (const std::bad_alloc&) {
-  // It stays.
-}
-
-void StreamRegistry::end_waiting(DeviceCore& device) noexcept {
+void StreamRegistry::end_waiting() noexcept {
   std::vector<std::shared_ptr<Timeline>> ending;
-  std::vector<StreamHandle> to_destroy;
   {
     const std::scoped_lock lock(mutex_);
     ending.swap(ending_);
-    to_destroy.swap(to_destroy_);
     being_ended_ += ending.size();
   }
-  for (StreamHandle native : to_destroy)
-    if (const Status status = device.backend->destroy_stream(native); !status.ok())
-      device.keep_error(status, "~Stream", "destroying the stream");
   if (ending.empty()) return;
   const std::size_t taken = ending.size();
   std::erase_if(ending, [](const auto& timeline) { return timeline->end(); });
@@ -187,11 +175,11 @@ void StreamRegistry::end_waiting(DeviceCore& device) noexcept {
 bool StreamRegistry::has_loose_ends() const noexcept {
   if (device_blocks_left.load(std::memory_order_acquire) != 0) return true;
   const std::scoped_lock lock(mutex_);
-  return !ending_.empty() || being_ended_ != 0 || !to_destroy_.empty();
+  return !ending_.empty() || being_ended_ != 0;
 }
 
 bool StreamRegistry::has_work() const noexcept {
-  if (has_loose_ends() || graphs.has_work()) return true;
+  if (has_loose_ends()) return true;
   const std::scoped_lock lock(mutex_);
   return std::ranges::any_of(all_,
                              [](const Timeline* timeline) { return timeline != nullptr && timeline->has_work(); });

@@ -45,9 +45,7 @@ class StreamRegistry {
   std::shared_ptr<Timeline> next_with_work() noexcept;
   /// The stream's handle is gone: it ends now, or when its last event can be recorded, which end_waiting() tries again.
   void end(std::shared_ptr<Timeline> timeline) noexcept;
-  /// A stream that nobody knows any more is destroyed with the next end_waiting(): this thread may not call the device.
-  void destroy_later(StreamHandle native) noexcept;
-  void end_waiting(DeviceCore& device) noexcept;
+  void end_waiting() noexcept;
 
   /// Whether a stream of the library's own captures. Of foreign ones nobody knows whether they still live.
   bool own_stream_captures() noexcept;
@@ -90,7 +88,6 @@ class StreamRegistry {
   std::map<CapturingKey, Capturing> capturing_;
   List all_;  // nullptr: it has ended
   std::vector<std::shared_ptr<Timeline>> ending_;
-  std::vector<StreamHandle> to_destroy_;
   std::size_t being_ended_ = 0;   // taken from there by end_waiting() calls that go on
   std::size_t turn_ = 0;          // of next_with_work()
   std::size_t times_moved_ = 0;   // of those in all_, to earlier places

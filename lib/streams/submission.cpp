@@ -139,6 +139,8 @@ Status Submission::keep_in(const CaptureInfo& capture, const Used& used, bool or
 /// Other streams of the capture have used the memory: an edge of the graph for each.
 Status Submission::order_in_capture(const GraphUses::Branches& before) noexcept {
   for (const auto& other : before) {
+    // The handle means the caller's own stream, and there is no other way to the place where the other one is.
+    if (other->of_another_thread()) return {StatusCode::capture};
     CaptureInfo theirs;
     if (!other->capture_info(&theirs).ok() || theirs.id != capture_.id) continue;  // no more of this capture: it fails
     Ticket* ticket = nullptr;
@@ -227,12 +229,26 @@ void Submission::tell_graph_of_writes() noexcept {
   }
 }
 
-/// A capture has begun since the work was checked, and may have taken it.
-void Submission::keep_in_graph_after(const CaptureInfo& after) noexcept {
-  if (after.state != CaptureInfo::State::active || after.id == capture_.id) return;
+Submission::Since Submission::since(Status asked, const CaptureInfo& after) const noexcept {
+  // `capture`: of the legacy stream, which never captures itself, while one that waits for it does.
+  if (!asked.ok()) return asked.code == StatusCode::capture ? Since::same : Since::unknown;
+  if (after.state == CaptureInfo::State::none) return capturing() ? Since::ended : Since::same;
+  if (after.id == capture_.id) return Since::same;
+  return after.state == CaptureInfo::State::active ? Since::begun : Since::ended;  // one that is void has no graph
+}
+
+Submission::Since Submission::look_again(CaptureInfo* after) noexcept {
+  Status status = timeline_->capture_info(after);
+  if (!status.ok() && status.code != StatusCode::capture) status = timeline_->capture_info(after);  // refused once
+  return since(status, *after);
+}
+
+/// A capture may have begun since the work was checked, and have taken it.
+void Submission::keep_in_graph_after(Since since, const CaptureInfo& after) noexcept {
+  if (since != Since::begun && (since != Since::unknown || core().lost())) return;
   for (std::size_t i = 0; i < count_; ++i) {
     const Used& used = this->used()[i];
-    if (keep_in(after, used, false).ok()) continue;
+    if (since == Since::begun && keep_in(after, used, false).ok()) continue;
     // The work is enqueued, and cannot be taken back: the memory is lost, rather than used twice.
     if (used.block != nullptr)
       used.block->holders.add_graph();
@@ -256,10 +272,11 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
     if (!timeline_->is_usable()) (void)timeline_->cover_in_call(position);
     return;
   }
+  Since since = Since::same;
   if (capturing()) {
-    const Status status = timeline_->capture_info(&after);
-    if (!status.ok() || (after.state != CaptureInfo::State::none && after.id == capture_.id)) {
-      if (status.ok()) tell_graph_of_writes();
+    since = look_again(&after);
+    if (since == Since::same) {
+      tell_graph_of_writes();
       return note_all(0);
     }
   }
@@ -270,8 +287,10 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   Status recorded{StatusCode::not_ready};
   if (reserved_ != nullptr) recorded = timeline_->record_reserved(std::exchange(reserved_, nullptr), &after);
   // An event that was refused has told nothing of captures.
-  if (!recorded.ok() && !capturing() && after.state == CaptureInfo::State::none) (void)timeline_->capture_info(&after);
-  keep_in_graph_after(after);
+  if (!capturing())
+    since = recorded.ok() || after.state != CaptureInfo::State::none ? this->since({}, after) : look_again(&after);
+  // In a capture the first graph keeps the memory already.
+  if (!capturing() || since == Since::begun) keep_in_graph_after(since, after);
   note_all(position);
   if (recorded.ok()) return;
   if (timeline_->foreign() && !has_no_event()) {

@@ -48,6 +48,11 @@ class Submission {
   /// The work is enqueued already, by the program itself, and used the block: nothing is ordered any more.
   Result<void> note(Block& block, bool writes) noexcept;
 
+  /// What has become of the capture that the work met, or met not, since it was first asked for; after the work was
+  /// enqueued. `begun`: one goes on that did not then, and may have taken the work. `unknown`: the device does not say.
+  enum class Since { same, ended, begun, unknown };
+  Since look_again(CaptureInfo* after) noexcept;
+
   /// The work is not enqueued: it uses nothing.
   void cancel() noexcept { note_all(0); }
   /// The work may take long: what was enqueued before it gets its event in front, and does not wait for it.
@@ -80,7 +85,8 @@ class Submission {
   bool has_no_event() const noexcept { return capture_.state != CaptureInfo::State::none; }
   Status keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept;
   Status order_in_capture(const GraphUses::Branches& before) noexcept;
-  void keep_in_graph_after(const CaptureInfo& after) noexcept;
+  Since since(Status asked, const CaptureInfo& after) const noexcept;
+  void keep_in_graph_after(Since since, const CaptureInfo& after) noexcept;
   void note_all(std::uint64_t position) noexcept;
   void wait_for_work() noexcept;
 

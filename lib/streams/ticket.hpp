@@ -23,7 +23,7 @@ struct Ticket {
   unsigned references = 0;        ///< Event handles, and threads that ask or wait for it
   bool pending = false;           ///< it is in the list
   bool broken = false;            ///< its event will never be done: a capture took it
-  bool timed = false;             ///< its event measures time, and serves nobody else
+  bool timed = false;             ///< its event measures time, and serves those alone that ask for it
   std::atomic<bool> done{false};  ///< known to be done; release and acquire make a pair, as for Timeline::done()
 };
 

@@ -1,7 +1,9 @@
 #include "streams/timeline.hpp"
 
 #include <algorithm>
+#include <mutex>
 #include <new>
+#include <shared_mutex>
 #include <utility>
 
 #include "base/host_function.hpp"
@@ -52,6 +54,7 @@ bool Timeline::end() noexcept {
     close();
     return true;
   }
+  if (is_crowded()) return false;  // the last event could have to wait for room
   auto last = last_position_.load(std::memory_order_relaxed);
   if (last == 0) last = issue();  // once, however often the event is refused
   last_position_.store(last, std::memory_order_release);
@@ -86,12 +89,16 @@ void Timeline::close() noexcept {
 /// Closed, and the last call has left: a later one finds it closed, but may come here again.
 void Timeline::destroy_native() noexcept {
   if (kind_ != Kind::own || destroyed_.exchange(true, std::memory_order_relaxed)) return;
-  if (in_host_function()) {
-    device_->streams->destroy_later(native_);
-    return watch(device_);
-  }
-  if (const Status status = device_->backend->destroy_stream(native_); !status.ok())
-    device_->keep_error(status, "~Stream", "destroying the stream");
+  device_->leftovers.add(Leftovers::Kind::stream, native_);
+  tidy_up(device_);
+}
+
+Status Timeline::begin_capture() noexcept {
+  expose();
+  const std::scoped_lock lock(beginning_);
+  if (synchronizing_ != 0) return {StatusCode::not_ready};
+  const std::shared_lock of_device(device_->captures_begin);
+  return device_->note(device_->backend->begin_capture(native_, CaptureMode::thread_local_));
 }
 
 Status Timeline::capture_info(CaptureInfo* info) noexcept {
@@ -113,14 +120,12 @@ Status Timeline::take_ticket(Ticket** ticket, bool timed) noexcept {
   auto* const made = new (std::nothrow) Ticket;
   if (made == nullptr) return {StatusCode::out_of_memory};
   made->timed = timed;
-  const EventFlags flags{.timing = true, .blocking = device_->events.blocking()};
-  const Status status =
-      device_->note(timed ? device_->backend->create_event(&made->event, flags) : device_->events.take(&made->event));
-  if (!status.ok()) {
+  bool is_low = false;
+  if (const Status status = device_->note(device_->events.take(&made->event, timed, &is_low)); !status.ok()) {
     delete made;
     return status;
   }
-  if (!timed && device_->events.wants_refill()) refill_events(device_);
+  if (is_low) tidy_up(device_);
   *ticket = made;
   return {};
 }
@@ -137,11 +142,22 @@ void Timeline::recycle(Ticket* ticket) noexcept {
   } catch (const std::bad_alloc&) {
     // It goes the way of those that are too many.
   }
-  if (!ticket->broken && !ticket->timed)
-    device_->events.give(ticket->event);
-  else if (!device_->events.discard(ticket->event))
-    watch(device_);
+  if (!ticket->broken) {
+    device_->events.give(ticket->event, ticket->timed);
+  } else {
+    device_->leftovers.add(Leftovers::Kind::event, ticket->event);
+    tidy_up(device_);
+  }
   delete ticket;
+}
+
+void Timeline::stock_up() noexcept {
+  auto* const made = new (std::nothrow) Ticket;
+  if (made == nullptr) return;
+  if (device_->note(device_->events.take_spare(&made->event)).ok())
+    give_back(made);
+  else
+    delete made;
 }
 
 Status Timeline::reserve(Ticket** ticket) noexcept { return take_ticket(ticket); }

@@ -12,9 +12,9 @@
 // A Timeline is shared: by the stream's handles, by the slots of memory that it uses, by Event handles. It keeps its
 // device. It serves one stream and no other ever after, so that nobody can meet a wrong one.
 //
-// Locks, in the order in which they are taken: `polling_` (one thread asks for finished blocks), `recording_` (events
-// are recorded and listed one after the other, so that their order is one), `mutex_` (the lists; never held across a
-// call of the backend but to destroy an event that is broken).
+// Locks, in the order in which they are taken: `beginning_` (no capture begins), `polling_` (one thread asks for
+// finished blocks), `recording_` (events are recorded and listed one after the other, so that their order is one),
+// `mutex_` (the lists; never held across a call of the backend but to destroy an event that is broken).
 
 #include <atomic>
 #include <cstddef>
@@ -77,12 +77,31 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
    private:
     Timeline* timeline_;
   };
+  /// While it lives nobody begins a capture in the stream through thole: for calls that would invalidate one.
+  class [[nodiscard]] NoCapture {
+   public:
+    explicit NoCapture(Timeline& timeline) noexcept
+        : lock_(timeline.beginning_), status_(timeline.check_no_capture()) {}
+    /// Somebody who is about to begin one counts as if he had.
+    NoCapture(Timeline& timeline, std::try_to_lock_t now) noexcept
+        : lock_(timeline.beginning_, now),
+          status_(lock_.owns_lock() ? timeline.check_no_capture() : Status{StatusCode::capture}) {}
+    /// `capture` where one goes on, or what asking for it failed with.
+    const Status& status() const noexcept { return status_; }
+
+   private:
+    const std::unique_lock<std::mutex> lock_;
+    const Status status_;
+  };
+  /// Begins a capture of thole's. not_ready: another thread is just waiting for the stream with a call of CUDA's that
+  /// would invalidate it.
+  Status begin_capture() noexcept;
   /// Whether views of the stream may be used: its handle is not gone.
   bool is_usable() const noexcept { return is_open() && !handle_gone_.load(std::memory_order_acquire); }
   /// The handle of a stream of thole's own is gone: no view may be used any more. end() follows.
   void drop_handle() noexcept { handle_gone_.store(true, std::memory_order_release); }
-  /// Records the last event of the stream, after all its work, and closes it. False: the event was refused now; the
-  /// stream stays open, and end() is called again.
+  /// Records the last event of the stream, after all its work, and closes it. False: the event was refused now, or
+  /// could have to wait; the stream stays open, and end() is called again.
   bool end() noexcept;
   /// Of a closed stream: the position behind which nothing was enqueued.
   std::uint64_t last_position() const noexcept { return last_position_.load(std::memory_order_acquire); }
@@ -140,6 +159,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status record(Ticket** ticket, bool timed = false) noexcept;
   /// The same in a capture that goes on in the stream. The event serves for order_before() as long as it does.
   Status record_captured(std::uint64_t capture, Ticket** ticket) noexcept;
+  /// The stream, which is new, gets an event ahead: its first one is at hand, however many streams there are.
+  void stock_up() noexcept;
   /// A ticket for record_reserved(), made before the work is enqueued so that recording cannot fail for lack of one.
   Status reserve(Ticket** ticket) noexcept;
   /// Records it, behind the caller's own work, and consumes it. The caller keeps its Call, and has asked for captures
@@ -184,6 +205,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
   /// Its place among the streams of the device: the registry's, under its lock.
   std::size_t registry_place = 0;
+  /// Whether so many events are still to be done that the queue may be full, and one more operation wait for room.
+  bool is_crowded() noexcept;
   /// Whether uses have an event that is not known to be done.
   bool has_events() const noexcept {
     return recorded_.load(std::memory_order_relaxed) > completed_.load(std::memory_order_relaxed);
@@ -210,6 +233,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexcept;
   Status finish_asking(Ticket* ticket, Status status) noexcept;
   Status resolve(std::uint64_t position, const Deadline* deadline) noexcept;
+  bool is_behind_pending(std::uint64_t position) noexcept;
   void complete(std::uint64_t serial, std::uint64_t position) noexcept;
   void set_aside(Ticket* ticket) noexcept;
   Status not_covered() const noexcept;
@@ -242,6 +266,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers; release, acquire
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
   std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
+  std::mutex beginning_;  // a capture, or a call that would invalidate one; and synchronizing_
+  std::size_t synchronizing_ = 0;
   std::mutex polling_;
   std::mutex recording_;
   std::mutex mutex_;  // what follows
@@ -257,6 +283,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t few_pending_ = 8;
+  static constexpr std::size_t many_pending_ = 32;
   static constexpr std::size_t most_stride_ = 31;
   static constexpr std::size_t most_free_ = 64;
 };

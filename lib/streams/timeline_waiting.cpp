@@ -101,12 +101,21 @@ Status Timeline::ask(Ticket* ticket, Lock& lock, const Deadline* deadline) noexc
   return finish_asking(ticket, status);
 }
 
+/// Whether an event that comes before the position, which has none, is still to be done.
+bool Timeline::is_behind_pending(std::uint64_t position) noexcept {
+  if (is_covered(position)) return false;
+  Lock lock(mutex_);
+  return !pending_.empty() && ask(pending_.newest(), lock, nullptr).code == StatusCode::not_ready;
+}
+
 /// Asks for the position, or waits for it.
 Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexcept {
   Status status;
   for (int tries = 0; tries < most_tries;) {
     if (done(position)) return {};
     if (device_->lost()) return {StatusCode::device_lost};
+    // Who only asks needs no event to know, and one more could have to wait for room in the queue.
+    if (deadline == nullptr && is_behind_pending(position)) return {StatusCode::not_ready};
     if (status = cover_for_others(position); !status.ok()) return status;
     Lock lock(mutex_);
     if (done(position)) return {};  // since then: the ticket is gone, and the next one may be done much later
@@ -148,7 +157,20 @@ Status Timeline::synchronize() noexcept {
   const TraceScope scope("wait for a stream", 0, native_);
   const Call call(*this);
   if (!call) return {StatusCode::invalid};
-  if (const Status status = check_no_capture(); !status.ok()) return status;
+  struct Synchronizing {
+    Timeline& timeline;
+    Status status;
+    explicit Synchronizing(Timeline& t) noexcept : timeline(t) {
+      const NoCapture quiet(t);
+      status = quiet.status();
+      ++t.synchronizing_;
+    }
+    ~Synchronizing() {
+      const std::scoped_lock lock(timeline.beginning_);
+      --timeline.synchronizing_;
+    }
+  } const synchronizing(*this);
+  if (!synchronizing.status.ok()) return synchronizing.status;
   if (device_->events.blocking()) {  // waiting for the stream itself would spin
     Ticket* end = nullptr;
     if (const Status status = record(&end); !status.ok()) return status;
@@ -190,6 +212,8 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
     }
     if (ticket == pending_.newest()) ++tries;  // as in resolve()
     const Pin pin(*this, ticket, lock);
+    const NoCapture quiet(waiter);
+    if (!quiet.status().ok()) return quiet.status();
     // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the
     // ticket may serve again once the call has returned.
     status = waiter.device()->backend->wait_event(waiter.native(), ticket->event);
@@ -204,6 +228,8 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
 Status Timeline::order_before(Timeline& waiter, Ticket* ticket) noexcept {
   if (ticket->done.load(std::memory_order_acquire)) return {};
   if (device_->lost()) return {StatusCode::device_lost};
+  const NoCapture none_begins(waiter);  // one that goes on may be what it joins
+  if (ticket->capture == 0 && !none_begins.status().ok()) return none_begins.status();
   return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
 }
 
@@ -283,6 +309,12 @@ void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
       step = 0;
     }
   }
+}
+
+bool Timeline::is_crowded() noexcept {
+  Lock lock(mutex_);
+  if (pending_.size() < many_pending_ || device_->lost()) return false;
+  return ask(pending_[pending_.size() - many_pending_], lock, nullptr).code == StatusCode::not_ready;
 }
 
 bool Timeline::is_left_behind() noexcept {

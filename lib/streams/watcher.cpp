@@ -47,12 +47,12 @@ class Watcher {
     }
   }
 
-  void refill(const std::shared_ptr<DeviceCore>& device) noexcept try {
+  void tidy(const std::shared_ptr<DeviceCore>& device) noexcept try {
     const std::scoped_lock lock(mutex_);
-    if (std::ranges::find(to_refill_, device) == to_refill_.end()) to_refill_.push_back(device);
+    if (std::ranges::find(to_tidy_, device) == to_tidy_.end()) to_tidy_.push_back(device);
     wake();
   } catch (...) {
-    // No memory or no thread: whoever needs an event makes one, and asks again.
+    // No memory or no thread: whoever comes next asks again, and what is left goes with the device.
   }
 
  private:
@@ -64,10 +64,7 @@ class Watcher {
   /// Under the mutex. Says that the device is not watched before it looks for the last time: see is_watched().
   static bool still_needed(DeviceCore& device) noexcept {
     // The blocks that were in flight on a lost device never come back.
-    const auto has_work = [&] {
-      return device.events.has_waiting() ||
-             (device.lost() ? device.streams->has_loose_ends() : device.streams->has_work());
-    };
+    const auto has_work = [&] { return device.lost() ? device.streams->has_loose_ends() : device.streams->has_work(); };
     if (has_work()) return true;
     device.watched.store(false, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -76,23 +73,27 @@ class Watcher {
     return true;
   }
 
-  /// On a thread of its own: making an event may block as long as a stream is stuck, and this thread looks after all
-  /// devices.
-  static void refill_apart(const std::shared_ptr<DeviceCore>& device) noexcept try {
-    if (device->lost() || !device->events.wants_refill() || !device->events.begin_refill()) return;
+  /// On a thread of its own: it may block as long as a stream is stuck, and this thread looks after all devices.
+  static void tidy_apart(const std::shared_ptr<DeviceCore>& device) noexcept try {
+    if (!device->is_untidy() || !device->begin_tidying()) return;
     try {
       background_thread([held = device]() mutable {
-        const BackgroundCalls calls;
-        if (calls) held->events.refill();
-        held->events.end_refill();
-        held.reset();  // may end it, and the end of the process waits for that, too
+        do {
+          {
+            const BackgroundCalls calls;
+            if (calls) held->tidy();
+          }
+          held->end_tidying();
+        } while (!held->leftovers.empty() && held->begin_tidying());  // what came meanwhile found this thread at work
+        const BackgroundCalls calls;  // this may end the device, and the end of the process waits for that, too
+        held.reset();
       }).detach();
     } catch (...) {
-      device->events.end_refill();
+      device->end_tidying();
       throw;
     }
   } catch (...) {
-    // No memory or no thread: whoever needs an event makes one, and asks again.
+    // As in tidy().
   }
 
   void wake() {
@@ -115,13 +116,13 @@ class Watcher {
       const bool news = std::exchange(news_, false);
       for (Watched& watched : watched_) watched.asked = false;
       auto* ending = std::exchange(to_end_, nullptr);
-      auto refilling = std::exchange(to_refill_, {});
+      auto tidying = std::exchange(to_tidy_, {});
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
       if (!calls) return;
       while (ending != nullptr) delete std::exchange(ending, ending->next_to_end);
-      for (const auto& device : refilling) refill_apart(device);
-      refilling.clear();
+      for (const auto& device : tidying) tidy_apart(device);
+      tidying.clear();
       bool progress = false;
       bool keenly = false;
       lock.lock();
@@ -152,7 +153,7 @@ class Watcher {
   std::condition_variable changed_;
   std::list<Watched> watched_;
   DeviceCore* to_end_ = nullptr;
-  std::vector<std::shared_ptr<DeviceCore>> to_refill_;
+  std::vector<std::shared_ptr<DeviceCore>> to_tidy_;
   bool news_ = false;
   bool started_ = false;
 };
@@ -164,8 +165,8 @@ void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
   if (!device->of_another_process()) immortal<Watcher>().add(device, keenly);
 }
 
-void refill_events(const std::shared_ptr<DeviceCore>& device) noexcept {
-  if (!device->of_another_process()) immortal<Watcher>().refill(device);
+void tidy_up(const std::shared_ptr<DeviceCore>& device) noexcept {
+  if (!device->of_another_process()) immortal<Watcher>().tidy(device);
 }
 
 void end_device(DeviceCore* device) noexcept {

@@ -1,7 +1,8 @@
 #pragma once
 
 // The library's own thread: it collects from devices for which nobody else may come, until nothing waits on them, and
-// has events made ahead. It starts when it is first wanted, sleeps while there is nothing to do, and is never joined.
+// has others tidy up behind them. It starts when it is first wanted, sleeps while there is nothing to do, and is never
+// joined.
 
 #include <atomic>
 #include <memory>
@@ -15,8 +16,9 @@ namespace thole::inline v0_1::detail {
 /// HeapOptions::background_reclaim, looks more often while nothing is found (watch_pause.hpp).
 void watch(const std::shared_ptr<DeviceCore>& device, bool keenly = false) noexcept;
 
-/// Has events made ahead for the device, on a thread that may block. Never throws or blocks.
-void refill_events(const std::shared_ptr<DeviceCore>& device) noexcept;
+/// Has what nobody uses any more destroyed, and events made ahead, on a thread that may block (DeviceCore::tidy). The
+/// device lives as long. Never throws or blocks.
+void tidy_up(const std::shared_ptr<DeviceCore>& device) noexcept;
 
 /// Whether the thread looks at the device already, and will see what the caller has just left there; else watch().
 inline bool is_watched(const DeviceCore& device) noexcept {

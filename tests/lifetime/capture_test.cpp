@@ -153,7 +153,7 @@ TEST_CASE("the memory of a captured copy lives until the graph and all its execu
       if (which == 1) one.reset();
       if (which == 2) two.reset();
     }
-    CHECK(rig.all_free());
+    until([&] { return rig.all_free(); });  // a thread of the library's destroys executables
   } while (std::next_permutation(order.begin(), order.end()));
 }
 
@@ -188,7 +188,7 @@ TEST_CASE("an executable that is destroyed while its launch is in flight lets go
   CHECK(!rig.all_free());
   rig.sim().run_all();
   CHECK(device_holds(rig, stream, target, 3));
-  CHECK(rig.all_free());
+  until([&] { return rig.all_free(); });
 }
 
 TEST_CASE("a handle that is still held keeps the memory after the graph is gone") {
@@ -407,5 +407,5 @@ TEST_CASE("what use_on enqueues in a capture keeps the memory until the graph is
   rig.sim().run_all();
   CHECK(!rig.all_free());
   graph.reset();
-  CHECK(rig.all_free());
+  until([&] { return rig.all_free(); });
 }

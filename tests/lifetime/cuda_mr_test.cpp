@@ -74,6 +74,7 @@ TEST_CASE("where a deallocation cannot be noted the memory is kept, and the devi
   std::optional<Stream> stream(std::in_place, rig.device);
   const cuda::stream_ref native = of(*stream);
   stream.reset();
+  until([&] { return rig.calls(SimulatedCall::destroy_stream) != 0; });
   resource.deallocate(native, data, bytes);
   const auto error = rig.device.take_error();
   REQUIRE(error.has_value());

@@ -20,8 +20,8 @@ TEST_CASE("on a new device nothing that a program does with memory and streams m
   for (const bool blocking : {false, true}) {
     const Rig rig(Device::simulated({.stepped = true}));
     if (blocking) detail::HandleAccess::core(rig.device)->events.make_blocking();
-    const auto before = made(rig);
     const Stream first(rig.device), second(rig.device);
+    const auto before = made(rig);
     DeviceBuffer<std::byte> target(first, bytes);
     std::vector<Event> events;
     for (int i = 0; i != 10; ++i) {
@@ -46,10 +46,10 @@ TEST_CASE("events that are taken are made again by a thread of the library's, be
   std::atomic<bool> by_this_thread{false};
   rig.sim().before_call(SimulatedCall::create_event, [&] { by_this_thread = std::this_thread::get_id() == me; });
   std::vector<Event> events;  // each keeps one
-  while (events.size() <= detail::EventStock::full - detail::EventStock::low) events.push_back(stream.record());
+  while (events.size() <= detail::EventStock::full - detail::EventStock::low + 1) events.push_back(stream.record());
   until([&] { return made(rig) >= before + detail::EventStock::full - detail::EventStock::low; });
   CHECK(!by_this_thread);
-  until([&] { return !detail::HandleAccess::core(rig.device)->events.wants_refill(); });
+  until([&] { return !detail::HandleAccess::core(rig.device)->events.is_low(); });
 }
 
 TEST_CASE("a thread that cannot make events because a stream stands still holds up nothing that comes back") {
@@ -62,7 +62,7 @@ TEST_CASE("a thread that cannot make events because a stream stands still holds 
     blocked = true;
     until([&] { return go_on.load(); });
   });
-  while (events.size() <= detail::EventStock::full - detail::EventStock::low) events.push_back(stream.record());
+  while (events.size() <= detail::EventStock::full - detail::EventStock::low + 1) events.push_back(stream.record());
   until([&] { return blocked.load(); });
   const auto other = stepped();
   {

@@ -108,6 +108,19 @@ TEST_CASE("beside a full queue a stream that was never used copies and is waited
   CHECK(all_are(back, 4));
 }
 
+TEST_CASE("beside a full queue each of more streams than there are events made ahead does its first work") {
+  const Rig rig(with_short_queues());
+  const Stream other(rig.device);
+  rig.settle(other);
+  std::vector<Stream> streams;
+  for (int i = 0; i != 200; ++i) streams.emplace_back(rig.device);
+  const FullQueue full(rig, other);
+  std::vector<Event> events;
+  for (const Stream& stream : streams) events.push_back(stream.record());
+  for (const Stream& stream : streams) rig.finish(stream);
+  for (const Event& event : events) CHECK(event.ready());
+}
+
 TEST_CASE("beside a full queue many events of other streams live at once") {
   const Rig rig(with_short_queues());
   const Stream other(rig.device);
@@ -136,6 +149,70 @@ TEST_CASE("beside a full queue handles are dropped, and threads end that had buf
   CHECK(!Device(rig.device).take_error());
 }
 
+TEST_CASE("beside a full queue streams, events and executables of every kind are dropped without waiting") {
+  const Rig rig(with_short_queues());
+  const Stream other(rig.device);
+  rig.settle(other);
+  auto stream = std::make_optional<Stream>(rig.device), used = std::make_optional<Stream>(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  auto memory = std::make_optional<DeviceBuffer<std::byte>>(*used, bytes);
+  rig.settle(*used);
+  auto graph = std::make_optional(capture(other, [&] { buffer.async_to_device(other, memory->span()); }));
+  auto exec = std::make_optional(graph->instantiate());
+  auto timed = std::make_optional(other.record({.timing = true}));
+  std::optional<Event> captured;
+  (void)capture(other, [&] { captured.emplace(other.record()); });
+  rig.settle(other);
+  const FullQueue full(rig, other);
+  buffer.async_to_device(*used, memory->span());
+  timed.reset();
+  captured.reset();  // which serves nobody else
+  exec.reset();
+  graph.reset();
+  stream.reset();
+  used.reset();
+  memory.reset();
+  (void)rig.heap.collect();
+  CHECK(!Device(rig.device).take_error());
+}
+
+TEST_CASE("a stream whose own queue is full, and what was made on it, are dropped without waiting") {
+  const Rig rig(with_short_queues());
+  {
+    auto stuck = std::make_optional<Stream>(rig.device);
+    auto memory = std::make_optional<DeviceBuffer<std::byte>>(*stuck, bytes),
+         more = std::make_optional<DeviceBuffer<std::byte>>(*stuck, bytes);
+    auto buffer = std::make_optional(rig.heap.make_buffer<std::byte>(bytes, std::byte{5}));
+    rig.settle(*stuck);
+    const Stream gated(rig.device);
+    Gate gate(rig, gated);
+    stuck->wait(gated.record());
+    // As many as are sure to fit, and so many events that the next could have to wait.
+    for (int i = 0; i != 60; ++i) {
+      buffer->async_to_device(*stuck, memory->span());
+      if (i % 2 == 0) (void)stuck->record();
+    }
+    if (rig.simulated()) {  // exactly full
+      const auto limit = std::size_t{200};
+      while (rig.sim().pending(*stuck) < limit) buffer->async_to_device(*stuck, more->span());
+    }
+    memory.reset();
+    buffer.reset();
+    stuck.reset();
+    more.reset();
+    (void)rig.heap.collect();
+    CHECK(!rig.all_free());
+    if (rig.simulated()) CHECK(rig.sim().device_bytes() == 2 * bytes);
+    gate.open();
+  }
+  if (rig.simulated()) {
+    rig.until_device_memory_is_free();
+  }
+  rig.heap.drain();
+  CHECK(rig.all_free());
+  CHECK(!Device(rig.device).take_error());
+}
+
 TEST_CASE("beside a full queue who wants to be told of an event is told") {
   const Rig rig(with_short_queues());
   const Stream other(rig.device);
@@ -148,20 +225,18 @@ TEST_CASE("beside a full queue who wants to be told of an event is told") {
   until([&] { return told.load(); });
 }
 
-TEST_CASE("who makes or drops a stream beside a full queue waits for room there at most, and the new one then works") {
+TEST_CASE("who makes a stream beside a full queue waits for room there at most, and the new one then works") {
   const Rig rig(with_short_queues());
   const Stream other(rig.device);
   rig.settle(other);
-  std::optional<Stream> made, gone(std::in_place, rig.device);
-  std::thread maker, dropper;
+  std::optional<Stream> made;
+  std::thread maker;
   {
     const FullQueue full(rig, other);
     maker = std::thread([&] { made.emplace(rig.device); });
-    dropper = std::thread([&] { gone.reset(); });
     if (rig.simulated()) until([&] { return rig.sim().blocked_callers() >= 2; });
   }
   maker.join();
-  dropper.join();
   auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{6});
   auto there = buffer.async_to_device(*made);
   rig.settle(*made);

@@ -263,6 +263,7 @@ TEST_CASE("device memory that waits to be freed when the device is lost does not
     auto memory = std::make_optional<DeviceBuffer<std::byte>>(stream, 4 * KiB);
     sim.begin_capture(stream, SimulatedCaptureMode::relaxed);
     memory.reset();  // thole's own thread is to free it
+    sim.run_all();   // all events that there are say so
     // While that thread looks, at the worst moment.
     sim.before_call(SimulatedCall::capture_info, [&] { sim.lose_device(); });
     until([&] { return device.lost(); });

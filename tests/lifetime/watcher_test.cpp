@@ -138,6 +138,7 @@ TEST_CASE("device memory that a thread is just trying to free counts as work, so
   auto memory = std::make_optional<DeviceBuffer<std::byte>>(stream, bytes);
   sim.begin_capture(stream, SimulatedCaptureMode::relaxed);
   memory.reset();  // to be freed when the capture has ended
+  sim.run_all();   // else an earlier event says enough
   std::atomic<int> counted{-1};
   // On whichever thread tries next, with the memory in its hands.
   sim.before_call(SimulatedCall::capture_info, [&] { counted = streams.has_work() ? 1 : 0; });

@@ -80,19 +80,20 @@ struct Rig {
 /// While it lives the device has no event made ahead, and nobody makes any: whoever needs one makes it.
 class EmptyStock {
  public:
-  explicit EmptyStock(const Rig& rig) : stock_(detail::HandleAccess::core(rig.device)->events) {
-    while (!stock_.begin_refill()) std::this_thread::yield();  // a thread of thole's may be at it
+  explicit EmptyStock(const Rig& rig) : core_(*detail::HandleAccess::core(rig.device)), stock_(core_.events) {
+    while (!core_.begin_tidying()) std::this_thread::yield();  // a thread of thole's may be at it
     for (const auto made = rig.calls(SimulatedCall::create_event); rig.calls(SimulatedCall::create_event) == made;)
       REQUIRE(stock_.take(&taken_.emplace_back()).ok());
   }
   ~EmptyStock() {
     for (detail::EventHandle event : taken_) stock_.give(event);
-    stock_.end_refill();
+    core_.end_tidying();
   }
   EmptyStock(const EmptyStock&) = delete;
   EmptyStock& operator=(const EmptyStock&) = delete;
 
  private:
+  detail::DeviceCore& core_;
   detail::EventStock& stock_;
   std::vector<detail::EventHandle> taken_;
 };

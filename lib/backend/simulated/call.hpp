@@ -69,6 +69,7 @@ constexpr bool waits_for_full_queues(SimulatedCall kind) noexcept {
     case SimulatedCall::free_host:
     case SimulatedCall::host_function:
     case SimulatedCall::begin_capture:
+    case SimulatedCall::destroy_graph_exec:
       return true;
     default:
       return false;

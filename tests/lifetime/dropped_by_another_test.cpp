@@ -1,0 +1,70 @@
+// Device memory that was made on one thread's default stream, and that another thread drops.
+
+#include <optional>
+#include <thread>
+
+#include "../support/rig.hpp"
+
+using namespace support;
+
+namespace {
+
+constexpr std::size_t bytes = 4 * KiB;
+
+StreamRef of_this_thread(const Device& device) {
+  return detail::unwrap(detail::stream_from_native(device, reinterpret_cast<void*>(2)));  // cudaStreamPerThread
+}
+
+}  // namespace
+
+TEST_CASE(
+    "memory made on a thread's default stream and dropped by another thread is freed behind the first one's copy") {
+  Rig rig;
+  const StreamRef here = of_this_thread(rig.device);
+  const auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{5});
+  std::optional<DeviceBuffer<std::byte>> memory(std::in_place, here, bytes);
+  rig.settle(here);
+  rig.sim().hold(here);
+  buffer.async_to_device(here, memory->span());
+  std::thread([&] {
+    const StreamRef there = of_this_thread(rig.device);
+    memory.reset();
+    rig.settle(there);
+  }).join();
+  (void)rig.heap.collect();
+  rig.sim().run_all();
+  CHECK(rig.sim().device_bytes() == bytes);
+  rig.sim().release(here);
+  rig.sim().run_all();
+  here.synchronize();
+  CHECK(!rig.device.lost());
+  rig.until_device_memory_is_free();
+}
+
+TEST_CASE("memory made on a thread's default stream and dropped by another thread ends no use of the first one's") {
+  Rig rig;
+  const StreamRef here = of_this_thread(rig.device);
+  const Stream other(rig.device);
+  auto source = rig.heap.make_buffer<std::byte>(bytes, std::byte{5});
+  auto second = rig.heap.make_buffer<std::byte>(bytes);
+  std::optional<DeviceBuffer<std::byte>> memory(std::in_place, here, bytes);
+  DeviceBuffer<std::byte> more(here, bytes);
+  rig.settle(here);
+  rig.sim().hold(here);
+  source.async_to_device(here, more.span());
+  UseList uses;
+  SUBCASE("used in another stream, too") { second.async_from_device(other, memory->span()); }
+  SUBCASE("kept by a list") { uses.reads(*memory); }
+  std::thread([&] {
+    const StreamRef there = of_this_thread(rig.device);
+    memory.reset();
+    rig.settle(there);
+    rig.settle(other);
+    (void)rig.heap.collect();
+  }).join();
+  errc_text_of(source.try_borrow_mut(), Errc::in_flight);
+  rig.sim().release(here);
+  rig.settle(here);
+  CHECK(source.try_borrow_mut().has_value());
+  CHECK(!rig.device.lost());
+}
