@@ -130,7 +130,7 @@ CONTRACT_CASE(
       }
       if (asks && !backend.simulated())
         MESSAGE(call.name, ", ", name_of(mode), ": ", backend.describe(status),
-                ended ? ", and it ended the capture" : "");
+                std::string(ended ? ", and it ended the capture" : ""));
       GraphHandle graph = nullptr;
       const Status end = backend.end_capture(per_thread, &graph);
       CHECK(end.code == (ended ? StatusCode::capture : StatusCode::ok));
