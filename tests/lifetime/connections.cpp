@@ -105,7 +105,12 @@ int main(int argc, char** argv) try {
   const char* const name = std::getenv("THOLE_DEVICE");
   const bool on_gpu = name != nullptr && std::string_view(name).starts_with("cuda");
   const std::string_view mode = argc > 1 ? argv[1] : "32";
-  if (on_gpu && !support::gpu::has_code()) return 77;
+  if (on_gpu && !support::gpu::has_code()) {
+#ifdef THOLE_TEST_HAS_NVCC
+    throw std::runtime_error("nvcc is there, but the program has none of its code");
+#endif
+    return 77;
+  }
   // The option is what counts: the environment says something else.
   if (setenv(variable, mode == "8" ? "32" : "8", 1) != 0) return 1;
   if (mode != "late") {
