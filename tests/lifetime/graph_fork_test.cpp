@@ -69,7 +69,7 @@ TEST_CASE("what is copied in a forked stream is a use of each launch, too") {
 }
 
 TEST_CASE("a stream that is forked and never joined makes the capture fail, with a text that says so") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), side(rig.device);
   const auto text = errc_text(
       [&] {
@@ -85,7 +85,7 @@ TEST_CASE("a stream that is forked and never joined makes the capture fail, with
 }
 
 TEST_CASE("an event of a capture answers no question, during it or afterwards, and disturbs nothing") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), side(rig.device);
   std::vector<Event> events;
   (void)capture(stream, [&] {
