@@ -13,8 +13,9 @@
 //  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
 //    process [3], and a capture in thread-local mode begun by the calling thread [4], unless the calling thread's own
 //    capture mode (exchange_capture_mode) is relaxed [5]. The layers above use CaptureGuard around them.
-//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
-//    free_host and unregister_host let go all the same where they can [6].
+//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost; check_stream and
+//    device_address, which may need no call, may be ok. The destroys, free_host and unregister_host let go all the same
+//    where they can [6].
 //  - What does not say so is safe in capture: it breaks none but that of the stream that it is given [69].
 //  - A stream takes hundreds of operations, about 1,000 on a GPU; a call that adds one more waits for room [7]. While
 //    one waits so, no thread makes or destroys streams and events, destroys an executable of a graph, pins or unpins
@@ -22,7 +23,8 @@
 //    do queries and waits.
 //  - The default streams wait for each other [8]. While a thread's captures, any call on the legacy one is `capture`,
 //    and each but capture_info invalidates the capture [9].
-//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10].
+//  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10],
+//    but for device_address, which may need no call.
 //  - Sizes are bytes.
 
 #include <chrono>

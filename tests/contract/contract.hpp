@@ -172,6 +172,7 @@ class TestGraph {
   TestGraph(const TestGraph&) = delete;
   TestGraph& operator=(const TestGraph&) = delete;
   void launch(StreamHandle stream) const { CONTRACT_OK(backend_, launch_graph(exec_, stream)); }
+  operator GraphExecHandle() const { return exec_; }
   void destroy_graph() {
     if (graph_ != nullptr) CHECK(backend_.destroy_graph(std::exchange(graph_, nullptr)).ok());
   }

@@ -1,5 +1,7 @@
 // Events that a graph's launches record.
 
+#include <thread>
+
 #include "contract.hpp"
 
 using namespace contract;
@@ -80,6 +82,36 @@ CONTRACT_CASE(
     CHECK(back.holds(round));
     CONTRACT_OK(backend, query_event(event));
   }
+}
+
+CONTRACT_CASE("two launches of one executable do not run beside each other, in whatever streams") {
+  constexpr int very_often = 5'000;
+  const Pinned source(backend, bytes), back(backend, bytes);
+  const TestStream first(backend), second(backend);
+  const OnDevice device(backend, bytes, first);
+  const TestEvent copied(backend);
+  Stop stop;
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::relaxed));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, first));
+  CONTRACT_OK(backend, record_event_in_graph(copied, first));
+  CONTRACT_OK(backend, launch_host_function(first, &Stop::wait, &stop));
+  const TestGraph graph(backend, end_capture(backend, first));
+  source.fill(1);
+  graph.launch(first);
+  CONTRACT_OK(backend, synchronize_event(copied));
+  CHECK(back.holds(1));
+  source.fill(2);
+  graph.launch(second);  // its copies come after where the first one has stopped
+  for (int i = 0; i != very_often; ++i) {
+    CHECK(backend.query_event(copied).code != StatusCode::device_lost);  // for the call's time: the device goes on
+    std::this_thread::yield();
+  }
+  CHECK(back.holds(1));
+  stop.open();
+  first.synchronize();
+  second.synchronize();
+  CHECK(back.holds(2));
 }
 
 CONTRACT_CASE("an event is not recorded in the graph of a stream that does not capture [62]") {

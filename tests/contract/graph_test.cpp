@@ -177,6 +177,29 @@ CONTRACT_CASE("both branches see what comes before their fork, and what comes af
   }
 }
 
+CONTRACT_CASE("a branch that waits for a point of another sees, in each launch, what comes before that point [53]") {
+  const Pinned source(backend, bytes), back(backend, bytes);
+  const TestStream first(backend), second(backend);
+  const OnDevice device(backend, bytes, first);
+  const TestEvent fork(backend), between(backend), join(backend);
+  CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
+  CONTRACT_OK(backend, record_event(fork, first));
+  CONTRACT_OK(backend, wait_event(second, fork));
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
+  CONTRACT_OK(backend, record_event(between, first));
+  CONTRACT_OK(backend, wait_event(second, between));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, second));
+  CONTRACT_OK(backend, record_event(join, second));
+  CONTRACT_OK(backend, wait_event(first, join));
+  const TestGraph graph(backend, end_capture(backend, first));
+  for (unsigned char round = 1; round <= 50; ++round) {
+    source.fill(round);
+    graph.launch(first);
+    first.synchronize();
+    CHECK(back.holds(round));
+  }
+}
+
 CONTRACT_CASE("branches of a graph come between fork and join, in an order of their own [53]") {
   struct Note {
     std::string* log;

@@ -109,9 +109,12 @@ class FullQueue {
 
 /// What the calls make, and what they let go of.
 struct Scene {
-  explicit Scene(DeviceBackend& device) : backend(device), stream(device), captures(device), pages(bytes) {
+  explicit Scene(DeviceBackend& device)
+      : backend(device), stream(device), captures(device), pages(bytes), pinned(bytes) {
     CONTRACT_OK(backend, create_stream(&gone_stream));
     CONTRACT_OK(backend, create_event(&gone_event));
+    CONTRACT_OK(backend, register_host(pinned.data(), bytes));
+    CONTRACT_OK(backend, allocate_host(bytes, &gone_memory));
   }
   Scene(const Scene&) = delete;
   Scene& operator=(const Scene&) = delete;
@@ -122,6 +125,7 @@ struct Scene {
     CHECK(backend.destroy_stream(made_stream).ok());
     CHECK(backend.destroy_event(made_event).ok());
     CHECK(backend.unregister_host(pages.data()).ok());
+    CHECK(backend.free_host(made_memory).ok());
     CHECK(count.value() == 1);
   }
   std::vector<std::function<Status()>> calls() {
@@ -130,13 +134,17 @@ struct Scene {
             [&] { return backend.create_stream(&made_stream); },
             [&] { return backend.destroy_stream(gone_stream); },
             [&] { return backend.register_host(pages.data(), bytes); },
+            [&] { return backend.unregister_host(pinned.data()); },
+            [&] { return backend.allocate_host(bytes, &made_memory); },
+            [&] { return backend.free_host(gone_memory); },
             [&] { return backend.launch_host_function(stream, &Count::add, &count); },
             [&] { return backend.begin_capture(captures, CaptureMode::relaxed); }};
   }
 
   DeviceBackend& backend;
   const TestStream stream, captures;
-  const Pages pages;
+  const Pages pages, pinned;
+  void *made_memory = nullptr, *gone_memory = nullptr;
   StreamHandle made_stream = nullptr, gone_stream = nullptr;
   EventHandle made_event = nullptr, gone_event = nullptr;
   Count count;
@@ -153,9 +161,8 @@ CONTRACT_CASE(
 }
 
 CONTRACT_CASE(
-    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, pins memory, "
-    "begins a "
-    "capture or launches a host function [66]") {
+    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, pins or unpins "
+    "memory, begins a capture or launches a host function [66]") {
   Scene scene(backend);
   const auto calls = scene.calls();
   FullQueue queue(backend);
@@ -167,17 +174,26 @@ CONTRACT_CASE(
 
 CONTRACT_CASE("while memory is unpinned beside running work calls of every thread wait, and queries go on [67]") {
   Scene scene(backend);
-  const TestStream stuck(backend), idle(backend), probed(backend);
+  const TestStream stuck(backend), idle(backend), probed(backend), busy(backend);
   const OnDevice device(backend, bytes, idle);
   const Pinned host(backend, bytes);
   const Pages pages(bytes);
-  const TestEvent done(backend), recorded(backend), probe(backend);
+  const TestEvent done(backend), awaited(backend), recorded(backend), probe(backend);
   CONTRACT_OK(backend, register_host(pages.data(), bytes));
   CONTRACT_OK(backend, record_event(done, idle));
+  CONTRACT_OK(backend, record_event(awaited, idle));
+  CONTRACT_OK(backend, begin_capture(idle, CaptureMode::relaxed));
+  CONTRACT_OK(backend, copy(device.data(), host.data(), 8, CopyKind::host_to_device, idle));
+  const TestGraph graph(backend, end_capture(backend, idle));
   idle.synchronize();
+  void* allocated = nullptr;
   auto calls = scene.calls();
   calls.emplace_back([&] { return backend.copy(device.data(), host.data(), 8, CopyKind::host_to_device, idle); });
   calls.emplace_back([&] { return backend.record_event(recorded, idle); });
+  // On a stream and of an event of their own: what is asked below may not wait for a lock that these hold.
+  calls.emplace_back([&] { return backend.wait_event(busy, awaited); });
+  calls.emplace_back([&] { return backend.launch_graph(graph, busy); });
+  calls.emplace_back([&] { return backend.allocate_device(bytes, busy, &allocated); });
   Gate gate(backend, stuck);
   std::atomic<bool> opened{false};
   std::atomic<int> probes{0};
@@ -208,6 +224,8 @@ CONTRACT_CASE("while memory is unpinned beside running work calls of every threa
   }
   unpinner.join();
   prober.join();
+  CONTRACT_OK(backend, free_device(allocated, busy));
+  busy.synchronize();
   idle.synchronize();
   stuck.synchronize();
 }

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "../support/gpu_gate.hpp"
 #include "../support/rig.hpp"
 
 using namespace support;
@@ -45,6 +46,76 @@ TEST_CASE("device memory that another stream uses is freed after that use, and n
   CHECK(rig.sim().device_bytes() == bytes);
   gate.open();
   CHECK(all_freed(rig));
+}
+
+TEST_CASE("device memory is in use until the stream that uses it has done so, and other streams go on meanwhile") {
+  constexpr std::size_t large = 64 * MiB;
+  constexpr int very_often = 1'000'000;
+  const Rig rig(under_test());
+  if (!has_what_it_needs(rig)) return;
+  const Stream made_on(rig.device), stuck(rig.device);
+  const DeviceBuffer<std::byte> any(made_on, bytes);
+  rig.settle(made_on);
+  const auto before = used_device_bytes(rig, any);
+  auto memory = std::make_unique<DeviceBuffer<std::byte>>(made_on, large);
+  const auto target = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+  rig.settle(made_on);
+  Gate gate(rig, stuck);
+  target.async_to_device(stuck, memory->span().subspan(0, bytes));
+  memory.reset();
+  // Asked, and not waited for: where this fails it would wait for ever.
+  const Event event = made_on.record();
+  bool done = false;
+  for (int i = 0; i != very_often && !done; ++i) {
+    if (rig.simulated()) rig.sim().run_all();
+    done = event.ready();
+  }
+  CHECK(done);
+  (void)rig.heap.collect();
+  if (rig.simulated()) rig.sim().run_all();
+  CHECK(used_device_bytes(rig, any) >= before + large);
+  gate.open();
+  rig.settle(stuck);
+  until([&] {
+    (void)rig.heap.collect();
+    rig.settle(made_on);
+    return used_device_bytes(rig, any) <= before;
+  });
+}
+
+TEST_CASE("what streams are still to read of dropped device memory is overwritten by nobody who gets some meanwhile") {
+  for (const bool by_the_program : {false, true}) {  // itself, past thole, on the stream that made the memory
+    CAPTURE(by_the_program);
+    const Rig rig(under_test());
+    const Stream made_on(rig.device), held(rig.device), second(rig.device), other(rig.device);
+    const auto source = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});
+    const auto overwrite = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
+    auto memory = std::make_unique<DeviceBuffer<std::byte>>(source.async_to_device(made_on));
+    rig.settle(made_on);
+    std::vector<PinnedBuffer<std::byte>> read;
+    Gate gate(rig, by_the_program ? made_on : held);
+    if (by_the_program) {
+      read.push_back(rig.heap.make_buffer<std::byte>(bytes, std::byte{0}));
+      REQUIRE(rig.backend()
+                  .copy(read[0].unsynchronized_data(), memory->span().native(), bytes, detail::CopyKind::device_to_host,
+                        made_on.native())
+                  .ok());
+    } else {
+      second.wait(held.record());
+      for (const Stream* stream : {&held, &second}) read.push_back(memory->async_to_host(*stream, rig.heap));
+    }
+    memory.reset();
+    std::vector<DeviceBuffer<std::byte>> others;
+    for (int i = 0; i != 50; ++i) {
+      if (rig.simulated()) rig.sim().run_all();
+      (void)rig.heap.collect();
+      others.push_back(overwrite.async_to_device(other));
+    }
+    rig.settle(other);
+    gate.open();
+    for (const Stream* stream : {&made_on, &held, &second}) rig.settle(*stream);
+    for (const auto& buffer : read) CHECK(all_are(buffer, 7));
+  }
 }
 
 TEST_CASE("device memory that several streams use is freed after the last of them, whichever that is") {

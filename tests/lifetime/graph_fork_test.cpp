@@ -16,7 +16,7 @@ constexpr std::size_t bytes = 4 * KiB;
 
 TEST_CASE("streams that wait for an event of a capture take part in it, and are joined again") {
   for (std::uint64_t seed = 0; seed != 20; ++seed) {
-    const Rig rig(stepped(seed));
+    const Rig rig(under_test(seed));
     const Stream stream(rig.device), left(rig.device), right(rig.device);
     int before = 0, by_left = 0, by_right = 0, after = 0;
     auto exec = capture(stream, [&] {
@@ -34,11 +34,11 @@ TEST_CASE("streams that wait for an event of a capture take part in it, and are 
     CHECK(!left.capturing());
     for (int launches = 1; launches != 4; ++launches) {
       exec.launch(stream);
-      rig.sim().run_all();
+      rig.settle(stream);
       CHECK(after == launches);
     }
     left.launch_host_function([] {});  // an ordinary stream again
-    rig.sim().run_all();
+    rig.settle(left);
     left.synchronize();
   }
 }
@@ -69,7 +69,7 @@ TEST_CASE("what is copied in a forked stream is a use of each launch, too") {
 }
 
 TEST_CASE("a stream that is forked and never joined makes the capture fail, with a text that says so") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), side(rig.device);
   const auto text = errc_text(
       [&] {
@@ -85,7 +85,7 @@ TEST_CASE("a stream that is forked and never joined makes the capture fail, with
 }
 
 TEST_CASE("an event of a capture answers no question, during it or afterwards, and disturbs nothing") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), side(rig.device);
   std::vector<Event> events;
   (void)capture(stream, [&] {
@@ -123,7 +123,7 @@ TEST_CASE("what a stream had in flight before it was forked into a capture can s
 
 TEST_CASE("streams of one capture that use the same memory are ordered, as outside of a capture") {
   for (std::uint64_t seed = 0; seed != 20; ++seed) {
-    const Rig rig(stepped(seed));
+    const Rig rig(under_test(seed));
     const Stream stream(rig.device), left(rig.device), right(rig.device);
     DeviceBuffer<std::byte> source(stream, bytes), target(stream, bytes);
     auto in = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
@@ -153,7 +153,7 @@ TEST_CASE("streams of one capture that use the same memory are ordered, as outsi
 
 TEST_CASE("what one stream of a capture reads another one writes afterwards, without the program's joining them") {
   for (std::uint64_t seed = 0; seed != 20; ++seed) {
-    const Rig rig(stepped(seed));
+    const Rig rig(under_test(seed));
     const Stream stream(rig.device), left(rig.device), right(rig.device);
     DeviceBuffer<std::byte> read(stream, bytes);
     const auto written = rig.heap.make_buffer<std::byte>(bytes, std::byte{99}).async_to_device(stream);

@@ -130,6 +130,27 @@ TEST_CASE("a captured kernel runs at each launch with what its memory then holds
   }
 }
 
+TEST_CASE("memory that other code allocated on the device is a kernel's, and a copy's, by its address") {
+  const Rig rig(under_test());
+  if (!has_what_it_needs(rig)) return;
+  const Stream stream(rig.device);
+  auto in = numbers(rig);
+  auto out = rig.heap.make_buffer<int>(count);
+  void *first = nullptr, *second = nullptr;
+  REQUIRE(rig.backend().allocate_device(count * sizeof(int), stream.native(), &first).ok());
+  REQUIRE(rig.backend().allocate_device(count * sizeof(int), stream.native(), &second).ok());
+  const auto from = DeviceSpan<int>::from_native(rig.device, static_cast<int*>(first), count);
+  const auto to = DeviceSpan<int>::from_native(rig.device, static_cast<int*>(second), count);
+  in.async_to_device(stream, from);
+  twice(rig, stream, from, to);
+  out.async_from_device(stream, to);
+  rig.settle(stream);
+  check_are(out, 2);
+  REQUIRE(rig.backend().free_device(first, stream.native()).ok());
+  REQUIRE(rig.backend().free_device(second, stream.native()).ok());
+  rig.settle(stream);
+}
+
 TEST_CASE("a launch that is refused runs neither of its functions") {
   const Rig rig(under_test());
   const Stream stream(rig.device);

@@ -17,6 +17,8 @@
 #include <thole/cuda.hpp>
 #include <thole/thole.hpp>
 
+#include "../support/gpu_code.hpp"
+
 namespace {
 
 /// What CUDA did with the handle is as good as a refusal: nothing has been done by accident.
@@ -26,12 +28,17 @@ extern "C" void ended_at_once(int) {
   _exit(0);
 }
 
-cudaError_t give(std::string_view call, cudaStream_t handle) {
+cudaError_t give(std::string_view call, int ordinal, cudaStream_t handle) {
   static char host[64];
   void* memory = nullptr;
   cudaEvent_t event = nullptr;
   if (cudaMalloc(&memory, sizeof host) != cudaSuccess || cudaEventCreate(&event) != cudaSuccess)
     throw std::runtime_error("the GPU gives no memory or no event");
+  const auto kernel_in = [&](cudaStream_t stream) {
+    int* const numbers = static_cast<int*>(memory);
+    return support::gpu::launch_twice(ordinal, stream, numbers, numbers, 1);
+  };
+  if (call == "kernel" && !kernel_in(nullptr)) throw std::runtime_error("no kernel can be launched in any stream");
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT})
     if (std::signal(number, ended_at_once) == SIG_ERR) throw std::runtime_error("signal");
   if (call == "query") return cudaStreamQuery(handle);
@@ -43,6 +50,7 @@ cudaError_t give(std::string_view call, cudaStream_t handle) {
     return cudaLaunchHostFunc(
         handle, [](void*) {}, nullptr);
   if (call == "destroy") return cudaStreamDestroy(handle);
+  if (call == "kernel") return kernel_in(handle) ? cudaSuccess : cudaErrorUnknown;  // which error is not told
   throw std::runtime_error("there is no such call");
 }
 
@@ -67,7 +75,7 @@ int main(int argc, char** argv) try {
     std::printf("WRONG: a view of a GPU's stream that is none\n");
     return 1;
   }
-  const cudaError_t error = give(call, handle);
+  const cudaError_t error = give(call, gpu.ordinal(), handle);
   std::printf("%s: %s\n", error == cudaSuccess ? "WRONG" : "good", cudaGetErrorName(error));
   return error == cudaSuccess ? 1 : 0;
 } catch (const std::exception& error) {

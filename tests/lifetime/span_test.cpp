@@ -1,5 +1,11 @@
 // Rule 4 for device memory: a copy through a span of a DeviceBuffer is a use of that buffer.
 
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <thole/graph.hpp>
+
 #include "../support/rig.hpp"
 
 using namespace support;
@@ -29,22 +35,25 @@ TEST_CASE("device memory is not freed while a copy through its span is to come")
 }
 
 TEST_CASE("a copy through a span comes after what filled the buffer on another stream") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream filling(rig.device), reading(rig.device);
-  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{3});
-  const auto memory = source.async_to_device(filling);
   auto back = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{0});
+  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{3});
+  DeviceBuffer<std::byte> memory(filling, 4 * KiB);
+  rig.settle(filling);
   Gate gate(rig, filling);
+  source.async_to_device(filling, memory.span());
   back.async_from_device(reading, memory.span());
-  rig.sim().run_all();
+  if (rig.simulated()) rig.sim().run_all();
   errc_text_of(back.try_borrow(), Errc::in_flight);
   gate.open();
-  rig.sim().run_all();
+  rig.settle(filling);
+  rig.settle(reading);
   CHECK(all_are(back, 3));
 }
 
 TEST_CASE("a span whose DeviceBuffer is gone is refused, also when another buffer has its record") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   const auto source = rig.heap.make_buffer<std::byte>(16);
   DeviceSpan<std::byte> dangling, part;
@@ -53,7 +62,7 @@ TEST_CASE("a span whose DeviceBuffer is gone is refused, also when another buffe
     dangling = memory.span();
     part = dangling.subspan(4, 8);
   }
-  rig.sim().run_all();
+  rig.settle(stream);
   const DeviceBuffer<std::byte> next(stream, 16);
   CHECK(has(errc_text([&] { source.async_to_device(stream, dangling); }, Errc::invalid_argument),
             "DeviceBuffer that is gone"));
@@ -81,4 +90,29 @@ TEST_CASE("a graph keeps the device memory behind a span") {
     CHECK(!rig.device.lost());
   }
   rig.until_device_memory_is_free();
+}
+
+TEST_CASE("the device memory behind a span that only a graph has goes to nobody else") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device), other(rig.device);
+  auto source = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{9});
+  auto back = rig.heap.make_buffer<std::byte>(4 * KiB);
+  auto exec = [&] {
+    auto memory = std::make_unique<DeviceBuffer<std::byte>>(stream, 4 * KiB);
+    rig.settle(stream);
+    source.async_to_device(stream, memory->span());
+    rig.settle(stream);
+    Graph graph = capture(stream, [&] { back.async_from_device(stream, memory->span()); });
+    memory.reset();
+    return graph.instantiate();
+  }();
+  rig.settle(stream);
+  (void)rig.heap.collect();
+  std::vector<DeviceBuffer<std::byte>> others;  // on the streams that the freed memory would be had from
+  const auto overwrite = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{1});
+  for (int i = 0; i != 50; ++i) others.push_back(overwrite.async_to_device(i % 2 == 0 ? stream : other));
+  rig.settle(other);
+  exec.launch(stream);
+  rig.settle(stream);
+  CHECK(all_are(back, 9));
 }

@@ -27,11 +27,13 @@ inline constexpr std::size_t MiB = 1024 * KiB;
 
 inline Device stepped(std::uint64_t seed = 0) { return Device::simulated({.stepped = true, .seed = seed}); }
 
-/// The GPU when THOLE_DEVICE asks for one, else a stepped simulated device: for rules that hold on both.
-inline Device under_test() {
+inline bool on_gpu() {
   const char* const name = std::getenv("THOLE_DEVICE");
-  return name != nullptr && std::string_view(name).starts_with("cuda") ? Device::best() : stepped();
+  return name != nullptr && std::string_view(name).starts_with("cuda");
 }
+
+/// The GPU when THOLE_DEVICE asks for one, else a stepped simulated device: for rules that hold on both.
+inline Device under_test(std::uint64_t seed = 0) { return on_gpu() ? Device::best() : stepped(seed); }
 
 inline detail::DeviceBackend& backend_of(const Device& device) { return *detail::HandleAccess::core(device)->backend; }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Every promise of lib/backend/backend.hpp has a number in brackets, and a case of tests/contract that asks it.
+"""Every promise of lib/backend/backend.hpp has a number in brackets, and a case of tests/contract that asks it. Every call
+there that returns a Status is in the list of tests/contract/every_call.hpp.
 
     check_promises.py ROOT [WORDS]
 
@@ -11,6 +12,8 @@ import re
 import sys
 
 NUMBER = re.compile(r"\[(\d+)\]")
+CALL = re.compile(r"\bvirtual Status (\w+)\(")
+LISTED = re.compile(r'\{"(\w+)",')
 CASE = re.compile(r'\b(?:CONTRACT_CASE|TEST_CASE)\(\s*"((?:[^"\\]|\\.|"\s*")*)"')
 
 
@@ -27,6 +30,12 @@ def faults(root):
         yield f"promise [{number}] has no case in tests/contract"
     for number in sorted(asked - set(promised)):
         yield f"a case asks promise [{number}], which backend.hpp does not make"
+    calls = set(CALL.findall((root / "lib/backend/backend.hpp").read_text()))
+    listed = set(LISTED.findall((root / "tests/contract/every_call.hpp").read_text()))
+    for call in sorted(calls - listed):
+        yield f"{call} is not in tests/contract/every_call.hpp"
+    for call in sorted(listed - calls):
+        yield f"tests/contract/every_call.hpp lists {call}, which is no call of backend.hpp"
 
 
 def main():

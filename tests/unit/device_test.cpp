@@ -130,6 +130,28 @@ TEST_CASE("THOLE_SIMULATION is understood, or refused with the words that it may
   }
 }
 
+TEST_CASE("with THOLE_SIMULATION=late a source that is overwritten after its copy shows, though others come and go") {
+  const Variable variable("THOLE_SIMULATION", "late,seed=7");
+  const Rig rig(Device::simulated());
+  const Stream stream(rig.device), beside(rig.device);
+  auto source = rig.heap.make_buffer<int>(1), other = rig.heap.make_buffer<int>(1, 0);
+  DeviceBuffer<int> target(stream, 1), elsewhere(beside, 1);
+  constexpr int tries = 50;
+  int shown = 0;
+  for (int i = 0; i != tries; ++i) {
+    source.borrow_mut()[0] = 1;
+    source.async_to_device(stream, target.span());
+    // Meanwhile a device that is not late has long copied.
+    for (int round = 0; round != 5; ++round) {
+      other.async_to_device(beside, elsewhere.span());
+      beside.synchronize();
+    }
+    source.unsynchronized_data()[0] = 2;
+    shown += target.async_to_host(stream, rig.heap).borrow()[0] == 2 ? 1 : 0;
+  }
+  CHECK(shown > tries / 2);
+}
+
 TEST_CASE("a number of connections that no GPU has is an error with the number, before a GPU is looked for") {
   for (const int connections : {-1, 33}) {
     const auto made = Device::try_cuda(0, {.connections = connections});
