@@ -236,11 +236,13 @@ Block* HeapCore::take_cached(const Request& request) noexcept {
     block = cache.take(request.bytes, request.alignment);
     if (block != nullptr) [[likely]]
       return count_made(cache, *block, request.asked);
-    if (&cache != &spare_) block = cache.take_from(arena_->depot, request.bytes, request.alignment);
+    if (&cache == &spare_) return;
+    // Before a list leaves the depot: who looks for memory from then on finds the rest of it here.
+    if (!cache.is_keeper) arena_->add_keeper(cache);
+    block = cache.take_from(arena_->depot, request.bytes, request.alignment);
     if (block == nullptr) return;
     count_made(cache, *block, request.asked);
     settle(cache);
-    if (!cache.is_keeper) arena_->add_keeper(cache);
   });
   return block;
 }
