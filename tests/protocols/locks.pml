@@ -44,6 +44,8 @@ bool out[BLOCKS + 1]; /* the program has it */
 bool owned[CACHES];
 byte ended;
 
+#define when(condition) if :: !(condition) -> skip :: else -> /* up to `fi` */
+
 inline lock_mutex(m) { atomic { !m -> m = true } }
 inline unlock_mutex(m) { m = false }
 
@@ -66,10 +68,7 @@ inline unlock(l) { l = false }
 inline try_lock_pointer() {
 #ifdef BIT_BY_LOAD
   busy = word & 1;
-  if
-  :: !busy -> word = word | 1
-  :: else -> skip
-  fi
+  when(!busy) word = word | 1 fi
 #else
   atomic { busy = word & 1; word = word | 1 }
 #endif
@@ -135,10 +134,7 @@ inline depot_take() {
      lock(depot_lock);
      block = depot;
 #endif
-     if
-     :: block != 0 -> depot = next_list[block]; next_list[block] = 0
-     :: else -> skip
-     fi;
+     when(block != 0) depot = next_list[block]; next_list[block] = 0 fi;
      unlock(depot_lock)
   fi
 }
@@ -155,10 +151,7 @@ inline take_cached() {
   lock(cache_lock[cache]);
 #endif
   take(cache);
-  if
-  :: block == 0 -> depot_take()
-  :: else -> skip
-  fi;
+  when(block == 0) depot_take() fi;
 #ifndef OWN_UNLOCKED
   unlock(cache_lock[cache])
 #endif
@@ -192,14 +185,9 @@ inline take_from_others() {
 inline put() {
   lock(cache_lock[cache]);
   atomic { assert(out[mine]); out[mine] = false };
-  if
-  :: used_list[cache] != 0 ->
-     if
-     :: full_list[cache] != 0 -> block = full_list[cache]; full_list[cache] = 0; depot_give(block); block = 0
-     :: else -> skip
-     fi;
-     full_list[cache] = used_list[cache]
-  :: else -> skip
+  when(used_list[cache] != 0)
+    when(full_list[cache] != 0) block = full_list[cache]; full_list[cache] = 0; depot_give(block); block = 0 fi;
+    full_list[cache] = used_list[cache]
   fi;
   used_list[cache] = mine;
   unlock(cache_lock[cache]);
@@ -230,10 +218,7 @@ inline give_one() {
   :: full_list[cache] == 0 && used_list[cache] != 0 -> block = used_list[cache]; used_list[cache] = 0
   :: else -> skip
   fi;
-  if
-  :: block != 0 -> depot_give(block); block = 0
-  :: else -> skip
-  fi
+  when(block != 0) depot_give(block); block = 0 fi
 }
 
 inline abandon_cache() {
@@ -272,10 +257,7 @@ proctype thread(byte mine) {
            :: take_cached()
            :: take_from_others()
            fi;
-           if
-           :: block != 0 -> hand_out()
-           :: else -> skip
-           fi
+           when(block != 0) hand_out() fi
         fi
      :: else -> break
      od;

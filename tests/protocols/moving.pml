@@ -19,7 +19,6 @@
  * mutation: MOVES_IGNORED         who looks does not ask what came to the depot, or went
  * mutation: MOVES_COUNTED_AFTER   Depot::pop() counts after its first list is another one
  * mutation: KEEPER_AFTER          take_cached() makes the cache a keeper after it has been to the depot
- * mutation: NO_KEEPER             who fetches from the store does not make its cache a keeper
  * mutation: GIVEN_AFTER           a list goes to the depot after the cache's lock is given back
  * mutation: WAITING_CLEARED_FIRST take_done() says that nothing waits before the list counts as moving
  * mutation: FLUSHED_UNLOCKED      Depot::flush() does not take the lock of the class
@@ -37,23 +36,17 @@ bool keeper[2], keepers_mutex;
 byte under_way, arrivals, moves;
 byte hands; /* that have the list; not what the source has */
 
+#define when(condition) if :: !(condition) -> skip :: else -> /* up to `fi` */
+
 inline lock(l) { atomic { !l -> l = true } }
 inline unlock(l) { l = false }
 
 /* `place` is empty from now on. */
 inline take_out(place) {
-  d_step {
-    assert(place && hands == 0);
-    place = false;
-    hands++
-  }
+  d_step { assert(place && hands == 0); place = false; hands++ }
 }
 inline put(place) {
-  d_step {
-    assert(!place && hands == 1);
-    place = true;
-    hands--
-  }
+  d_step { assert(!place && hands == 1); place = true; hands-- }
 }
 
 inline begin() { under_way++ }
@@ -97,19 +90,11 @@ inline take_cached() {
 #ifndef KEEPER_AFTER
   keeper[MINE] = true;
 #endif
-  if
-  :: in_depot ->
-     lock(depot_lock);
-     if
-     :: in_depot -> pop(); moving = true
-     :: else -> skip
-     fi;
-     unlock(depot_lock);
-     if
-     :: moving -> put(in_cache[MINE]); moving = false
-     :: else -> skip
-     fi
-  :: else -> skip
+  when(in_depot)
+    lock(depot_lock);
+    when(in_depot) pop(); moving = true fi;
+    unlock(depot_lock);
+    when(moving) put(in_cache[MINE]); moving = false fi
   fi;
 #ifdef KEEPER_AFTER
   keeper[MINE] = true;
@@ -151,43 +136,30 @@ inline give_list() {
 
 /* Another list comes to the depot from the thread's cache, which is a keeper for it, and the depot gives ours up. */
 inline give_another() {
-  lock(cache_lock[MINE]);
+  lock(cache_lock[MINE]); /* it has a block put there */
   keeper[MINE] = true;
   unlock(cache_lock[MINE]);
   lock(cache_lock[MINE]);
-  if
-  :: keeper[MINE] && in_depot ->
-     lock(depot_lock);
-     if
-     :: in_depot -> pop(); begin(); moving = true
-     :: else -> skip
-     fi;
-     unlock(depot_lock)
-  :: else -> skip
+  when(keeper[MINE] && in_depot)
+    lock(depot_lock);
+    when(in_depot) pop(); begin(); moving = true fi;
+    unlock(depot_lock)
   fi;
   unlock(cache_lock[MINE]);
-  if
-  :: moving -> to_store(); moving = false
-  :: else -> skip
-  fi
+  when(moving) to_store(); moving = false fi
 }
 
 /* HeapCore::take_from_store() of more than one block. */
 inline fetch() {
   begin();
   lock(store_lock);
-  if
-  :: in_store -> take_out(in_store); moving = true
-  :: else -> skip
-  fi;
+  when(in_store) take_out(in_store); moving = true fi;
   unlock(store_lock);
   if
   :: moving ->
      lock(cache_lock[MINE]);
      put(in_cache[MINE]);
-#ifndef NO_KEEPER
      keeper[MINE] = true;
-#endif
      unlock(cache_lock[MINE]);
      arrive();
      moving = false
@@ -215,95 +187,89 @@ end:
 proctype collector() {
   bool moving;
   lock(stream_lock);
-  if
-  :: in_stream ->
+  when(in_stream)
 #ifdef WAITING_CLEARED_FIRST
-     waiting = false;
+    waiting = false;
 #endif
 #ifndef BEGUN_AFTER
-     begin();
+    begin();
 #endif
-     take_out(in_stream);
-     waiting = false;
-     moving = true
-  :: else -> skip
+    take_out(in_stream);
+    waiting = false;
+    moving = true
   fi;
   unlock(stream_lock);
-  if
-  :: moving ->
+  when(moving)
 #ifdef BEGUN_AFTER
-     begin();
+    begin();
 #endif
-     if
-     :: lock(cache_lock[OTHER]);
-        put(in_cache[OTHER]);
-        keeper[OTHER] = true;
-        unlock(cache_lock[OTHER])
-     :: atomic { put(in_stream); waiting = true } /* LockFreeStack::push() */
-     fi;
-     arrive()
-  :: else -> skip
+    if
+    :: lock(cache_lock[OTHER]);
+       put(in_cache[OTHER]);
+       keeper[OTHER] = true;
+       unlock(cache_lock[OTHER])
+    :: atomic { put(in_stream); waiting = true } /* Timeline::retire() */
+    fi;
+    arrive()
   fi
 }
 
-inline flush_cache(c, seen_keeper) {
-  if
-  :: seen_keeper ->
-     lock(cache_lock[c]);
-     if
-     :: in_cache[c] -> begin(); take_out(in_cache[c]); moving = true
-     :: else -> skip
-     fi;
-     keeper[c] = false;
-     unlock(cache_lock[c])
-  :: else -> skip
+inline flush_cache(c, listed) {
+  when(listed)
+    lock(cache_lock[c]);
+    when(in_cache[c]) begin(); take_out(in_cache[c]); moving = true fi;
+    keeper[c] = false;
+    unlock(cache_lock[c])
+  fi
+}
+
+/* ArenaCore::flush(), up to where it has the list in hands. */
+inline flush() {
+  lock(keepers_mutex);
+  d_step { first = keeper[MINE]; second = keeper[OTHER] }; /* LockFreeStack::take_all() */
+  flush_cache(MINE, first);
+  flush_cache(OTHER, second);
+  unlock(keepers_mutex);
+  d_step { first = false; second = false };
+  when(!moving && in_depot) /* Depot::flush() */
+#ifndef FLUSHED_UNLOCKED
+    lock(depot_lock);
+#endif
+    begin();
+    d_step { moving = in_depot; hands = hands + in_depot; assert(hands <= 1); in_depot = false };
+#ifndef FLUSHED_UNLOCKED
+    unlock(depot_lock);
+#endif
+    when(!moving) arrive() fi
   fi
 }
 
 proctype flusher() {
   bool moving, first, second;
-  lock(keepers_mutex);
-  d_step { first = keeper[0]; second = keeper[1] }; /* LockFreeStack::take_all() */
-  flush_cache(0, first);
-  flush_cache(1, second);
-  unlock(keepers_mutex);
-  if
-  :: moving -> to_store()
-  :: !moving && in_depot ->
-#ifndef FLUSHED_UNLOCKED
-     lock(depot_lock);
-#endif
-     begin();
-     d_step {
-       moving = in_depot;
-       if
-       :: moving -> in_depot = false; hands++; assert(hands == 1)
-       :: else -> skip
-       fi
-     };
-#ifndef FLUSHED_UNLOCKED
-     unlock(depot_lock);
-#endif
-     if
-     :: moving -> to_store()
-     :: else -> arrive()
-     fi
-  :: else -> skip
-  fi
+  flush();
+  when(moving) to_store() fi
 }
 
-/* Under the place's lock; `found` then. */
+/* Under the place's lock. */
 inline look(place) {
-  if
-  :: place -> take_out(place); found = true
-  :: else -> skip
-  fi
+  when(place) take_out(place); moving = true fi
 }
+
+#ifdef ARRIVALS_IGNORED
+#define ARRIVED false
+#else
+#define ARRIVED (arrivals != arrivals_before)
+#endif
+#ifdef MOVES_IGNORED
+#define MOVED false
+#else
+#define MOVED (moves != moves_before)
+#endif
 
 /* Who needs memory. The list may be in any place when all this begins. */
 init {
   byte arrivals_before, moves_before;
-  bool found, first, second;
+  bool moving, first, second;
   atomic {
     if
     :: in_stream = true; waiting = true
@@ -316,52 +282,16 @@ init {
     run flusher()
   }
   do
-  :: found -> break
+  :: moving -> break
   :: else ->
      arrivals_before = arrivals;
      moves_before = moves;
-     if
-     :: waiting -> lock(stream_lock); look(in_stream); unlock(stream_lock)
-     :: else -> skip
+     when(waiting) lock(stream_lock); look(in_stream); unlock(stream_lock) fi;
+     when(!moving) flush() fi;
+     when(!moving) lock(store_lock); look(in_store); unlock(store_lock) fi;
+     when(!moving && under_way == 0) /* missed_some() */
+       when(!ARRIVED) assert(MOVED) fi /* or it says that there is no memory */
      fi;
-     lock(keepers_mutex); /* flush() */
-     d_step { first = keeper[0]; second = keeper[1] };
-     if
-     :: first && !found -> lock(cache_lock[0]); look(in_cache[0]); keeper[0] = false; unlock(cache_lock[0])
-     :: else -> skip
-     fi;
-     if
-     :: second && !found -> lock(cache_lock[1]); look(in_cache[1]); keeper[1] = false; unlock(cache_lock[1])
-     :: else -> skip
-     fi;
-     unlock(keepers_mutex);
-     if
-     :: !found && in_depot -> lock(depot_lock); look(in_depot); unlock(depot_lock)
-     :: else -> skip
-     fi;
-     if
-     :: !found -> lock(store_lock); look(in_store); unlock(store_lock)
-     :: else -> skip
-     fi;
-     if /* missed_some() */
-     :: found -> skip
-     :: else ->
-        if
-        :: under_way != 0 -> skip
-        :: else ->
-           if
-#ifndef ARRIVALS_IGNORED
-           :: arrivals != arrivals_before -> skip
-#endif
-           :: else ->
-#ifdef MOVES_IGNORED
-              assert(false)
-#else
-              assert(moves != moves_before) /* or it says that there is no memory */
-#endif
-           fi
-        fi
-     fi;
-     d_step { first = false; second = false; arrivals_before = 0; moves_before = 0 }
+     d_step { arrivals_before = 0; moves_before = 0 }
   od
 }
