@@ -30,7 +30,7 @@
 
 #define RECORDS 2
 #define CALLS 3
-#define COPY 2 /* the third one's number */
+#define COPY 2 /* the third one */
 
 /* The records: DeviceBlock::life, and Submitting. */
 byte generation[RECORDS], holders[RECORDS];
@@ -233,10 +233,8 @@ inline call_it() {
      :: true -> skip
      fi;
      d_step {
-       now(reads_now, me, 0) = false;
-       now(reads_now, me, 1) = false;
-       now(writes_now, me, 0) = false;
-       now(writes_now, me, 1) = false
+       now(reads_now, me, 0) = false; now(reads_now, me, 1) = false;
+       now(writes_now, me, 0) = false; now(writes_now, me, 1) = false
      };
      break
   od;
