@@ -293,7 +293,8 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
   }
   const std::size_t taken = wanted * request.bytes;
   std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
-  if (quota_.limited() && !count_taken(taken, blocks.data(), got)) got = 0;
+  // What goes back to the store has arrived there: who looked meanwhile has missed it.
+  if (quota_.limited() && !count_taken(taken, blocks.data(), got)) return nullptr;
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];
