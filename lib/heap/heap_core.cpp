@@ -252,6 +252,7 @@ Block* HeapCore::take_from_others(const Request& request) noexcept {
   if (quota_.limited()) {
     moving.begin();
     if (!quota_.take(request.bytes)) {
+      request.refused = true;
       moving.cancel();
       return nullptr;
     }
@@ -287,6 +288,7 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
   if (quota_.limited()) {
     if (wanted != 1 && !quota_.take(wanted * request.bytes)) wanted = 1;
     if (wanted == 1 && !quota_.take(request.bytes)) {
+      request.refused = true;
       rest.cancel();
       return nullptr;
     }
