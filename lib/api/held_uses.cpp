@@ -15,10 +15,10 @@ HoldingCall::~HoldingCall() { innermost = outer_; }
 
 /// Where a function of the program's stands between, its end may be what the caller keeps it from; and what another
 /// process had in the middle of a call stays there.
-bool HoldingCall::may_wait_for(const DeviceBlock& block) const noexcept {
+bool HoldingCall::may_wait_for(const DeviceBlock& block, std::uint64_t own_functions) const noexcept {
   for (const HoldingCall* call = outer_; call != nullptr; call = call->outer_)
     if (call->holds(block)) return false;
-  return !block.submitting.runs_function() && !block.core->of_another_process();
+  return !block.submitting.runs_function(own_functions) && !block.core->of_another_process();
 }
 
 HeldDeviceUse::HeldDeviceUse(DeviceBlock* block, bool writes) noexcept : block_(block), writes_(writes) {
@@ -55,7 +55,7 @@ HeldUses::Hold HeldUses::hold(DeviceBlock& block, bool writes) noexcept {
   }
   if (writes && own_readers != 0) entry.submitting = block.submitting.begin(true, runs_function_, own_readers);
   if (entry.submitting) return Hold::taken;
-  return may_wait_for(block) ? Hold::busy : Hold::refused;
+  return may_wait_for(block, runs_function_ ? own_readers : 0) ? Hold::busy : Hold::refused;
 }
 
 bool HeldUses::holds(const DeviceBlock& block) const noexcept {

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 
@@ -29,8 +30,9 @@ class HoldingCall {
  protected:
   ~HoldingCall();
   virtual bool holds(const DeviceBlock& block) const noexcept = 0;
-  /// Whether it makes sense to wait for who keeps the caller from the block.
-  bool may_wait_for(const DeviceBlock& block) const noexcept;
+  /// Whether it makes sense to wait for who keeps the caller from the block. `own_functions`: Submitting says what that
+  /// is.
+  bool may_wait_for(const DeviceBlock& block, std::uint64_t own_functions = 0) const noexcept;
 
  private:
   const HoldingCall* const outer_;

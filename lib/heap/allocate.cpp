@@ -77,15 +77,22 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quo
   // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way.
   constexpr int most_searches = 64;
   DeviceCore& device = *heap.arena().device();
+  const Quota& quota = heap.quota();
+  // Others take more than they need for a moment: see quota.hpp.
+  const auto is_full = [&] {
+    const auto turns = quota.turns();
+    return !MovingBlocks::any() && !quota.has_room(request.bytes) && quota.turns() == turns;
+  };
   for (int i = 0; i != most_searches; ++i) {
     const MemorySearch search;
+    request.refused = false;
     const std::uint64_t moves = heap.arena().depot.moves();
     collect(device);
     if (Block* const block = heap.take_cached(request)) return block;
-    if (!heap.quota().has_room(request.bytes)) heap.flush_caches();
-    over_quota = !heap.quota().has_room(request.bytes);
+    if (!quota.has_room(request.bytes)) heap.flush_caches();
+    over_quota = !quota.has_room(request.bytes);
     if (over_quota) {
-      if (!search.missed_some() && !heap.quota().has_room(request.bytes)) return nullptr;
+      if (!search.missed_some() && is_full()) return nullptr;
       if (MovingBlocks::any()) std::this_thread::yield();
       continue;
     }
@@ -93,7 +100,7 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quo
     if (Block* const block = heap.take_from_others(request)) return block;
     heap.arena().flush();
     if (Block* const block = heap.take_from_store(request, true)) return block;
-    if (!search.missed_some() && heap.arena().depot.moves() == moves) return nullptr;
+    if (!search.missed_some() && heap.arena().depot.moves() == moves && (!request.refused || is_full())) return nullptr;
     if (MovingBlocks::any()) std::this_thread::yield();
   }
   return nullptr;

@@ -1,8 +1,8 @@
 #pragma once
 
 // What the handles of one arena share: its store, the heaps that draw from it, and what these keep of it: the depot,
-// and the *keepers*, which are the threads' caches that have blocks. Who finds no memory looks there, and at nothing
-// else, however many threads and heaps there are or were.
+// and the *keepers*, which are the threads' caches that have blocks, or had. Who finds no memory looks there, and at
+// nothing else, however many threads and heaps there are or were.
 
 #include <atomic>
 #include <chrono>

@@ -24,12 +24,13 @@ void free_each(Store& store, F&& next) noexcept {
 BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
   Block* const first = at.first.load(std::memory_order_relaxed);
   if (first == nullptr) return {};
-  at.first.store(first->next_list, std::memory_order_relaxed);
+  // Before the list is gone: who looks for memory, and finds none here without the lock, sees that something left.
+  moves_.fetch_add(1, std::memory_order_release);
+  at.first.store(first->next_list, std::memory_order_release);
   first->next_list = nullptr;
   --at.lists;
   const BlockRun list{first, first->list_length};
   bytes_.fetch_sub(list.bytes(index), std::memory_order_relaxed);
-  moves_.fetch_add(1, std::memory_order_relaxed);
   return list;
 }
 
@@ -61,7 +62,7 @@ void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexce
   if (++classes_[index].lists > most_lists) give_up(pop(classes_[index], index));
   list.first->next_list = classes_[index].first.load(std::memory_order_relaxed);
   classes_[index].first.store(list.first, std::memory_order_relaxed);
-  moves_.fetch_add(1, std::memory_order_relaxed);
+  moves_.fetch_add(1, std::memory_order_release);
 }
 
 BlockRun Depot::take(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept {
@@ -75,13 +76,13 @@ BlockRun Depot::take(std::size_t index, std::size_t bytes, std::size_t alignment
 
 void Depot::flush() noexcept {
   for (std::size_t index = 0; index != size_class::count; ++index) {
-    if (classes_[index].first.load(std::memory_order_relaxed) == nullptr) continue;
+    if (classes_[index].first.load(std::memory_order_acquire) == nullptr) continue;  // pairs with pop(), and below
     MovingBlocks moving;
     Block* lists = nullptr;
     {
       const SpinGuard guard(classes_[index].lock);
       moving.begin();
-      lists = classes_[index].first.exchange(nullptr, std::memory_order_relaxed);
+      lists = classes_[index].first.exchange(nullptr, std::memory_order_release);
       classes_[index].lists = 0;
     }
     // Before they are anybody's again.

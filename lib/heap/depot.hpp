@@ -55,15 +55,16 @@ class Depot {
   /// Bytes of the blocks that are here.
   std::size_t bytes() const noexcept { return bytes_.load(std::memory_order_relaxed); }
   /// How many lists came and went, ever. Written under the lock of the class, inside that of a cache: who looked at
-  /// both places, and sees no change, has not missed a list that went from the one to the other.
-  std::uint64_t moves() const noexcept { return moves_.load(std::memory_order_relaxed); }
+  /// both places, and sees no change, has not missed a list that went from the one to the other. Acquire: pairs with
+  /// the count, so that where a list went before the look began it is there.
+  std::uint64_t moves() const noexcept { return moves_.load(std::memory_order_acquire); }
 
  private:
   struct alignas(64) Class {
     SpinLock lock;
     std::uint32_t lists = 0;
     std::atomic<Block*> first{
-        nullptr};  // of the first list; written under the lock, relaxed: a look without it is a hint
+        nullptr};  // of the first list; written under the lock; a look without it is a hint, but for flush()
   };
   BlockRun pop(Class& at, std::size_t index) noexcept;
 

@@ -236,11 +236,13 @@ Block* HeapCore::take_cached(const Request& request) noexcept {
     block = cache.take(request.bytes, request.alignment);
     if (block != nullptr) [[likely]]
       return count_made(cache, *block, request.asked);
-    if (&cache != &spare_) block = cache.take_from(arena_->depot, request.bytes, request.alignment);
+    if (&cache == &spare_) return;
+    // Before a list leaves the depot: who looks for memory from then on finds the rest of it here.
+    if (!cache.is_keeper) arena_->add_keeper(cache);
+    block = cache.take_from(arena_->depot, request.bytes, request.alignment);
     if (block == nullptr) return;
     count_made(cache, *block, request.asked);
     settle(cache);
-    if (!cache.is_keeper) arena_->add_keeper(cache);
   });
   return block;
 }
@@ -250,6 +252,7 @@ Block* HeapCore::take_from_others(const Request& request) noexcept {
   if (quota_.limited()) {
     moving.begin();
     if (!quota_.take(request.bytes)) {
+      request.refused = true;
       moving.cancel();
       return nullptr;
     }
@@ -285,13 +288,15 @@ Block* HeapCore::take_from_store(const Request& request, bool leftovers) noexcep
   if (quota_.limited()) {
     if (wanted != 1 && !quota_.take(wanted * request.bytes)) wanted = 1;
     if (wanted == 1 && !quota_.take(request.bytes)) {
+      request.refused = true;
       rest.cancel();
       return nullptr;
     }
   }
   const std::size_t taken = wanted * request.bytes;
   std::size_t got = arena_->store().allocate_batch(request.bytes, request.alignment, blocks.data(), wanted, leftovers);
-  if (quota_.limited() && !count_taken(taken, blocks.data(), got)) got = 0;
+  // What goes back to the store has arrived there: who looked meanwhile has missed it.
+  if (quota_.limited() && !count_taken(taken, blocks.data(), got)) return nullptr;
   if (got <= 1) rest.cancel();
   if (got == 0) return nullptr;
   Block* const block = blocks[0];

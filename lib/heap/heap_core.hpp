@@ -31,9 +31,10 @@ namespace thole::inline v0_1::detail {
 
 /// What the program wants of a heap.
 struct Request {
-  std::size_t asked;      ///< bytes
-  std::size_t bytes;      ///< those, rounded up by size_class
-  std::size_t alignment;  ///< bytes; at least HeapCore::alignment()
+  std::size_t asked;             ///< bytes
+  std::size_t bytes;             ///< those, rounded up by size_class
+  std::size_t alignment;         ///< bytes; at least HeapCore::alignment()
+  mutable bool refused = false;  ///< by the quota, once at least, perhaps only since another thread took too much
 };
 
 struct HeapSettings {

@@ -27,8 +27,13 @@ class Quota {
   std::size_t taken() const noexcept { return taken_.load(std::memory_order_acquire); }
   bool has_room(std::size_t bytes) const noexcept { return !limited() || fits(taken(), bytes); }
 
+  /// How often anybody began to take, ever. Who finds no room, and no MovingBlocks before that, and that nobody began
+  /// meanwhile, knows that there was none: no one had more than he needs. Acquire: pairs with take().
+  std::uint64_t turns() const noexcept { return turns_.load(std::memory_order_acquire); }
+
   /// Counts so many bytes, unless they are too many.
   bool take(std::size_t bytes) noexcept {
+    turns_.fetch_add(1, std::memory_order_release);  // the caller is among the MovingBlocks already
     std::size_t before = taken();
     do
       if (!fits(before, bytes)) return false;
@@ -44,6 +49,7 @@ class Quota {
 
   std::size_t limit_ = 0;
   std::atomic<std::size_t> taken_{0};
+  std::atomic<std::uint64_t> turns_{0};
 };
 
 }  // namespace thole::inline v0_1::detail

@@ -28,8 +28,11 @@ class Submitting {
   void end(bool writes, bool runs_function) noexcept {
     word_.fetch_sub(amount(writes, runs_function), std::memory_order_release);
   }
-  /// Whether one of them runs a function of the program's, which may take as long as it likes; a guess.
-  bool runs_function() const noexcept { return word_.load(std::memory_order_relaxed) >= function; }
+  /// Whether one of them runs a function of the program's, which may take as long as it likes; a guess. `own`: so many
+  /// of those that do are the caller's own.
+  bool runs_function(std::uint64_t own = 0) const noexcept {
+    return word_.load(std::memory_order_relaxed) >= (own + 1) * function;
+  }
 
  private:
   static constexpr std::uint64_t reader = 1;

@@ -94,3 +94,26 @@ TEST_CASE("copies that two threads make of one device buffer at one time are ord
     CHECK(device_holds(rig, stream, memory, 2));
   }
 }
+
+TEST_CASE("a use of parts, to be read and to be written, waits for a copy of another thread's that reads the buffer") {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  auto host = rig.heap.make_buffer<std::byte>(bytes);
+  rig.settle(stream);
+  std::thread second;
+  std::atomic<bool> over{false};
+  std::atomic<bool> used{false};
+  rig.sim().before_call(SimulatedCall::copy, [&] {
+    second = std::thread([&] {
+      const auto span = memory.span();
+      // Its own function, which is still to run, is no reason not to wait.
+      used = try_use_on(other, reads(span.subspan(0, 1)), writes(span.subspan(1, 1)), [](auto...) {}).has_value();
+      over = true;
+    });
+    for (int i = 0; i != 10'000 && !over; ++i) std::this_thread::yield();
+  });
+  host.async_from_device(stream, memory.span());
+  second.join();
+  CHECK(used);
+}

@@ -6,8 +6,8 @@
  * then. While the heap is open each cache counts what comes back; close() adds that up, and from then on all count how
  * many are still out: who brings that to 0 ends the heap.
  *
- * A section under a cache's lock is one step here (d_step), and so is what is done to the count of those that are out.
- * Those under the heap's mutex are not.
+ * A section under a cache's lock is one step here (d_step; locks.pml has the lock), and so is what is done to the count of
+ * those that are out. Those under the heap's mutex are not.
  *
  * Each of these breaks one rule that the source states, and then there is an error:
  * mutation: CLOSED_SET_AFTER       close() sets the flag after it has been to the caches
