@@ -161,10 +161,17 @@ CONTRACT_CASE(
 }
 
 CONTRACT_CASE(
-    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, pins or unpins "
-    "memory, begins a capture or launches a host function [66]") {
+    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, destroys an "
+    "executable of a graph, pins or unpins memory, begins a capture or launches a host function [66]") {
   Scene scene(backend);
-  const auto calls = scene.calls();
+  const TestStream capturing(backend);
+  CONTRACT_OK(backend, begin_capture(capturing, CaptureMode::relaxed));
+  const GraphHandle graph = end_capture(backend, capturing);
+  GraphExecHandle exec = nullptr;
+  CONTRACT_OK(backend, instantiate_graph(graph, &exec));
+  CONTRACT_OK(backend, destroy_graph(graph));
+  auto calls = scene.calls();
+  calls.emplace_back([&] { return backend.destroy_graph_exec(exec); });
   FullQueue queue(backend);
   HeldUp others(calls);
   for (int i = 0; i != 1000; ++i) std::this_thread::yield();  // those that do not wait come back
