@@ -2,7 +2,7 @@
 
 // The simulated machine: what all simulated devices of a process share, as GPUs of one process share a driver. One
 // mutex guards everything here and in the devices; copies and host functions run outside it. Only data here: run.hpp
-// runs it, capture.hpp captures it, call.hpp is the way in.
+// runs it, capture.hpp captures it, launch.hpp launches graphs, call.hpp is the way in.
 
 #include <algorithm>
 #include <atomic>
@@ -90,8 +90,9 @@ struct Operation {
   std::shared_ptr<const Kernel> kernel;
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
-  WallTime enqueued_at;  ///< set only where copies are paced
-  WallTime due;          ///< set only in late mode: when it completes though nobody asks
+  bool of_branches = false;  ///< of a launch whose branches run beside each other
+  WallTime enqueued_at;      ///< set only where copies are paced
+  WallTime due;              ///< set only in late mode: when it completes though nobody asks
 
   bool blocked() const noexcept { return kind == Kind::wait && !point->done && !point->lost; }
   bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
@@ -122,7 +123,7 @@ struct Node {
   std::map<std::uint64_t, std::size_t> after;
 };
 
-/// Nodes in the order in which they were captured. Those of one stream run in that order; branches, in any.
+/// Nodes in the order in which they were captured. Those of one stream run in that order; branches, beside each other.
 struct Graph {
   std::vector<Node> nodes;
   std::vector<std::shared_ptr<Retained>> retained;

@@ -15,13 +15,15 @@ namespace {
 
 constexpr std::size_t most_workers = 64;
 
-/// Runs the first of the ready streams for as long as it can go on.
+/// Runs the first of the ready streams for as long as it can go on. Branches of one launch take turns: else the one
+/// that has a thread first would often be done before the next one has any, and a forgotten join would not show.
 void run_ready(Lock& lock, std::deque<StreamPtr>& ready) {
   const auto stream = std::move(ready.front());
   ready.pop_front();
   stream->ready = false;
   while (stream->mode == SimulatedStream::Mode::automatic && stream->can_go_on()) {
-    if (!run_one(lock, stream)) break;
+    const bool takes_turns = stream->queue.front().of_branches;
+    if (!run_one(lock, stream) || takes_turns) break;
   }
   schedule(stream);
 }
@@ -60,9 +62,12 @@ const char* run_copy(Lock& lock, const Operation& copy) {
   std::byte* const destination = reach(copy.destination, copy.bytes, copy.destination_id);
   if (destination == nullptr)
     return "illegal access: a copy wrote memory that is not pinned or not allocated any more, or not yet";
-  lock.unlock();
+  // Small parts of branches' copies are moved in the order that the seed picks, not as threads get the mutex back.
+  constexpr std::size_t small = std::size_t{1} << 20;
+  const bool keeps_lock = copy.of_branches && copy.bytes <= small;
+  if (!keeps_lock) lock.unlock();
   std::memmove(destination, source, copy.bytes);
-  lock.lock();
+  if (!keeps_lock) lock.lock();
   return nullptr;
 }
 
@@ -114,6 +119,7 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   WallTime from = std::max(stream.paced_until, operation.enqueued_at);
   Link* const link = stream.device->link_of(operation);
   if (link != nullptr) from = std::max(from, link->paced_until);
+  if (operation.kind == Operation::Kind::wait) from = std::max(from, std::chrono::steady_clock::now());
   const WallTime until = from + stream.device->time_for(operation);
   stream.paced_until = until;
   if (link != nullptr) link->paced_until = until;
@@ -222,6 +228,8 @@ void schedule(const StreamPtr& stream) {
   if (device->options.stepped) {
     machine().ready_inline.push_back(stream);
   } else if (device->ready.push_back(stream); staff(*device)) {
+    if (stream->queue.front().of_branches)  // the seed picks whose turn comes first
+      std::swap(device->ready.back(), device->ready[device->random() % device->ready.size()]);
     device->work.notify_one();
   } else {
     device->ready.pop_back();
@@ -264,6 +272,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   }
   if (stream->destroyed && stream->queue.empty()) device.streams.erase(stream->id);
   machine().changed.notify_all();
+  if (operation.of_branches) schedule(stream);  // before the mutex is free: its next turn may come at once
   if (operation.graph != nullptr || operation.staged != nullptr || operation.kernel != nullptr || !garbage.empty()) {
     lock.unlock();
     operation = {};
