@@ -262,3 +262,23 @@ TEST_CASE("a backend that ends finishes the branches of what was launched, also 
   }
   CHECK(count.value() == 40);
 }
+
+TEST_CASE(
+    "a launch takes one place of a stream's queue, until its last operation, and the order that it needs takes none") {
+  SimulatedBackend backend({.stepped = true, .queue_limit = 2});
+  const TestStream stream(backend);
+  Count count;
+  CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+  for (int i = 0; i != 3; ++i) CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  const TestGraph graph(backend, end_capture(backend, stream));
+  graph.launch(stream);
+  graph.launch(stream);  // behind the first one
+  CHECK(backend.pending(stream) == 7);
+  CHECK(backend.step(stream, 2) == 2);
+  std::thread caller([&] { graph.launch(stream); });
+  while (backend.blocked_callers() != 1) std::this_thread::yield();
+  CHECK(backend.step(stream, 1) == 1);
+  caller.join();
+  CHECK(backend.run_all() == 8);
+  CHECK(count.value() == 9);
+}

@@ -73,10 +73,12 @@ std::vector<Step> pick_order(const Graph& graph, std::mt19937_64& random) {
   }
 }
 
-/// The step as an operation of this launch. What the graph records is recorded here: `point` is that of the launch.
+/// The step as an operation of this launch, not its last. What the graph records is recorded here: `point` is that of
+/// the launch.
 Operation launched(const Step& step, const std::shared_ptr<const Graph>& graph, PointPtr point) {
   Operation operation = step.operation();
   operation.graph = graph;
+  operation.ends_entry = false;
   operation.point = std::move(point);
   if (SimulatedEvent* const event = operation.event == nullptr ? nullptr : find_event(operation.event)) {
     event->point = operation.point;
@@ -91,15 +93,18 @@ void launch_in_order(const std::shared_ptr<const Graph>& graph, const StreamPtr&
   for (const Step& step : order) {
     const bool last = &step == &order.back();
     const bool records = step.node->operation.event != nullptr;
-    enqueue(stream, launched(step, graph, last ? end : records ? std::make_shared<Point>() : nullptr));
+    Operation operation = launched(step, graph, last ? end : records ? std::make_shared<Point>() : nullptr);
+    operation.ends_entry = last;
+    enqueue(stream, std::move(operation));
   }
 }
 
-void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point) {
+void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point, bool ends_entry = false) {
   Operation mark;
   mark.kind = kind;
   mark.point = point;
   mark.of_branches = true;
+  mark.ends_entry = ends_entry;
   enqueue(stream, std::move(mark));
 }
 
@@ -143,7 +148,7 @@ void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& s
   }
   for (const auto& [id, branch] : branches)
     if (branch.stream != stream) enqueue_mark(stream, Operation::Kind::wait, branch.after.back());
-  enqueue_mark(stream, Operation::Kind::record, end);
+  enqueue_mark(stream, Operation::Kind::record, end, true);
 }
 
 /// The graph's nodes become those of the capture that the stream takes part in.
@@ -167,6 +172,7 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     Operation wait;
     wait.kind = Operation::Kind::wait;
     wait.point = exec.last;
+    wait.ends_entry = false;
     enqueue(stream, std::move(wait));
   }
   exec.last = std::make_shared<Point>();

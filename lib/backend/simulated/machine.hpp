@@ -91,6 +91,7 @@ struct Operation {
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
   bool of_branches = false;  ///< of a launch whose branches run beside each other
+  bool ends_entry = true;    ///< the last, or only, operation of a call of the program's
   WallTime enqueued_at;      ///< set only where copies are paced
   WallTime due;              ///< set only in late mode: when it completes though nobody asks
 
@@ -170,6 +171,7 @@ struct SimulatedStream {
   std::map<std::uint64_t, std::uint64_t> behind;  ///< a default stream's: how much of each other one it comes after
   const Operation* current = nullptr;
   std::deque<Operation> queue;
+  std::size_t entries = 0;  ///< of the program's calls in the queue; a graph's launch, of many operations, is one
   std::uint64_t enqueued = 0;
   std::uint64_t completed = 0;
   std::uint64_t demanded = 0;     ///< so many operations somebody waits for, or asks for

@@ -93,6 +93,7 @@ void drop_queues(SimulatedDevice& device, Garbage& garbage) {
       if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
     }
     garbage.push_back(std::make_shared<std::deque<Operation>>(std::exchange(stream->queue, {})));
+    stream->entries = 0;
     if (const auto capture = stream->capture) discard(capture, garbage);
   }
 }
@@ -203,6 +204,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
     operation.point->position = stream->enqueued + 1;
   }
   const std::size_t leaving = operation.kind == Operation::Kind::free ? operation.bytes : 0;
+  const bool ends_entry = operation.ends_entry;
   stream->queue.push_back(std::move(operation));
   try {
     schedule(stream);
@@ -212,6 +214,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
   }
   ++stream->enqueued;
   stream->leaving_bytes += leaving;
+  if (ends_entry) ++stream->entries;
 }
 
 void schedule(const StreamPtr& stream) {
@@ -247,6 +250,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
+  if (operation.ends_entry) --stream->entries;
   stream->running = true;
   stream->current = &operation;
   Garbage garbage;
@@ -302,9 +306,11 @@ void order_default_streams(const StreamPtr& stream) {
     Operation mark;
     mark.kind = Operation::Kind::record;
     mark.point = std::make_shared<Point>();
+    mark.ends_entry = false;
     Operation wait;
     wait.kind = Operation::Kind::wait;
     wait.point = mark.point;
+    wait.ends_entry = false;
     enqueue(other, std::move(mark));
     enqueue(stream, std::move(wait));
     stream->behind[other->id] = other->enqueued;
