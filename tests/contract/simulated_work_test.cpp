@@ -1,0 +1,51 @@
+// What work on the simulated device meets: exceptions, queues without an end, pages that were replaced.
+
+#include <exception>
+#include <memory>
+#include <stdexcept>
+
+#include "../support/child.hpp"
+#include "backend/simulated/backend.hpp"
+#include "contract.hpp"
+
+using namespace contract;
+using thole::SimulationOptions;
+using thole::detail::SimulatedBackend;
+
+namespace {
+
+constexpr int ended_by_terminate = 77;
+
+/// What becomes of a child whose device gets work by `give(backend, stream)` that throws.
+template <class Give>
+int child_with(const SimulationOptions& options, Give give) {
+  return support::in_child([&] {
+    std::set_terminate([] { _exit(ended_by_terminate); });
+    SimulatedBackend backend(options);
+    StreamHandle stream = nullptr;
+    if (!backend.create_stream(&stream).ok() || !give(backend, stream).ok()) return 1;
+    try {
+      backend.run_all();
+    } catch (...) {
+      _exit(2);  // what it has left behind may not end
+    }
+    static_cast<void>(backend.synchronize_stream(stream));
+    return 3;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("an exception that leaves a host function or a kernel ends the process, also where a device is stepped") {
+  const auto host_function = [](SimulatedBackend& backend, StreamHandle stream) {
+    return backend.launch_host_function(
+        stream, [](void*) { throw std::runtime_error("left a host function"); }, nullptr);
+  };
+  const auto kernel = [](SimulatedBackend& backend, StreamHandle stream) {
+    return backend.launch_kernel(
+        stream, nullptr, 0, [](void*, void* const*) { throw std::runtime_error("left a kernel"); }, nullptr);
+  };
+  CHECK(child_with({.stepped = true}, host_function) == ended_by_terminate);
+  CHECK(child_with({.stepped = true}, kernel) == ended_by_terminate);
+  CHECK(child_with({.stepped = false}, kernel) == ended_by_terminate);
+}
