@@ -222,6 +222,7 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   std::deque<StreamPtr> ready;
   std::vector<std::thread> workers;
   std::size_t busy_workers = 0;
+  std::size_t waiting_threads = 0;  ///< they have an operation that needs no processor yet: the bound leaves them out
   bool stop = false;
 
   /// SimulationOptions::queue_limit; 0: none.

@@ -40,10 +40,10 @@ void worker(SimulatedDevice& device) {
   }
 }
 
-/// Makes sure that a worker is free for each ready stream. False when there is none at all.
+/// Makes sure that a worker is free for each ready stream, up to the bound. False when there is none at all.
 bool staff(SimulatedDevice& device) {
   const std::size_t idle = device.workers.size() - device.busy_workers;
-  if (idle < device.ready.size() && device.workers.size() < most_workers) {
+  if (idle < device.ready.size() && device.workers.size() < most_workers + device.waiting_threads) {
     try {
       device.workers.emplace_back([owner = device.shared_from_this()] { worker(*owner); });
     } catch (...) {
@@ -115,6 +115,21 @@ void forget_ranges(SimulatedDevice& device) {
   }
 }
 
+/// While it lives, this thread waits with an operation in its hands: streams that are ready get other threads.
+class Waiting {
+ public:
+  explicit Waiting(SimulatedDevice& device) : device_(device) {
+    ++device_.waiting_threads;
+    if (!device_.ready.empty() && staff(device_)) device_.work.notify_one();
+  }
+  ~Waiting() { --device_.waiting_threads; }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  SimulatedDevice& device_;
+};
+
 /// Waits in real time until the paced copy may complete.
 void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   WallTime from = std::max(stream.paced_until, operation.enqueued_at);
@@ -124,6 +139,7 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   const WallTime until = from + stream.device->time_for(operation);
   stream.paced_until = until;
   if (link != nullptr) link->paced_until = until;
+  const Waiting waits(*stream.device);
   lock.unlock();
   std::this_thread::sleep_until(until);
   lock.lock();
@@ -132,6 +148,7 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
 /// Late mode: waits until somebody wants the operation, or it is due.
 void linger(Lock& lock, const SimulatedStream& stream, const Operation& operation) {
   const std::uint64_t mine = stream.completed + 1;
+  const Waiting waits(*stream.device);
   machine().changed.wait_until(lock, operation.due, [&] { return stream.demanded >= mine || stream.device->lost; });
 }
 
@@ -142,9 +159,11 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
       return run_copy(lock, operation);
     case Operation::Kind::kernel:
       return run_kernel(lock, *operation.kernel);
-    case Operation::Kind::host_function:
+    case Operation::Kind::host_function: {
+      const Waiting waits(*stream.device);
       run_host_function(lock, *stream.device, operation);
       return nullptr;
+    }
     case Operation::Kind::wait:
       if (operation.point->lost) return "the stream waits for an event of a device that was lost";
       stream.clock = std::max(stream.clock, operation.point->at);
