@@ -22,7 +22,8 @@ void run_ready(Lock& lock, std::deque<StreamPtr>& ready) {
   ready.pop_front();
   stream->ready = false;
   while (stream->mode == SimulatedStream::Mode::automatic && stream->can_go_on()) {
-    const bool takes_turns = stream->queue.front().of_branches;
+    const Operation& next = stream->queue.front();
+    const bool takes_turns = next.of_branches && next.kind != Operation::Kind::wait;
     if (!run_one(lock, stream) || takes_turns) break;
   }
   schedule(stream);
