@@ -1,5 +1,7 @@
 // What work on the simulated device meets: exceptions, queues without an end, pages that were replaced.
 
+#include <sys/mman.h>
+
 #include <chrono>
 #include <deque>
 #include <exception>
@@ -68,4 +70,51 @@ TEST_CASE(
     CHECK(count.value() == 0);
   }
   CHECK(count.value() == 80);
+}
+
+TEST_CASE("a queue limit of 0 gives endless queues, also on a device that runs by itself") {
+  constexpr int many = 5'000;
+  SimulatedBackend backend({.queue_limit = 0});
+  const TestStream stream(backend);
+  Count count;
+  backend.hold(stream);
+  for (int i = 0; i != many; ++i) CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+  CHECK(backend.pending(stream) == many);
+  backend.release(stream);
+  stream.synchronize();
+  CHECK(count.value() == many);
+}
+
+TEST_CASE("a simulated device that watches registrations notices replaced pages in a kernel, by whatever address") {
+  constexpr std::size_t bytes = 4 * Pages::page;
+  const auto nothing = [](void*, void* const*) {};
+  for (const bool own_addresses : {false, true})
+    for (const bool replaced : {false, true}) {
+      CAPTURE(own_addresses);
+      CAPTURE(replaced);
+      SimulatedBackend backend({.stepped = true, .watch_registrations = true, .own_addresses = own_addresses});
+      void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      REQUIRE(data != MAP_FAILED);
+      CONTRACT_OK(backend, register_host(data, bytes));
+      const void* place = nullptr;
+      CONTRACT_OK(backend, device_address(data, &place));
+      CHECK((place != data) == own_addresses);
+      StreamHandle stream = nullptr;
+      CONTRACT_OK(backend, create_stream(&stream));
+      const SimulatedBackend::KernelUse use{const_cast<void*>(place), bytes, false};
+      CONTRACT_OK(backend, launch_kernel(stream, &use, 1, nothing, nullptr));
+      if (replaced) {
+        void* const last = static_cast<unsigned char*>(data) + bytes - Pages::page;
+        REQUIRE(mmap(last, Pages::page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+                last);
+      }
+      backend.run_all();
+      const Status status = backend.launch_kernel(stream, nullptr, 0, nothing, nullptr);
+      CHECK(status.code == (replaced ? StatusCode::device_lost : StatusCode::ok));
+      if (replaced) CHECK(backend.describe(status).find("a kernel met other pages") != std::string::npos);
+      backend.run_all();
+      static_cast<void>(backend.destroy_stream(stream));
+      static_cast<void>(backend.unregister_host(data));
+      REQUIRE(munmap(data, bytes) == 0);
+    }
 }

@@ -197,9 +197,13 @@ void forget_mapped(const Range& range) noexcept {
 }
 
 bool same_pages(const void* data, std::size_t bytes) {
-  const Range* range = machine().pinned.find(data, bytes).range;
-  return range == nullptr || range->from_machine || !range->device->options.watch_registrations ||
-         are_marked(data, bytes);
+  for (RangeTable* table : {&machine().pinned, &machine().mapped}) {
+    const Range* range = table->find(data, bytes).range;
+    if (range == nullptr) continue;
+    return range->from_machine || !range->device->options.watch_registrations ||
+           are_marked(range->view + (static_cast<const std::byte*>(data) - range->data), bytes);
+  }
+  return true;
 }
 
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
