@@ -51,7 +51,9 @@ TEST_CASE("an exception that leaves a host function or a kernel ends the process
   };
   CHECK(child_with({.stepped = true}, host_function) == ended_by_terminate);
   CHECK(child_with({.stepped = true}, kernel) == ended_by_terminate);
+#if !THOLE_TEST_SANITIZED  // TSan lets a child have no threads
   CHECK(child_with({.stepped = false}, kernel) == ended_by_terminate);
+#endif
 }
 
 TEST_CASE(

@@ -171,11 +171,11 @@ struct SimulatedStream {
   std::map<std::uint64_t, std::uint64_t> behind;  ///< a default stream's: how much of each other one it comes after
   const Operation* current = nullptr;
   std::deque<Operation> queue;
-  std::size_t entries = 0;  ///< of the program's calls in the queue; a graph's launch, of many operations, is one
   std::uint64_t enqueued = 0;
   std::uint64_t completed = 0;
   std::uint64_t demanded = 0;     ///< so many operations somebody waits for, or asks for
   std::size_t leaving_bytes = 0;  ///< of device memory that frees in the queue will give back
+  std::size_t entries = 0;        ///< of the program's calls in the queue; a graph's launch, of many operations, is one
   Duration clock{0};
   WallTime paced_until;
   std::shared_ptr<Capture> capture;
