@@ -16,10 +16,9 @@
 //  - After the device is lost every call but describe and exchange_capture_mode returns device_lost. The destroys,
 //    free_host and unregister_host let go all the same where they can [6].
 //  - What does not say so is safe in capture: it breaks none but that of the stream that it is given [69].
-//  - A stream takes hundreds of operations, about 1,000 on a GPU, a graph's launch being one; a call that adds one more
-//    waits for room [7]. While one waits so, no thread makes or destroys streams and events, pins or unpins memory,
-//    begins a capture or launches a host function [66]; what gives other work to other streams goes on, and so do
-//    queries and waits.
+//  - A stream takes hundreds of operations, about 1,000 on a GPU; a call that adds one more waits for room [7]. While
+//    one waits so, no thread makes or destroys streams and events, pins or unpins memory, begins a capture or launches
+//    a host function [66]; what gives other work to other streams goes on, and so do queries and waits.
 //  - The default streams wait for each other [8]. While a thread's captures, any call on the legacy one is `capture`,
 //    and each but capture_info invalidates the capture [9].
 //  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10].
@@ -200,8 +199,8 @@ class DeviceBackend {
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
   /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
-  /// In the order of the stream [52]. Branches are ordered by forks and joins alone, and run beside each other as
-  /// streams do: one that stands still does not hold another [53].
+  /// In the order of the stream [52], in which it is one operation, of whatever nodes. Branches are ordered by forks
+  /// and joins alone, and run beside each other as streams do: one that stands still does not hold another [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   /// What was made from the graph, and launched, goes on [54]. After a loss the graphs go, and no error is told.
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;
