@@ -204,8 +204,8 @@ class DeviceBackend {
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
   /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
-  /// In the order of the stream [52]. Branches are ordered by forks and joins alone: they may run beside each other, or
-  /// one after the other in any order [53].
+  /// In the order of the stream [52], in which it is one operation, of whatever nodes. Branches are ordered by forks
+  /// and joins alone, and run beside each other as streams do: one that stands still does not hold another [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   /// What was made from the graph, and launched, goes on [54]. After a loss the graphs go, and no error is told.
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;

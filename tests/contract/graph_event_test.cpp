@@ -114,6 +114,40 @@ CONTRACT_CASE("two launches of one executable do not run beside each other, in w
   CHECK(back.holds(2));
 }
 
+CONTRACT_CASE(
+    "a branch of a graph that stands still does not hold another one, and the launch is done after both [53]") {
+  const Pinned source(backend, bytes), back(backend, bytes);
+  const TestStream first(backend), second(backend);
+  const OnDevice device(backend, bytes, first);
+  const TestEvent fork(backend), join(backend), other_is_done(backend), done(backend);
+  for (const bool origin_stands : {true, false}) {
+    CAPTURE(origin_stands);
+    const StreamHandle stands = origin_stands ? first : second, other = origin_stands ? second : first;
+    Stop stop;
+    CONTRACT_OK(backend, begin_capture(first, CaptureMode::relaxed));
+    CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
+    CONTRACT_OK(backend, record_event(fork, first));
+    CONTRACT_OK(backend, wait_event(second, fork));
+    CONTRACT_OK(backend, launch_host_function(stands, &Stop::wait, &stop));
+    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, other));
+    CONTRACT_OK(backend, record_event_in_graph(other_is_done, other));
+    CONTRACT_OK(backend, record_event(join, second));
+    CONTRACT_OK(backend, wait_event(first, join));
+    const TestGraph graph(backend, end_capture(backend, first));
+    for (unsigned char round = 1; round != 20; ++round) {
+      stop.close();
+      source.fill(round);
+      graph.launch(first);
+      CONTRACT_OK(backend, record_event(done, first));
+      CONTRACT_OK(backend, synchronize_event(other_is_done));
+      CHECK(back.holds(round));
+      CONTRACT_CODE(backend, query_event(done), not_ready);
+      stop.open();
+      CONTRACT_OK(backend, synchronize_event(done));
+    }
+  }
+}
+
 CONTRACT_CASE("an event is not recorded in the graph of a stream that does not capture [62]") {
   const TestStream stream(backend);
   const TestEvent event(backend);

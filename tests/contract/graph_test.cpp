@@ -234,5 +234,4 @@ CONTRACT_CASE("branches of a graph come between fork and join, in an order of th
     orders.insert(log);
   }
   for (const auto& order : orders) CHECK((order == "fxabj" || order == "faxbj" || order == "fabxj"));
-  if (backend.simulated()) CHECK(orders.size() == 3);  // the seed picks; what a GPU does is its own
 }

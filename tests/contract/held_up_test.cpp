@@ -64,16 +64,28 @@ class HeldUp {
   std::vector<std::thread> threads_;
 };
 
-/// Fills the queue of a stream that is stuck, on a thread of its own, until the stream is opened.
+/// Fills the queue of a stream that is stuck, on a thread of its own, until the stream is opened: with copies, or with
+/// launches of a graph of so many.
 class FullQueue {
  public:
-  explicit FullQueue(DeviceBackend& backend)
+  explicit FullQueue(DeviceBackend& backend, std::size_t nodes = 0)
       : backend_(backend), stuck_(backend), other_(backend), device_(backend, bytes, stuck_), host_(backend, bytes) {
     stuck_.synchronize();
+    const auto copy = [&] { return backend_.copy(device_.data(), host_.data(), 8, CopyKind::host_to_device, stuck_); };
+    if (nodes != 0) {
+      CONTRACT_OK(backend, begin_capture(stuck_, CaptureMode::relaxed));
+      for (std::size_t i = 0; i != nodes; ++i) CHECK(copy().ok());
+      graph_.emplace(backend, end_capture(backend, stuck_));
+    }
     gate_.emplace(backend, stuck_);
-    giver_ = std::thread([&] {
-      for (; given_ != more_than_fit; ++given_)
-        CHECK(backend_.copy(device_.data(), host_.data(), 8, CopyKind::host_to_device, stuck_).ok());
+    giver_ = std::thread([this, copy] {
+      for (; given_ != more_than_fit; ++given_) {
+        if (graph_) {
+          graph_->launch(stuck_);
+        } else {
+          CHECK(copy().ok());
+        }
+      }
       CHECK(opened_);
     });
     until_held_up(backend, 1, given_, more_than_fit, [&] { round_trip(); });
@@ -101,6 +113,7 @@ class FullQueue {
   const TestStream stuck_, other_;
   const OnDevice device_;
   const Pinned host_;
+  std::optional<TestGraph> graph_;
   std::optional<Gate> gate_;
   std::atomic<bool> opened_{false};
   std::atomic<int> given_{0};
@@ -157,6 +170,13 @@ CONTRACT_CASE(
   FullQueue queue(backend);
   CHECK(queue.given() >= 500);
   for (int i = 0; i != 100; ++i) queue.round_trip();
+  queue.open();
+}
+
+CONTRACT_CASE("a stuck stream takes hundreds of launches of a graph, however many nodes that has [7]") {
+  FullQueue queue(backend, 10);
+  CHECK(queue.given() >= 500);
+  queue.round_trip();
   queue.open();
 }
 

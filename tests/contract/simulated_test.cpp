@@ -406,36 +406,3 @@ TEST_CASE("in late mode an operation completes in the end, though nobody asks, a
   }
   CHECK(count.value() == 2);
 }
-
-TEST_CASE("a forgotten join between branches of a graph shows in most launches, a join in none") {
-  for (const bool joined : {true, false}) {
-    CAPTURE(joined);
-    SimulatedBackend backend(stepped());
-    const TestStream first(backend), second(backend);
-    const OnDevice device(backend, bytes, first);
-    const Pinned source(backend, bytes), back(backend, bytes);
-    const TestEvent fork(backend), between(backend), join(backend);
-    CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
-    CONTRACT_OK(backend, record_event(fork, first));
-    CONTRACT_OK(backend, wait_event(second, fork));
-    CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, first));
-    CONTRACT_OK(backend, record_event(between, first));
-    if (joined) CONTRACT_OK(backend, wait_event(second, between));
-    CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, second));
-    CONTRACT_OK(backend, record_event(join, second));
-    CONTRACT_OK(backend, wait_event(first, join));
-    const TestGraph graph(backend, end_capture(backend, first));
-    int wrong = 0;
-    for (unsigned char round = 1; round <= 50; ++round) {
-      source.fill(round);
-      graph.launch(first);
-      backend.run_all();
-      if (!back.holds(round)) ++wrong;
-    }
-    if (joined) {
-      CHECK(wrong == 0);
-    } else {
-      CHECK(wrong >= 45);
-    }
-  }
-}

@@ -1,5 +1,6 @@
 // Streams.
 
+#include <deque>
 #include <set>
 #include <thread>
 
@@ -146,6 +147,31 @@ CONTRACT_CASE("streams do not wait for each other [71]") {
   CHECK(back.holds(5));
   gate.open();
   stuck.synchronize();
+}
+
+CONTRACT_CASE("streams whose host functions wait for their turn hold no other stream, however many they are [71]") {
+  const TestStream stuck(backend), free(backend);
+  const TestEvent copied(backend);
+  const Pinned source(backend, bytes), back(backend, bytes);
+  source.fill(5);
+  const OnDevice device(backend, bytes, free);
+  free.synchronize();
+  std::deque<TestStream> waiting;
+  Count count;
+  Gate gate(backend, stuck);
+  for (int i = 0; i != 80; ++i)
+    CONTRACT_OK(backend, launch_host_function(waiting.emplace_back(backend), &Count::add, &count));
+  // To the device, since copies from it may share a GPU's connection with a stream that is stuck.
+  CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, free));
+  CONTRACT_OK(backend, record_event(copied, free));
+  CONTRACT_OK(backend, synchronize_event(copied));
+  CHECK(count.value() == 0);
+  gate.open();
+  for (const TestStream& stream : waiting) stream.synchronize();
+  CHECK(count.value() == 80);
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, free));
+  free.synchronize();
+  CHECK(back.holds(5));
 }
 
 CONTRACT_CASE("the default streams wait for each other [8]") {

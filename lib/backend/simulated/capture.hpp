@@ -20,7 +20,5 @@ Status capture_record(SimulatedStream& stream, SimulatedEvent& event);
 Status capture_wait(const StreamPtr& stream, SimulatedEvent& event);
 Status start_capture(const StreamPtr& stream, CaptureMode mode);
 Status finish_capture(const StreamPtr& stream, GraphHandle* graph, Garbage& garbage);
-/// Enqueues the executable's operations, or adds them to the capture that the stream takes part in.
-Status launch_executable(GraphExec& exec, const StreamPtr& stream);
 
 }  // namespace thole::inline v0_1::detail::simulated

@@ -3,6 +3,7 @@
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/capture.hpp"
+#include "backend/simulated/launch.hpp"
 
 namespace thole::inline v0_1::detail {
 

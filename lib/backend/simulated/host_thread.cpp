@@ -7,7 +7,8 @@ namespace thole::inline v0_1::detail::simulated {
 
 namespace {
 
-void run_function(void (*function)(void*), void* argument) {
+/// An exception that leaves the function ends the process on every device: also where a test's own thread steps it.
+void run_function(void (*function)(void*), void* argument) noexcept {
   const InHostFunction runs;
   function(argument);
 }

@@ -2,7 +2,7 @@
 
 // The simulated machine: what all simulated devices of a process share, as GPUs of one process share a driver. One
 // mutex guards everything here and in the devices; copies and host functions run outside it. Only data here: run.hpp
-// runs it, capture.hpp captures it, call.hpp is the way in.
+// runs it, capture.hpp captures it, launch.hpp launches graphs, call.hpp is the way in.
 
 #include <algorithm>
 #include <atomic>
@@ -90,8 +90,10 @@ struct Operation {
   std::shared_ptr<const Kernel> kernel;
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
-  WallTime enqueued_at;  ///< set only where copies are paced
-  WallTime due;          ///< set only in late mode: when it completes though nobody asks
+  bool of_branches = false;  ///< of a launch whose branches run beside each other
+  bool ends_entry = true;    ///< the last, or only, operation of a call of the program's
+  WallTime enqueued_at;      ///< set only where copies are paced
+  WallTime due;              ///< set only in late mode: when it completes though nobody asks
 
   bool blocked() const noexcept { return kind == Kind::wait && !point->done && !point->lost; }
   bool moves_memory() const noexcept { return kind == Kind::copy || kind == Kind::kernel; }
@@ -122,7 +124,7 @@ struct Node {
   std::map<std::uint64_t, std::size_t> after;
 };
 
-/// Nodes in the order in which they were captured. Those of one stream run in that order; branches, in any.
+/// Nodes in the order in which they were captured. Those of one stream run in that order; branches, beside each other.
 struct Graph {
   std::vector<Node> nodes;
   std::vector<std::shared_ptr<Retained>> retained;
@@ -173,6 +175,7 @@ struct SimulatedStream {
   std::uint64_t completed = 0;
   std::uint64_t demanded = 0;     ///< so many operations somebody waits for, or asks for
   std::size_t leaving_bytes = 0;  ///< of device memory that frees in the queue will give back
+  std::size_t entries = 0;        ///< of the program's calls in the queue; a graph's launch, of many operations, is one
   Duration clock{0};
   WallTime paced_until;
   std::shared_ptr<Capture> capture;
@@ -219,6 +222,7 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
   std::deque<StreamPtr> ready;
   std::vector<std::thread> workers;
   std::size_t busy_workers = 0;
+  std::size_t waiting_threads = 0;  ///< they have an operation that needs no processor yet: the bound leaves them out
   bool stop = false;
 
   /// SimulationOptions::queue_limit; 0: none.

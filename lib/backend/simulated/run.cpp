@@ -16,13 +16,16 @@ namespace {
 
 constexpr std::size_t most_workers = 64;
 
-/// Runs the first of the ready streams for as long as it can go on.
+/// Runs the first of the ready streams for as long as it can go on. Branches of one launch take turns: else the one
+/// that has a thread first would often be done before the next one has any, and a forgotten join would not show.
 void run_ready(Lock& lock, std::deque<StreamPtr>& ready) {
   const auto stream = std::move(ready.front());
   ready.pop_front();
   stream->ready = false;
   while (stream->mode == SimulatedStream::Mode::automatic && stream->can_go_on()) {
-    if (!run_one(lock, stream)) break;
+    const Operation& next = stream->queue.front();
+    const bool takes_turns = next.of_branches && next.kind != Operation::Kind::wait;
+    if (!run_one(lock, stream) || takes_turns) break;
   }
   schedule(stream);
 }
@@ -39,10 +42,10 @@ void worker(SimulatedDevice& device) {
   }
 }
 
-/// Makes sure that a worker is free for each ready stream. False when there is none at all.
+/// Makes sure that a worker is free for each ready stream, up to the bound. False when there is none at all.
 bool staff(SimulatedDevice& device) {
   const std::size_t idle = device.workers.size() - device.busy_workers;
-  if (idle < device.ready.size() && device.workers.size() < most_workers) {
+  if (idle < device.ready.size() && device.workers.size() < most_workers + device.waiting_threads) {
     try {
       device.workers.emplace_back([owner = device.shared_from_this()] { worker(*owner); });
     } catch (...) {
@@ -61,9 +64,12 @@ const char* run_copy(Lock& lock, const Operation& copy) {
   std::byte* const destination = reach(copy.destination, copy.bytes, copy.destination_id);
   if (destination == nullptr)
     return "illegal access: a copy wrote memory that is not pinned or not allocated any more, or not yet";
-  lock.unlock();
+  // Small parts of branches' copies are moved in the order that the seed picks, not as threads get the mutex back.
+  constexpr std::size_t small = std::size_t{1} << 20;
+  const bool keeps_lock = copy.of_branches && copy.bytes <= small;
+  if (!keeps_lock) lock.unlock();
   std::memmove(destination, source, copy.bytes);
-  lock.lock();
+  if (!keeps_lock) lock.lock();
   return nullptr;
 }
 
@@ -89,6 +95,7 @@ void drop_queues(SimulatedDevice& device, Garbage& garbage) {
       if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
     }
     garbage.push_back(std::make_shared<std::deque<Operation>>(std::exchange(stream->queue, {})));
+    stream->entries = 0;
     if (const auto capture = stream->capture) discard(capture, garbage);
   }
 }
@@ -110,14 +117,31 @@ void forget_ranges(SimulatedDevice& device) {
   }
 }
 
+/// While it lives, this thread waits with an operation in its hands: streams that are ready get other threads.
+class Waiting {
+ public:
+  explicit Waiting(SimulatedDevice& device) : device_(device) {
+    ++device_.waiting_threads;
+    if (!device_.ready.empty() && staff(device_)) device_.work.notify_one();
+  }
+  ~Waiting() { --device_.waiting_threads; }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  SimulatedDevice& device_;
+};
+
 /// Waits in real time until the paced copy may complete.
 void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
   WallTime from = std::max(stream.paced_until, operation.enqueued_at);
   Link* const link = stream.device->link_of(operation);
   if (link != nullptr) from = std::max(from, link->paced_until);
+  if (operation.kind == Operation::Kind::wait) from = std::max(from, std::chrono::steady_clock::now());
   const WallTime until = from + stream.device->time_for(operation);
   stream.paced_until = until;
   if (link != nullptr) link->paced_until = until;
+  const Waiting waits(*stream.device);
   lock.unlock();
   std::this_thread::sleep_until(until);
   lock.lock();
@@ -126,6 +150,7 @@ void pace(Lock& lock, SimulatedStream& stream, const Operation& operation) {
 /// Late mode: waits until somebody wants the operation, or it is due.
 void linger(Lock& lock, const SimulatedStream& stream, const Operation& operation) {
   const std::uint64_t mine = stream.completed + 1;
+  const Waiting waits(*stream.device);
   machine().changed.wait_until(lock, operation.due, [&] { return stream.demanded >= mine || stream.device->lost; });
 }
 
@@ -136,9 +161,11 @@ const char* execute(Lock& lock, SimulatedStream& stream, const Operation& operat
       return run_copy(lock, operation);
     case Operation::Kind::kernel:
       return run_kernel(lock, *operation.kernel);
-    case Operation::Kind::host_function:
+    case Operation::Kind::host_function: {
+      const Waiting waits(*stream.device);
       run_host_function(lock, *stream.device, operation);
       return nullptr;
+    }
     case Operation::Kind::wait:
       if (operation.point->lost) return "the stream waits for an event of a device that was lost";
       stream.clock = std::max(stream.clock, operation.point->at);
@@ -171,9 +198,13 @@ void forget_mapped(const Range& range) noexcept {
 }
 
 bool same_pages(const void* data, std::size_t bytes) {
-  const Range* range = machine().pinned.find(data, bytes).range;
-  return range == nullptr || range->from_machine || !range->device->options.watch_registrations ||
-         are_marked(data, bytes);
+  for (RangeTable* table : {&machine().pinned, &machine().mapped}) {
+    const Range* range = table->find(data, bytes).range;
+    if (range == nullptr) continue;
+    return range->from_machine || !range->device->options.watch_registrations ||
+           are_marked(range->view + (static_cast<const std::byte*>(data) - range->data), bytes);
+  }
+  return true;
 }
 
 std::byte* reach(const void* data, std::size_t bytes, std::uint64_t id) {
@@ -198,6 +229,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
     operation.point->position = stream->enqueued + 1;
   }
   const std::size_t leaving = operation.kind == Operation::Kind::free ? operation.bytes : 0;
+  const bool ends_entry = operation.ends_entry;
   stream->queue.push_back(std::move(operation));
   try {
     schedule(stream);
@@ -207,6 +239,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
   }
   ++stream->enqueued;
   stream->leaving_bytes += leaving;
+  if (ends_entry) ++stream->entries;
 }
 
 void schedule(const StreamPtr& stream) {
@@ -223,6 +256,8 @@ void schedule(const StreamPtr& stream) {
   if (device->options.stepped) {
     machine().ready_inline.push_back(stream);
   } else if (device->ready.push_back(stream); staff(*device)) {
+    if (stream->queue.front().of_branches)  // the seed picks whose turn comes first
+      std::swap(device->ready.back(), device->ready[device->random() % device->ready.size()]);
     device->work.notify_one();
   } else {
     device->ready.pop_back();
@@ -240,6 +275,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
+  if (operation.ends_entry) --stream->entries;
   stream->running = true;
   stream->current = &operation;
   Garbage garbage;
@@ -265,6 +301,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   }
   if (stream->destroyed && stream->queue.empty()) device.streams.erase(stream->id);
   machine().changed.notify_all();
+  if (operation.of_branches) schedule(stream);  // before the mutex is free: its next turn may come at once
   if (operation.graph != nullptr || operation.staged != nullptr || operation.kernel != nullptr || !garbage.empty()) {
     lock.unlock();
     operation = {};
@@ -294,9 +331,11 @@ void order_default_streams(const StreamPtr& stream) {
     Operation mark;
     mark.kind = Operation::Kind::record;
     mark.point = std::make_shared<Point>();
+    mark.ends_entry = false;
     Operation wait;
     wait.kind = Operation::Kind::wait;
     wait.point = mark.point;
+    wait.ends_entry = false;
     enqueue(other, std::move(mark));
     enqueue(stream, std::move(wait));
     stream->behind[other->id] = other->enqueued;

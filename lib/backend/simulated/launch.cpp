@@ -1,0 +1,206 @@
+#include "backend/simulated/launch.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "backend/simulated/call.hpp"
+#include "backend/simulated/capture.hpp"
+#include "backend/simulated/run.hpp"
+
+namespace thole::inline v0_1::detail::simulated {
+
+namespace {
+
+using PointPtr = std::shared_ptr<Point>;
+
+/// A node of a graph, or one of the parts that its bytes are moved in.
+struct Step {
+  const Node* node;
+  std::vector<std::size_t> parts{0};  // that are left to be moved: the last is the next
+  std::size_t of = 1;
+
+  Operation operation() const {
+    Operation made = node->operation;
+    if (of == 1) return made;
+    const std::size_t from = made.bytes * parts.back() / of;
+    made.destination = static_cast<std::byte*>(made.destination) + from;
+    made.source = static_cast<const std::byte*>(made.source) + from;
+    made.bytes = made.bytes * (parts.back() + 1) / of - from;
+    return made;
+  }
+};
+
+/// Where there are several branches, a copy moves its bytes in several parts, in any order, so that a forgotten join
+/// shows whoever begins.
+void split(Step& step, std::mt19937_64& random) {
+  constexpr std::size_t most_parts = 8;
+  if (step.node->operation.kind != Operation::Kind::copy) return;
+  step.of = std::clamp<std::size_t>(step.node->operation.bytes, 1, most_parts);
+  step.parts.resize(step.of);
+  std::iota(step.parts.begin(), step.parts.end(), std::size_t{0});
+  std::ranges::shuffle(step.parts, random);
+}
+
+bool has_branches(const Graph& graph) {
+  return std::ranges::any_of(graph.nodes, [&](const Node& node) { return node.stream != graph.nodes.front().stream; });
+}
+
+/// The nodes in one of the orders that respect all dependencies: the seed picks which branch goes on.
+std::vector<Step> pick_order(const Graph& graph, std::mt19937_64& random) {
+  std::map<std::uint64_t, std::deque<Step>> branches;
+  for (const Node& node : graph.nodes) branches[node.stream].push_back({&node});
+  if (branches.size() > 1)
+    for (auto& [stream, steps] : branches)
+      for (Step& step : steps) split(step, random);
+  std::map<std::uint64_t, std::size_t> done;
+  const auto ready = [&](const Node& node) {
+    return std::ranges::all_of(node.after, [&](const auto& before) { return done[before.first] >= before.second; });
+  };
+  std::vector<Step> order;
+  for (;;) {
+    std::vector<std::uint64_t> able;
+    for (const auto& [stream, left] : branches) {
+      if (!left.empty() && ready(*left.front().node)) able.push_back(stream);
+    }
+    if (able.empty()) return order;
+    const std::uint64_t picked = able[able.size() == 1 ? 0 : random() % able.size()];
+    Step& next = branches[picked].front();
+    order.push_back(next);
+    next.parts.pop_back();
+    if (!next.parts.empty()) continue;
+    branches[picked].pop_front();
+    ++done[picked];
+  }
+}
+
+/// The step as an operation of this launch, not its last. What the graph records is recorded here: `point` is that of
+/// the launch.
+Operation launched(const Step& step, const std::shared_ptr<const Graph>& graph, PointPtr point) {
+  Operation operation = step.operation();
+  operation.graph = graph;
+  operation.ends_entry = false;
+  operation.point = std::move(point);
+  if (SimulatedEvent* const event = operation.event == nullptr ? nullptr : find_event(operation.event)) {
+    event->point = operation.point;
+    event->captured.reset();
+  }
+  return operation;
+}
+
+/// All of the graph in the stream's queue, one after the other.
+void launch_in_order(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end) {
+  const auto order = pick_order(*graph, stream->device->random);
+  for (const Step& step : order) {
+    const bool last = &step == &order.back();
+    const bool records = step.node->operation.event != nullptr;
+    Operation operation = launched(step, graph, last ? end : records ? std::make_shared<Point>() : nullptr);
+    operation.ends_entry = last;
+    enqueue(stream, std::move(operation));
+  }
+}
+
+void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point, bool ends_entry = false) {
+  Operation mark;
+  mark.kind = kind;
+  mark.point = point;
+  mark.of_branches = true;
+  mark.ends_entry = ends_entry;
+  enqueue(stream, std::move(mark));
+}
+
+/// A branch of one launch.
+struct Branch {
+  StreamPtr stream;
+  std::vector<PointPtr> after;                   // each of its nodes
+  std::map<std::uint64_t, std::size_t> follows;  // so many nodes of each other branch, as far as it has been filled
+};
+
+/// The first branch in the stream's queue, each other one in a stream that nobody else knows, which begins where the
+/// launch does and ends with its branch. Who waits, waits by points: a branch that stands still holds no other.
+void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end) {
+  SimulatedDevice& device = *stream->device;
+  const auto start = std::make_shared<Point>();
+  enqueue_mark(stream, Operation::Kind::record, start);
+  std::map<std::uint64_t, Branch> branches;
+  for (const Node& node : graph->nodes) {
+    Branch& branch = branches[node.stream];
+    if (branch.stream == nullptr && branches.size() == 1) {
+      branch.stream = stream;
+    } else if (branch.stream == nullptr) {
+      branch.stream = make_stream(device);
+      branch.stream->destroyed = true;
+      enqueue_mark(branch.stream, Operation::Kind::wait, start);
+    }
+    for (const auto& [other, count] : node.after) {
+      auto& follows = branch.follows[other];
+      if (other == node.stream || follows >= count) continue;
+      follows = count;
+      enqueue_mark(branch.stream, Operation::Kind::wait, branches.at(other).after.at(count - 1));
+    }
+    Step step{&node};
+    split(step, device.random);
+    branch.after.push_back(std::make_shared<Point>());
+    for (; !step.parts.empty(); step.parts.pop_back()) {
+      Operation operation = launched(step, graph, step.parts.size() == 1 ? branch.after.back() : nullptr);
+      operation.of_branches = true;
+      enqueue(branch.stream, std::move(operation));
+    }
+  }
+  for (const auto& [id, branch] : branches)
+    if (branch.stream != stream) enqueue_mark(stream, Operation::Kind::wait, branch.after.back());
+  enqueue_mark(stream, Operation::Kind::record, end, true);
+}
+
+/// The graph's nodes become those of the capture that the stream takes part in: behind what the stream has there, and
+/// before what comes next in it. One branch goes on as the stream's own nodes; each other one gets a number that no
+/// stream has, since the same streams may take part in both captures.
+Status capture_launch(const Graph& graph, SimulatedStream& stream) {
+  Capture& capture = *stream.capture;
+  if (capture.invalidated) return refuse(Refusal::capture_invalidated);
+  struct Name {
+    std::uint64_t stream;
+    std::size_t before;  // so many nodes of that number come before the branch
+  };
+  std::map<std::uint64_t, Name> names;
+  const auto behind = stream.seen;
+  for (const Node& node : graph.nodes) {
+    if (names.empty()) names.emplace(node.stream, Name{stream.id, stream.seen[stream.id]});
+    if (!names.contains(node.stream)) names.emplace(node.stream, Name{++machine().last_stream_id, 0});
+    const Name name = names.at(node.stream);
+    Node made{node.operation, name.stream, behind};
+    for (const auto& [other, count] : node.after) {
+      const Name& before = names.at(other);
+      made.after[before.stream] = before.before + count;
+    }
+    capture.graph->nodes.push_back(std::move(made));
+    ++stream.seen[name.stream];
+  }
+  auto& retained = capture.graph->retained;
+  retained.insert(retained.end(), graph.retained.begin(), graph.retained.end());
+  return {};
+}
+
+}  // namespace
+
+Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
+  const auto& graph = exec.graph;
+  if (stream->capture) return capture_launch(*graph, *stream);
+  if (graph->nodes.empty()) return {};
+  if (exec.last && !exec.last->done) {
+    Operation wait;
+    wait.kind = Operation::Kind::wait;
+    wait.point = exec.last;
+    wait.ends_entry = false;
+    enqueue(stream, std::move(wait));
+  }
+  exec.last = std::make_shared<Point>();
+  // On a stepped device whoever steps the stream steps all of the launch.
+  if (stream->device->options.stepped || !has_branches(*graph)) {
+    launch_in_order(graph, stream, exec.last);
+  } else {
+    launch_beside(graph, stream, exec.last);
+  }
+  return {};
+}
+
+}  // namespace thole::inline v0_1::detail::simulated
