@@ -30,9 +30,9 @@ struct DeviceOptions {
   bool blocking_waits = false;
   /// How many queues the GPU has for all streams of the process, 1 to 32 (CUDA_DEVICE_MAX_CONNECTIONS); 0: as that
   /// variable says, or 8. Streams that share one wait for each other: with 8 connections, 19 of 40 streams behind a
-  /// stuck one held 20 of 20 unrelated ones, with 32 none. `invalid_argument` where the GPU's context exists already
-  /// with another number, since then it is too late. Sets the variable, as setenv does. A simulated device's streams
-  /// share none.
+  /// stuck one held 20 of 20 unrelated ones, with 32 none. `invalid_argument` where CUDA is in use already in the
+  /// process, with another number, since then it is too late: any call of CUDA's before is. Sets the variable, as
+  /// setenv does. A simulated device's streams share none.
   int connections = 0;
 };
 

@@ -183,12 +183,12 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// As `deallocate`, and the memory is not reused before the arena's device has done all that it has been given so
   /// far, by whomever: also in streams that nobody has told thole of. For memory whose uses nobody recorded, as behind
   /// an interface that used to end in cudaFreeHost; unlike that, it never waits: a thread of the library's own waits
-  /// for an event that is behind everything (CUDA: "Context Management", cuCtxRecordEvent). It lets a graph capture that
-  /// it sees end first; CUDA lets it see captures in streams of thole's and in those that wait for the legacy default
-  /// stream. A capture that CUDA's own call has begun in another one is invalidated by that record: do without this call
-  /// beside such. Until it comes back the memory counts as in use; `make_buffer_for` waits for it
-  /// where it needs some, `drain()` does not. Throws `Error`, and the memory stays the caller's: `device_lost`,
-  /// `out_of_memory` (no memory, or no thread).
+  /// for an event that is behind everything (CUDA: "Context Management", cuCtxRecordEvent). It lets a graph capture
+  /// that it sees end first; CUDA lets it see captures in streams of thole's and in those that wait for the legacy
+  /// default stream. A capture that CUDA's own call has begun in another one is invalidated by that record: do without
+  /// this call beside such. Until it comes back the memory counts as in use; `make_buffer_for` waits for it where it
+  /// needs some, `drain()` does not. Throws `Error`, and the memory stays the caller's: `device_lost`, `out_of_memory`
+  /// (no memory, or no thread).
   bool deallocate_after_all(void* data) const;
   /// As that, without throwing.
   [[nodiscard]] Result<bool> try_deallocate_after_all(void* data) const noexcept;

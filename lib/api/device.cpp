@@ -78,6 +78,11 @@ Device Device::simulated(const SimulationOptions& options, const DeviceOptions& 
 Device Device::best(const DeviceOptions& options) {
   if (const char* const name = std::getenv("THOLE_DEVICE"); name != nullptr && *name != '\0')
     return device_named(name, options);
+  // With a number of connections the count would come too early: it initialises the driver.
+  if (options.connections != 0) {
+    auto gpu = try_cuda(0, options);
+    return gpu || gpu.error().errc() != Errc::no_device ? detail::unwrap(std::move(gpu)) : best_simulated(options);
+  }
   return detail::gpu_count() > 0 ? Device::cuda(0, options) : best_simulated(options);
 }
 

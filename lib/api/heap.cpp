@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "api/handle_access.hpp"
+#include "backend/ask_until.hpp"
 #include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/allocate.hpp"
@@ -102,6 +103,23 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
   return detail::Allocation{*block, (*block)->data};
 }
 
+namespace {
+
+/// What graphs kept that were dropped comes back when they are destroyed, soon, but where a stream's queue is full.
+void wait_until_tidy(detail::DeviceCore& device, const detail::Deadline& deadline) noexcept {
+  if (!deadline && !device.leftovers.empty() && device.begin_tidying()) {  // who waits for ever may do it himself
+    device.tidy();
+    device.end_tidying();
+  }
+  const auto asked = [&] {
+    const bool tidy = device.leftovers.empty() || device.lost();
+    return detail::Status{tidy ? detail::StatusCode::ok : detail::StatusCode::not_ready};
+  };
+  (void)detail::ask_until(deadline.value_or(std::chrono::steady_clock::time_point::max()), asked);
+}
+
+}  // namespace
+
 std::size_t PinnedHeap::collect() const {
   check("PinnedHeap::collect");
   return core_->heap().of_this_process() ? detail::collect(*core_->arena()->device()) : 0;
@@ -138,6 +156,7 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
     if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
     return tl::unexpected(device.error(status, call, "waiting for the device"));
   }
+  wait_until_tidy(device, deadline);
   // Another thread may have taken finished blocks and not put them back yet; it may also have found one in use by a
   // second stream, and have retired it to that one, so that it takes a second look.
   for (int look = 0; look != 2; ++look) {

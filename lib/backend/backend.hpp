@@ -13,14 +13,14 @@
 //  - Calls that say "unsafe in capture" invalidate captures exactly as CUDA's do: any capture in global mode in the
 //    process [3], and a capture in thread-local mode begun by the calling thread [4], unless the calling thread's own
 //    capture mode (exchange_capture_mode) is relaxed [5]. The layers above use CaptureGuard around them.
-//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost; check_stream and
-//    device_address, which may need no call, may be ok. The destroys, free_host and unregister_host let go all the same
-//    where they can [6].
+//  - After the device is lost every call but describe and exchange_capture_mode returns device_lost; check_stream,
+//    device_address and retain_in_graph, which may need no call of the device, may be ok. The destroys, free_host and
+//    unregister_host let go all the same where they can [6].
 //  - What does not say so is safe in capture: it breaks none but that of the stream that it is given [69].
-//  - A stream takes hundreds of operations, about 1,000 on a GPU; a call that adds one more waits for room [7]. While
-//    one waits so, no thread makes or destroys streams and events, destroys an executable of a graph, pins or unpins
-//    memory, begins a capture or launches a host function [66]; what gives other work to other streams goes on, and so
-//    do queries and waits.
+//  - A stream takes hundreds of operations, about 1,000 on a GPU, where each node of a graph that is launched counts; a
+//    call that adds one more waits for room [7]. While
+//    one waits so, no thread makes or destroys streams and events, pins or unpins memory, begins a capture or launches
+//    a host function [66]; what gives other work to other streams goes on, and so do queries and waits.
 //  - The default streams wait for each other [8]. While a thread's captures, any call on the legacy one is `capture`,
 //    and each but capture_info invalidates the capture [9].
 //  - A call of a device that another process made (this one's parent, before a fork) returns device_lost at once [10],
@@ -110,7 +110,8 @@ class DeviceBackend {
   virtual Status register_host(void* data, std::size_t bytes, HostAccess access = HostAccess::read_write) noexcept = 0;
   /// Undoes register_host; invalid for memory that is not pinned [15]. Unsafe in capture, or done without harm: CUDA
   /// does not say which. WAITS until all running work, of any stream and on whatever memory, is done [16]; meanwhile
-  /// calls that make, enqueue, pin or capture anything wait on every thread, and queries and synchronising go on [67].
+  /// calls that make, enqueue, pin or capture anything wait on every thread; queries, synchronising, wait_event and
+  /// allocate_device go on [67].
   virtual Status unregister_host(void* data) noexcept = 0;
   /// Pinned memory from the driver [17]. Unsafe in capture.
   virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
@@ -204,7 +205,7 @@ class DeviceBackend {
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
   /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
-  /// In the order of the stream [52], in which it is one operation, of whatever nodes. Branches are ordered by forks
+  /// In the order of the stream [52], of whose queue each node takes a place. Branches are ordered by forks
   /// and joins alone, and run beside each other as streams do: one that stands still does not hold another [53].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   /// What was made from the graph, and launched, goes on [54]. After a loss the graphs go, and no error is told.

@@ -80,6 +80,7 @@ void DeviceCore::tidy() noexcept {
                                                           : "~GraphExec";
     keep_error(status, object, "destroying it");
   }
+  leftovers.done();
   if (events.is_low()) events.refill();
 }
 

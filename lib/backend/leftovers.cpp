@@ -23,11 +23,17 @@ void Leftovers::add(Kind kind, void* handle) noexcept {
 
 bool Leftovers::empty() const noexcept {
   const std::scoped_lock lock(mutex_);
-  return items_.empty();
+  return items_.empty() && !destroying_;
+}
+
+void Leftovers::done() noexcept {
+  const std::scoped_lock lock(mutex_);
+  destroying_ = false;
 }
 
 std::vector<Leftovers::Item> Leftovers::take_all() noexcept {
   const std::scoped_lock lock(mutex_);
+  destroying_ = !items_.empty();
   return std::exchange(items_, {});
 }
 

@@ -28,9 +28,11 @@ class Leftovers {
 
   /// Where the system has no memory to note it, it is destroyed at once, or stays, in a host function.
   void add(Kind kind, void* handle) noexcept;
+  /// Nothing is left, and nothing just being destroyed.
   bool empty() const noexcept;
-  /// What there is; the caller destroys it.
+  /// What there is; the caller destroys it, and says with done() when that is done. One caller at a time.
   std::vector<Item> take_all() noexcept;
+  void done() noexcept;
   /// May block.
   Status destroy(const Item& item) noexcept;
 
@@ -38,6 +40,7 @@ class Leftovers {
   DeviceBackend& backend_;
   mutable std::mutex mutex_;
   std::vector<Item> items_;
+  bool destroying_ = false;
 };
 
 }  // namespace thole::inline v0_1::detail

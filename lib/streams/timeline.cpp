@@ -144,8 +144,12 @@ void Timeline::recycle(Ticket* ticket) noexcept {
   }
   if (!ticket->broken) {
     device_->events.give(ticket->event, ticket->timed);
+  } else if (const Leftovers::Item gone{Leftovers::Kind::event, ticket->event}; !in_host_function()) {
+    // By this thread: it may be a part of a capture that goes on. CUDA: "Graph object thread safety": no other thread
+    // may touch one meanwhile.
+    (void)device_->leftovers.destroy(gone);
   } else {
-    device_->leftovers.add(Leftovers::Kind::event, ticket->event);
+    device_->leftovers.add(gone.kind, gone.handle);
     tidy_up(device_);
   }
   delete ticket;

@@ -252,7 +252,8 @@ CONTRACT_CASE("an event behind all of the device invalidates each capture on it,
   CONTRACT_OK(backend, record_device(event));
 }
 
-CONTRACT_CASE("a capture that begins behind an event of all of the device goes on, while that is still to be done [75]") {
+CONTRACT_CASE(
+    "a capture that begins behind an event of all of the device goes on, while that is still to be done [75]") {
   const TestStream stuck(backend);
   const TestEvent event(backend);
   for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed}) {

@@ -173,25 +173,19 @@ CONTRACT_CASE(
   queue.open();
 }
 
-CONTRACT_CASE("a stuck stream takes hundreds of launches of a graph, however many nodes that has [7]") {
+CONTRACT_CASE("a stuck stream takes so many launches of a graph that their nodes are hundreds, and no more [7]") {
   FullQueue queue(backend, 10);
-  CHECK(queue.given() >= 500);
+  CHECK(queue.given() >= 50);
+  CHECK(queue.given() <= 500);
   queue.round_trip();
   queue.open();
 }
 
 CONTRACT_CASE(
-    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, destroys an "
-    "executable of a graph, pins or unpins memory, begins a capture or launches a host function [66]") {
+    "while a caller waits for room in a full queue, no thread makes or destroys streams and events, pins or unpins "
+    "memory, begins a capture or launches a host function [66]") {
   Scene scene(backend);
-  const TestStream capturing(backend);
-  CONTRACT_OK(backend, begin_capture(capturing, CaptureMode::relaxed));
-  const GraphHandle graph = end_capture(backend, capturing);
-  GraphExecHandle exec = nullptr;
-  CONTRACT_OK(backend, instantiate_graph(graph, &exec));
-  CONTRACT_OK(backend, destroy_graph(graph));
-  auto calls = scene.calls();
-  calls.emplace_back([&] { return backend.destroy_graph_exec(exec); });
+  const auto calls = scene.calls();
   FullQueue queue(backend);
   HeldUp others(calls);
   for (int i = 0; i != 1000; ++i) std::this_thread::yield();  // those that do not wait come back
@@ -199,9 +193,11 @@ CONTRACT_CASE(
   queue.open();
 }
 
-CONTRACT_CASE("while memory is unpinned beside running work calls of every thread wait, and queries go on [67]") {
+CONTRACT_CASE(
+    "while memory is unpinned beside running work calls of every thread wait; queries, waits and allocations go on "
+    "[67]") {
   Scene scene(backend);
-  const TestStream stuck(backend), idle(backend), probed(backend), busy(backend);
+  const TestStream stuck(backend), idle(backend), probed(backend), busy(backend), other(backend);
   const OnDevice device(backend, bytes, idle);
   const Pinned host(backend, bytes);
   const Pages pages(bytes);
@@ -218,9 +214,7 @@ CONTRACT_CASE("while memory is unpinned beside running work calls of every threa
   calls.emplace_back([&] { return backend.copy(device.data(), host.data(), 8, CopyKind::host_to_device, idle); });
   calls.emplace_back([&] { return backend.record_event(recorded, idle); });
   // On a stream and of an event of their own: what is asked below may not wait for a lock that these hold.
-  calls.emplace_back([&] { return backend.wait_event(busy, awaited); });
   calls.emplace_back([&] { return backend.launch_graph(graph, busy); });
-  calls.emplace_back([&] { return backend.allocate_device(bytes, busy, &allocated); });
   Gate gate(backend, stuck);
   std::atomic<bool> opened{false};
   std::atomic<int> probes{0};
@@ -245,13 +239,16 @@ CONTRACT_CASE("while memory is unpinned beside running work calls of every threa
     HeldUp others(calls);
     for (int i = 0; i != 1000; ++i) query();
     CONTRACT_OK(backend, synchronize_stream(idle));
+    CONTRACT_OK(backend, wait_event(other, awaited));
+    CONTRACT_OK(backend, allocate_device(bytes, other, &allocated));
     others.open();
     opened = true;
     gate.open();
   }
   unpinner.join();
   prober.join();
-  CONTRACT_OK(backend, free_device(allocated, busy));
+  CONTRACT_OK(backend, free_device(allocated, other));
+  other.synchronize();
   busy.synchronize();
   idle.synchronize();
   stuck.synchronize();

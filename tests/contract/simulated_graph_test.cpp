@@ -334,8 +334,9 @@ TEST_CASE("a backend that ends finishes the branches of what was launched, also 
 }
 
 TEST_CASE(
-    "a launch takes one place of a stream's queue, until its last operation, and the order that it needs takes none") {
-  SimulatedBackend backend({.stepped = true, .queue_limit = 2});
+    "each node of a launch takes a place of a stream's queue, until it begins, and the order that it needs takes "
+    "none") {
+  SimulatedBackend backend({.stepped = true, .queue_limit = 4});
   const TestStream stream(backend);
   Count count;
   CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));

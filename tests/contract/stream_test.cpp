@@ -149,7 +149,9 @@ CONTRACT_CASE("streams do not wait for each other [71]") {
   stuck.synchronize();
 }
 
-CONTRACT_CASE("streams whose host functions wait for their turn hold no other stream, however many they are [71]") {
+CONTRACT_CASE("streams whose host functions wait for their turn hold no other stream [71]") {
+  // As many as a GPU has connections share one with others.
+  const int streams = backend.simulated() ? 80 : 8;
   const TestStream stuck(backend), free(backend);
   const TestEvent copied(backend);
   const Pinned source(backend, bytes), back(backend, bytes);
@@ -159,7 +161,7 @@ CONTRACT_CASE("streams whose host functions wait for their turn hold no other st
   std::deque<TestStream> waiting;
   Count count;
   Gate gate(backend, stuck);
-  for (int i = 0; i != 80; ++i)
+  for (int i = 0; i != streams; ++i)
     CONTRACT_OK(backend, launch_host_function(waiting.emplace_back(backend), &Count::add, &count));
   // To the device, since copies from it may share a GPU's connection with a stream that is stuck.
   CONTRACT_OK(backend, copy(device.data(), source.data(), bytes, CopyKind::host_to_device, free));
@@ -168,7 +170,7 @@ CONTRACT_CASE("streams whose host functions wait for their turn hold no other st
   CHECK(count.value() == 0);
   gate.open();
   for (const TestStream& stream : waiting) stream.synchronize();
-  CHECK(count.value() == 80);
+  CHECK(count.value() == streams);
   CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, free));
   free.synchronize();
   CHECK(back.holds(5));

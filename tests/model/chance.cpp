@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "api/handle_access.hpp"
+#include "backend/simulated/backend.hpp"
 #include "program.hpp"
 
 namespace model {
@@ -15,9 +16,15 @@ namespace {
 bool is_capturing(const Lane& lane) { return lane.capture.has_value(); }
 }  // namespace
 
+/// Also streams whose handles are gone, which end when there is room for their last event.
+void release_all(const thole::Device& device) {
+  static_cast<thole::detail::SimulatedBackend&>(*thole::detail::HandleAccess::core(device)->backend).release_all();
+}
+
 WhileWaiting::WhileWaiting(const std::vector<thole::Device>& devices, std::vector<Lane>& lanes) {
   for (Lane& lane : lanes)
     if (std::exchange(lane.held, false)) devices[lane.device].simulation().release(*lane.ref);
+  for (const auto& device : devices) release_all(device);
   thread_ = std::jthread([&devices](const std::stop_token& stop) {
     for (; !stop.stop_requested(); std::this_thread::yield())
       for (const auto& device : devices)

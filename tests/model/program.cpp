@@ -244,6 +244,7 @@ void Program::finish() {
     device(lane).simulation().release(*lane.ref);
     if (lane.capture && lane.branch_of == 0) end_capture(lane);  // its branches end with it
   }
+  for (const auto& device : devices_) release_all(device);
   ledger_.look();
   events_.clear();
   while (!kept_.empty()) end_borrow();

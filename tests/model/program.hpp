@@ -158,6 +158,8 @@ class WhileWaiting {
   std::jthread thread_;
 };
 
+void release_all(const thole::Device& device);
+
 class Program {
  public:
   Program(std::uint64_t seed, std::uint64_t operations);

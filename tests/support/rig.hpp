@@ -59,8 +59,16 @@ struct Rig {
     (void)stream.native();
     finish(stream);
   }
+  /// What was dropped is destroyed, executables of graphs, too, which keep memory.
+  void until_tidy() const {
+    const auto& core = *detail::HandleAccess::core(device);
+    while (!core.lost() && !core.leftovers.empty()) std::this_thread::yield();
+  }
   /// Whether one more buffer of all the arena's bytes can be had.
-  bool all_free() const { return heap.try_make_buffer<std::byte>(arena.capacity()).has_value(); }
+  bool all_free() const {
+    until_tidy();
+    return heap.try_make_buffer<std::byte>(arena.capacity()).has_value();
+  }
   /// Until the simulated device's memory is freed, with all there is done. More than one round: an event says when it
   /// may be freed, and a thread of thole's may have it in hand meanwhile.
   void until_device_memory_is_free() const {

@@ -25,6 +25,12 @@ cudaEvent_t event_of(EventHandle event) noexcept { return static_cast<cudaEvent_
 cudaGraph_t graph_of(GraphHandle graph) noexcept { return static_cast<cudaGraph_t>(graph); }
 cudaGraphExec_t exec_of(GraphExecHandle exec) noexcept { return static_cast<cudaGraphExec_t>(exec); }
 
+/// Whatever else the driver says of a stream that it does not know, it means that.
+Status unless_unknown(Status status) noexcept {
+  if (status.ok() || status.code == StatusCode::device_lost || status.code == StatusCode::unloading) return status;
+  return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+}
+
 /// The default streams are those of the current context; all others know theirs.
 bool is_default(StreamHandle stream) noexcept {
   return stream == nullptr || stream_of(stream) == cudaStreamLegacy || stream_of(stream) == cudaStreamPerThread;
@@ -172,8 +178,9 @@ class CudaBackend final : public DeviceBackend {
   Status check_stream(StreamHandle stream) noexcept override {
     if (process_ != this_process()) return {StatusCode::device_lost};
     if (is_default(stream)) return {};
-    const CUcontext context = context_of(stream_of(stream));
-    if (context == nullptr) return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+    CUcontext context = nullptr;
+    if (const Status status = unless_unknown(status_of(context_of(stream_of(stream), &context))); !status.ok())
+      return status;
     return {context == context_ ? StatusCode::ok : StatusCode::wrong_device};
   }
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override {
@@ -360,8 +367,9 @@ Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
     const Status status = status_of(cudaGetDevice(ordinal));
     return status.ok() && !current_is_primary(*ordinal) ? Status{StatusCode::wrong_device} : status;
   }
-  const CUcontext context = context_of(stream_of(stream));
-  if (context == nullptr) return {StatusCode::invalid, cudaErrorInvalidResourceHandle};
+  CUcontext context = nullptr;
+  if (const Status status = unless_unknown(status_of(context_of(stream_of(stream), &context))); !status.ok())
+    return status;
   const CurrentContext current(context);
   return status_of(cudaGetDevice(ordinal));
 }
@@ -374,10 +382,10 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   };
   if (!may_call_cuda())
     return refused(Errc::no_device, "this process is a fork of one that has used CUDA, and cannot use it itself");
+  if (connections != 0)  // before any call that initialises the driver
+    if (auto set = set_connections(ordinal, connections); !set) return tl::unexpected(std::move(set.error()));
   if (const int count = cuda_device_count(); ordinal < 0 || ordinal >= count)
     return refused(Errc::no_device, "there is no GPU with this ordinal; CUDA finds " + std::to_string(count));
-  if (connections != 0)
-    if (auto set = set_connections(ordinal, connections); !set) return tl::unexpected(std::move(set.error()));
   auto context = retain_primary_context(ordinal);
   if (!context) return tl::unexpected(std::move(context.error()));
   const CurrentContext current(*context);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <cudaTypedefs.h>
+#include <dlfcn.h>
 
 #include "base/fork.hpp"
 
@@ -18,7 +19,6 @@ namespace {
 struct Driver {
   PFN_cuDeviceGet_v2000 get_device = nullptr;
   PFN_cuDevicePrimaryCtxRetain_v7000 retain = nullptr;
-  PFN_cuDevicePrimaryCtxGetState_v7000 state = nullptr;
   PFN_cuCtxGetCurrent_v4000 current = nullptr;
   PFN_cuCtxPushCurrent_v4000 push = nullptr;
   PFN_cuCtxPopCurrent_v4000 pop = nullptr;
@@ -50,7 +50,6 @@ const Driver& driver() noexcept {
     Driver driver;
     find(driver, driver.get_device, "cuDeviceGet", 2000);
     find(driver, driver.retain, "cuDevicePrimaryCtxRetain", 7000);
-    find(driver, driver.state, "cuDevicePrimaryCtxGetState", 7000);
     find(driver, driver.current, "cuCtxGetCurrent", 4000);
     find(driver, driver.push, "cuCtxPushCurrent", 4000);
     find(driver, driver.pop, "cuCtxPopCurrent", 4000);
@@ -109,6 +108,21 @@ bool current_is_primary(int ordinal) noexcept try {
   return false;
 }
 
+namespace {
+
+/// Asked of the library itself, if it is loaded: the runtime's calls would load and initialise it.
+bool driver_is_initialised() noexcept {
+  void* const library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return false;
+  const auto count_devices = reinterpret_cast<CUresult (*)(int*)>(dlsym(library, "cuDeviceGetCount"));
+  int count = 0;
+  const bool is = count_devices == nullptr || count_devices(&count) != CUDA_ERROR_NOT_INITIALIZED;
+  (void)dlclose(library);
+  return is;
+}
+
+}  // namespace
+
 Result<void> set_connections(int ordinal, int connections) {
   constexpr const char* variable = "CUDA_DEVICE_MAX_CONNECTIONS";
   const auto failed = [ordinal](Errc code, const std::string& what) {
@@ -116,18 +130,9 @@ Result<void> set_connections(int ordinal, int connections) {
   };
   const std::string wanted = std::to_string(connections);
   if (const char* const now = std::getenv(variable); now != nullptr && wanted == now) return {};
-  if (driver().missing != nullptr)
-    return failed(Errc::device_error, std::string("the driver has no ") + driver().missing);
-  CUdevice device = 0;
-  unsigned flags = 0;
-  int active = 0;
-  CUresult error = driver().get_device(&device, ordinal);
-  if (error == CUDA_SUCCESS) error = driver().state(device, &flags, &active);
-  if (error != CUDA_SUCCESS)
-    return failed(Errc::device_error, "cuDevicePrimaryCtxGetState failed: error " + std::to_string(error));
-  if (active != 0)
-    return failed(Errc::invalid_argument, wanted + " connections come too late: the GPU's context exists, and takes " +
-                                              variable + " as it was when it was made");
+  if (driver_is_initialised())
+    return failed(Errc::invalid_argument, wanted + " connections come too late: CUDA is in use already, and takes " +
+                                              variable + " as it was then");
   if (setenv(variable, wanted.c_str(), 1) != 0)
     return failed(Errc::out_of_memory, "no memory for " + wanted + " connections");
   return {};
@@ -138,9 +143,11 @@ cudaError_t record_in_context(CUcontext context, cudaEvent_t event) noexcept {
   return static_cast<cudaError_t>(driver().record_context(context, event));  // the numbers are the same
 }
 
-CUcontext context_of(CUstream stream) noexcept {
-  CUcontext context = nullptr;
-  return driver().stream_context(stream, &context) == CUDA_SUCCESS ? context : nullptr;
+cudaError_t context_of(CUstream stream, CUcontext* context) noexcept {
+  // No processor has such an address: a simulated stream's handle, which the driver would follow.
+  const auto top = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(stream)) >> 56;
+  if (top != 0 && top != -1) return cudaErrorInvalidResourceHandle;
+  return static_cast<cudaError_t>(driver().stream_context(stream, context));  // the numbers are the same
 }
 
 CurrentContext::CurrentContext(CUcontext wanted) noexcept {

@@ -163,7 +163,7 @@ Status SimulatedBackend::stream_id(StreamHandle handle, std::uint64_t* id) noexc
 }
 
 Status SimulatedBackend::stream_priority(StreamHandle handle, int* priority) noexcept {
-  return stream_call(*device_, SimulatedCall::check_stream, handle, [&](Lock&, const auto& stream) -> Status {
+  return stream_call(*device_, SimulatedCall::stream_id, handle, [&](Lock&, const auto& stream) -> Status {
     *priority = stream->priority;
     return {};
   });

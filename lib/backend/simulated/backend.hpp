@@ -94,6 +94,8 @@ class SimulatedBackend final : public DeviceBackend {
   // ignored.
   void hold(StreamHandle stream);
   void release(StreamHandle stream);
+  /// All that are held, also those that nobody has a handle of any more.
+  void release_all();
   std::size_t step(StreamHandle stream, std::size_t operations);
   bool step_any();
   std::size_t run_all();

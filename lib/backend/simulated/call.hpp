@@ -46,6 +46,8 @@ constexpr bool waits_for_unpinning(SimulatedCall kind) noexcept {
     case SimulatedCall::query_event:
     case SimulatedCall::synchronize_event:
     case SimulatedCall::synchronize_stream:
+    case SimulatedCall::wait_event:
+    case SimulatedCall::allocate_device:
     case SimulatedCall::capture_info:
     case SimulatedCall::stream_id:
     case SimulatedCall::check_stream:
@@ -69,7 +71,6 @@ constexpr bool waits_for_full_queues(SimulatedCall kind) noexcept {
     case SimulatedCall::free_host:
     case SimulatedCall::host_function:
     case SimulatedCall::begin_capture:
-    case SimulatedCall::destroy_graph_exec:
       return true;
     default:
       return false;
@@ -112,7 +113,7 @@ Status call(SimulatedDevice& device, SimulatedCall kind, F f, Lost on_lost = Los
 /// What comes before any call on the stream: room in its queue, and the order of the default streams.
 inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
   const SimulatedDevice& device = *stream->device;
-  if (kind == SimulatedCall::stream_id || kind == SimulatedCall::check_stream) return {};
+  if (kind == SimulatedCall::check_stream) return {};
   if (stream == device.legacy_stream) {
     for (const auto& [thread, other] : device.thread_streams) {
       if (!other->capture) continue;
@@ -120,6 +121,7 @@ inline Status prepare(Lock& lock, const StreamPtr& stream, SimulatedCall kind) {
       return refuse(Refusal::capture_implicit);
     }
   }
+  if (kind == SimulatedCall::stream_id) return {};
   const bool enqueues = kind == SimulatedCall::copy || kind == SimulatedCall::record_event ||
                         kind == SimulatedCall::wait_event || kind == SimulatedCall::host_function ||
                         kind == SimulatedCall::kernel || kind == SimulatedCall::launch_graph ||

@@ -58,6 +58,18 @@ void SimulatedBackend::release(StreamHandle handle) {
   });
 }
 
+void SimulatedBackend::release_all() {
+  control(*device_, [&](Lock& lock) {
+    const auto streams = device_->streams;  // what runs may end some
+    for (const auto& [id, stream] : streams) {
+      if (stream->mode != SimulatedStream::Mode::held) continue;
+      stream->mode = SimulatedStream::Mode::automatic;
+      schedule(stream);
+    }
+    run_inline(lock);
+  });
+}
+
 std::size_t SimulatedBackend::step(StreamHandle handle, std::size_t operations) {
   return control(*device_, [&](Lock& lock) -> std::size_t {
     const auto stream = find_stream(*device_, handle);

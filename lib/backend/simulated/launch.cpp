@@ -78,7 +78,7 @@ std::vector<Step> pick_order(const Graph& graph, std::mt19937_64& random) {
 Operation launched(const Step& step, const std::shared_ptr<const Graph>& graph, PointPtr point) {
   Operation operation = step.operation();
   operation.graph = graph;
-  operation.ends_entry = false;
+  operation.places = step.parts.size() == 1 ? 1 : 0;  // the node's, with its last part
   operation.point = std::move(point);
   if (SimulatedEvent* const event = operation.event == nullptr ? nullptr : find_event(operation.event)) {
     event->point = operation.point;
@@ -94,17 +94,16 @@ void launch_in_order(const std::shared_ptr<const Graph>& graph, const StreamPtr&
     const bool last = &step == &order.back();
     const bool records = step.node->operation.event != nullptr;
     Operation operation = launched(step, graph, last ? end : records ? std::make_shared<Point>() : nullptr);
-    operation.ends_entry = last;
     enqueue(stream, std::move(operation));
   }
 }
 
-void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point, bool ends_entry = false) {
+void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point, std::size_t places = 0) {
   Operation mark;
   mark.kind = kind;
   mark.point = point;
   mark.of_branches = true;
-  mark.ends_entry = ends_entry;
+  mark.places = places;
   enqueue(stream, std::move(mark));
 }
 
@@ -143,12 +142,13 @@ void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& s
     for (; !step.parts.empty(); step.parts.pop_back()) {
       Operation operation = launched(step, graph, step.parts.size() == 1 ? branch.after.back() : nullptr);
       operation.of_branches = true;
+      operation.places = 0;  // of the launching stream's queue, as long as the launch goes on
       enqueue(branch.stream, std::move(operation));
     }
   }
   for (const auto& [id, branch] : branches)
     if (branch.stream != stream) enqueue_mark(stream, Operation::Kind::wait, branch.after.back());
-  enqueue_mark(stream, Operation::Kind::record, end, true);
+  enqueue_mark(stream, Operation::Kind::record, end, graph->nodes.size());
 }
 
 /// The graph's nodes become those of the capture that the stream takes part in: behind what the stream has there, and
@@ -190,7 +190,7 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     Operation wait;
     wait.kind = Operation::Kind::wait;
     wait.point = exec.last;
-    wait.ends_entry = false;
+    wait.places = 0;
     enqueue(stream, std::move(wait));
   }
   exec.last = std::make_shared<Point>();

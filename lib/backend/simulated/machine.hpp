@@ -91,7 +91,7 @@ struct Operation {
   /// The graph that the operation was launched from; lives until the operation is done.
   std::shared_ptr<const Graph> graph;
   bool of_branches = false;  ///< of a launch whose branches run beside each other
-  bool ends_entry = true;    ///< the last, or only, operation of a call of the program's
+  std::size_t places = 1;    ///< of the queue that are free when it begins: one for each node of a graph
   WallTime enqueued_at;      ///< set only where copies are paced
   WallTime due;              ///< set only in late mode: when it completes though nobody asks
 
@@ -175,7 +175,7 @@ struct SimulatedStream {
   std::uint64_t completed = 0;
   std::uint64_t demanded = 0;     ///< so many operations somebody waits for, or asks for
   std::size_t leaving_bytes = 0;  ///< of device memory that frees in the queue will give back
-  std::size_t entries = 0;        ///< of the program's calls in the queue; a graph's launch, of many operations, is one
+  std::size_t places = 0;         ///< of the queue that are taken
   Duration clock{0};
   WallTime paced_until;
   std::shared_ptr<Capture> capture;

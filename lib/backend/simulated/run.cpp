@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "backend/simulated/capture.hpp"
 #include "backend/simulated/call.hpp"
+#include "backend/simulated/capture.hpp"
 #include "backend/simulated/host_thread.hpp"
 #include "backend/simulated/kernel.hpp"
 #include "backend/simulated/waits.hpp"
@@ -95,7 +95,7 @@ void drop_queues(SimulatedDevice& device, Garbage& garbage) {
       if (operation.kind != Operation::Kind::wait && operation.point != nullptr) lose_point(*operation.point);
     }
     garbage.push_back(std::make_shared<std::deque<Operation>>(std::exchange(stream->queue, {})));
-    stream->entries = 0;
+    stream->places = 0;
     if (const auto capture = stream->capture) discard(capture, garbage);
   }
 }
@@ -229,7 +229,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
     operation.point->position = stream->enqueued + 1;
   }
   const std::size_t leaving = operation.kind == Operation::Kind::free ? operation.bytes : 0;
-  const bool ends_entry = operation.ends_entry;
+  const std::size_t places = operation.places;
   stream->queue.push_back(std::move(operation));
   try {
     schedule(stream);
@@ -239,7 +239,7 @@ void enqueue(const StreamPtr& stream, Operation operation) {
   }
   ++stream->enqueued;
   stream->leaving_bytes += leaving;
-  if (ends_entry) ++stream->entries;
+  stream->places += places;
 }
 
 void schedule(const StreamPtr& stream) {
@@ -275,7 +275,7 @@ bool run_one(Lock& lock, const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   Operation operation = std::move(stream->queue.front());
   stream->queue.pop_front();
-  if (operation.ends_entry) --stream->entries;
+  stream->places -= operation.places;
   stream->running = true;
   stream->current = &operation;
   Garbage garbage;
@@ -331,11 +331,11 @@ void order_default_streams(const StreamPtr& stream) {
     Operation mark;
     mark.kind = Operation::Kind::record;
     mark.point = std::make_shared<Point>();
-    mark.ends_entry = false;
+    mark.places = 0;
     Operation wait;
     wait.kind = Operation::Kind::wait;
     wait.point = mark.point;
-    wait.ends_entry = false;
+    wait.places = 0;
     enqueue(other, std::move(mark));
     enqueue(stream, std::move(wait));
     stream->behind[other->id] = other->enqueued;

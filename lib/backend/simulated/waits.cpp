@@ -39,10 +39,10 @@ bool wait_for_stream(Lock& lock, const StreamPtr& stream, std::uint64_t complete
 bool wait_for_room(Lock& lock, const StreamPtr& stream) {
   SimulatedDevice& device = *stream->device;
   const std::size_t limit = device.queue_limit();
-  if (limit == 0 || stream->entries < limit) return true;
+  if (limit == 0 || stream->places < limit) return true;
   ++device.blocked_callers;
   ++device.callers_at_full_queues;
-  machine().changed.wait(lock, [&] { return device.lost || stream->entries < limit; });
+  machine().changed.wait(lock, [&] { return device.lost || stream->places < limit; });
   --device.callers_at_full_queues;
   --device.blocked_callers;
   machine().changed.notify_all();
