@@ -400,7 +400,7 @@ TEST_CASE("the events of a graph that is gone serve others") {
     until([&] { return rig.calls(SimulatedCall::destroy_graph_exec) > std::size_t(round); });
     if (round == 30) events = rig.sim().live_events();  // some launches may be done and nobody has asked yet
   }
-  CHECK(rig.sim().live_events() <= events + 256);
+  CHECK(rig.sim().live_events() <= events + 512);  // of 4,000: some executables are just being destroyed
 }
 
 TEST_CASE("a launch in a capture is a part of that graph, which answers as a whole or by its own writes") {

@@ -194,7 +194,7 @@ TEST_CASE("device memory whose last owner is a host function is freed, however o
   for (int round = 0; round != 8; ++round) {
     auto memory = std::make_shared<DeviceBuffer<std::byte>>(stream, large);
     rig.settle(stream);
-    CHECK(used_device_bytes(rig, any) >= in_use + large);
+    CHECK(used_device_bytes(rig, any) >= large);  // what others had before may go meanwhile
     in_host_function(rig, stream, [held = std::move(memory)] {});
     until_only(rig, any, in_use);
   }
