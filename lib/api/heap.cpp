@@ -16,6 +16,7 @@
 #include "heap/heap_figures.hpp"
 #include "heap/heap_handle.hpp"
 #include "inspect/report.hpp"
+#include "streams/cross_device.hpp"
 #include "streams/part_blocks.hpp"
 #include "streams/stream_registry.hpp"
 #include "streams/uses.hpp"
@@ -106,7 +107,7 @@ Result<detail::Allocation> PinnedHeap::allocate(std::size_t count, std::size_t e
 namespace {
 
 /// What graphs kept that were dropped comes back when they are destroyed, soon, but where a stream's queue is full.
-void wait_until_tidy(detail::DeviceCore& device, const detail::Deadline& deadline) noexcept {
+void wait_for_tidy(detail::DeviceCore& device, const detail::Deadline& deadline) noexcept {
   if (!deadline && !device.leftovers.empty() && device.begin_tidying()) {  // who waits for ever may do it himself
     device.tidy();
     device.end_tidying();
@@ -116,6 +117,12 @@ void wait_until_tidy(detail::DeviceCore& device, const detail::Deadline& deadlin
     return detail::Status{tidy ? detail::StatusCode::ok : detail::StatusCode::not_ready};
   };
   (void)detail::ask_until(deadline.value_or(std::chrono::steady_clock::time_point::max()), asked);
+}
+
+/// Graphs of another device may have kept it, too.
+void wait_until_tidy(detail::DeviceCore& device, const detail::Deadline& deadline) {
+  wait_for_tidy(device, deadline);
+  for (const auto& other : detail::devices_used_across(device)) wait_for_tidy(*other, deadline);
 }
 
 }  // namespace

@@ -87,6 +87,8 @@ struct DeviceCore {
   /// cannot be done.
   bool begin_tidying() noexcept { return !tidying_.exchange(true, std::memory_order_acquire); }
   void end_tidying() noexcept { tidying_.store(false, std::memory_order_release); }
+  /// A guess.
+  bool is_tidying() const noexcept { return tidying_.load(std::memory_order_relaxed); }
 
   /// The next one of those that wait for their end (end_device() in streams/watcher.hpp); under the watcher's mutex.
   DeviceCore* next_to_end = nullptr;

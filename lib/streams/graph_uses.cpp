@@ -167,8 +167,9 @@ void GraphTable::end(const std::shared_ptr<DeviceCore>& device, GraphHandle grap
   using Kind = Leftovers::Kind;
   const Leftovers::Item gone =
       graph != nullptr ? Leftovers::Item{Kind::graph, graph} : Leftovers::Item{Kind::graph_exec, exec};
-  if (graph != nullptr &&
-      !in_host_function()) {  // waits for nothing, so that what only the graph holds is free at once
+  // Neither a graph nor, when the device is lost, an executable waits for anything: what only they hold is free at
+  // once.
+  if ((graph != nullptr || device->lost()) && !in_host_function()) {
     if (const Status status = device->leftovers.destroy(gone); !status.ok() && !device->lost())
       device->keep_error(status, "~Graph", "destroying it");
     return;

@@ -89,7 +89,9 @@ void Timeline::close() noexcept {
 /// Closed, and the last call has left: a later one finds it closed, but may come here again.
 void Timeline::destroy_native() noexcept {
   if (kind_ != Kind::own || destroyed_.exchange(true, std::memory_order_relaxed)) return;
-  device_->leftovers.add(Leftovers::Kind::stream, native_);
+  const Leftovers::Item gone{Leftovers::Kind::stream, native_};
+  if (device_->lost() && !in_host_function()) return void(device_->leftovers.destroy(gone));  // nothing waits any more
+  device_->leftovers.add(gone.kind, gone.handle);
   tidy_up(device_);
 }
 
@@ -125,7 +127,7 @@ Status Timeline::take_ticket(Ticket** ticket, bool timed) noexcept {
     delete made;
     return status;
   }
-  if (is_low) tidy_up(device_);
+  if (is_low && !device_->is_tidying()) tidy_up(device_);
   *ticket = made;
   return {};
 }

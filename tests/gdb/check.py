@@ -33,6 +33,16 @@ STOPS = [
 ]
 
 
+def run(command):
+    # gdb has been seen to stand still, once in twenty runs on a busy machine, where threads of the program's end.
+    for patience in (30, 60):
+        try:
+            return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patience).stdout
+        except subprocess.TimeoutExpired:
+            pass
+    sys.exit("gdb does not end")
+
+
 def main():
     printers, program = sys.argv[1:]
     gdb = shutil.which("gdb")
@@ -44,9 +54,7 @@ def main():
     for number, stop in enumerate(STOPS):
         commands += ["up"] + [command for name in stop
                               for command in (f"echo \\n{number} {name}: ", f"output {name}")] + ["echo \\n", "continue"]
-    result = subprocess.run([gdb, "-nx", "-batch"] + [word for command in commands for word in ("-ex", command)] + [program],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = result.stdout
+    said = run([gdb, "-nx", "-batch"] + [word for command in commands for word in ("-ex", command)] + [program])
     if re.search(r"ptrace: |Cannot create process|not permitted", said):
         print("gdb cannot run programs here: skipped")
         sys.exit(77)

@@ -168,23 +168,25 @@ TEST_CASE("a host function that no device takes is gone at once, in a capture an
 
 TEST_CASE("where the device does not say whether a capture has taken the work, the memory is taken to be in both") {
   const auto keeps = [](bool begins) {
-    Scene scene;
+    const Scene scene;
     const Rig& rig = scene.rig;
     if (!begins) scene.begin();
-    detail::GraphHandle ended = nullptr;
-    rig.sim().before_call(SimulatedCall::copy, [&] { begins ? scene.begin() : void(ended = scene.end()); });
+    detail::GraphHandle graph = nullptr;
     int refusals = 0;
     const std::function<void()> refuse = [&] {
       rig.sim().fail_call(SimulatedCall::capture_info, 1);
       if (++refusals != 3) rig.sim().before_call(SimulatedCall::capture_info, refuse);
     };
-    rig.sim().after_call(SimulatedCall::copy, [&] { rig.sim().before_call(SimulatedCall::capture_info, refuse); });
-    rig.heap.make_buffer<std::byte>(bytes, std::byte{7}).async_to_device(scene.stream, scene.memory->span());
+    rig.heap.make_buffer<std::byte>(bytes).use_on(scene.stream, Access::device_reads,
+                                                  [&](const std::byte*, NativeStream) {
+                                                    begins ? scene.begin() : void(graph = scene.end());
+                                                    rig.sim().before_call(SimulatedCall::capture_info, refuse);
+                                                  });
     CHECK(refusals > 1);
     rig.sim().before_call(SimulatedCall::capture_info, nullptr);
     rig.sim().fail_call(SimulatedCall::capture_info, 0);
-    if (begins) ended = scene.end();
-    scene.drop(ended);
+    if (begins) graph = scene.end();
+    scene.drop(graph);
     (void)rig.heap.collect();
     CHECK(!rig.all_free());
     rig.settle(scene.stream);

@@ -47,6 +47,7 @@ TEST_CASE(
       }
     };
     rounds(1'000);
+    rig.until_tidy();
     const auto objects = live_allocations();
     const auto events = rig.sim().live_events();
     auto before = calls(rig);
@@ -56,6 +57,7 @@ TEST_CASE(
     before = calls(rig);
     rounds(1'000);
     CHECK(calls(rig) - before <= early + early / 10);
+    rig.until_tidy();
     CHECK(rig.sim().live_events() <= events + 64);
     CHECK(live_allocations() <= objects + 1'000);
     CHECK(std::ranges::count_if(timelines, [](const auto& timeline) { return !timeline.expired(); }) <= 16);
@@ -75,8 +77,10 @@ TEST_CASE("streams that have ended leave nothing behind, however many there were
     }
   };
   rounds(500);
+  rig.until_tidy();
   const auto objects = live_allocations();
   rounds(5'000);
+  rig.until_tidy();
   CHECK(live_allocations() <= objects + 500);
 }
 

@@ -319,7 +319,7 @@ TEST_CASE("one arena's function makes another arena grow whose function wants th
   CHECK(has(text, "must not make their own arena grow"));
 }
 
-TEST_CASE("a forked child tells nobody of its parent's regions") {
+TEST_CASE("a forked child tells nobody of its parent's regions" * doctest::skip(THOLE_TEST_SANITIZED)) {
   const Device device = stepped();
   Registry registry;
   Watched watched(registry);
