@@ -193,6 +193,7 @@ TEST_CASE("a stream whose own queue is full, and what was made on it, are droppe
       const auto limit = std::size_t{200};
       while (rig.sim().pending(*stuck) < limit) buffer->async_to_device(*stuck, more->span());
     }
+    errc_text_of(buffer->try_borrow_mut(), Errc::in_flight);  // asks, and gives the stream nothing
     memory.reset();
     buffer.reset();
     stuck.reset();
