@@ -9,6 +9,7 @@
 
 #include "api/handle_access.hpp"
 #include "backend/ask_until.hpp"
+#include "base/host_function.hpp"
 #include "base/trace_log.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "heap/allocate.hpp"
@@ -108,11 +109,12 @@ namespace {
 
 /// What graphs kept that were dropped comes back when they are destroyed, soon, but where a stream's queue is full.
 void wait_for_tidy(detail::DeviceCore& device, const detail::Deadline& deadline) noexcept {
-  if (!deadline && !device.leftovers.empty() && device.begin_tidying()) {  // who waits for ever may do it himself
-    device.tidy();
-    device.end_tidying();
-  }
   const auto asked = [&] {
+    // Who waits for ever may do it himself; and again, since what comes meanwhile is left to him.
+    if (!deadline && !detail::in_host_function() && !device.leftovers.empty() && device.begin_tidying()) {
+      device.tidy();
+      device.end_tidying();
+    }
     const bool tidy = device.leftovers.empty() || device.lost();
     return detail::Status{tidy ? detail::StatusCode::ok : detail::StatusCode::not_ready};
   };

@@ -180,6 +180,13 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   auto work = detail::unwrap(HandleAccess::begin_work(*this, call));
   work.expect_long_work();
   detail::HostFunction* const kept = detail::keep_host_function(std::move(function));
+  struct Hold {  // it may have run, and its graph be gone, before this call ends
+    detail::HostFunction* function;
+    explicit Hold(detail::HostFunction* f) noexcept : function(f) { detail::keep_in_graph(f); }
+    ~Hold() { detail::release_from_graph(function); }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+  } const hold(kept);
   Status status = work.capturing() ? keep_in_graph(work, work.graph(), kept) : Status{};
   if (status.ok()) status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
   if (!status.ok()) {

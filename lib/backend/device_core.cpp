@@ -81,7 +81,7 @@ void DeviceCore::tidy() noexcept {
     keep_error(status, object, "destroying it");
   }
   leftovers.done();
-  if (events.is_low()) events.refill();
+  if (!lost() && events.is_low()) events.refill();
 }
 
 void DeviceCore::note_lost(Status status) noexcept {

@@ -72,7 +72,7 @@ struct DeviceCore {
   std::optional<Error> take_error() noexcept;
 
   /// Shared by who begins a capture in a stream of thole's; alone, by who gives the device what would invalidate it.
-  /// Never held across a wait for the device.
+  /// Never held across a wait for the device, but where the driver is older than CUDA 12.5 (record_device).
   std::shared_mutex captures_begin;
 
   /// True once a stream of this device has used memory of another device's arena. Who collects for that arena must then
@@ -82,7 +82,7 @@ struct DeviceCore {
   std::atomic<bool> watched{false};
   /// Destroys what is left, and makes events ahead. May block as long as a stream is stuck.
   void tidy() noexcept;
-  bool is_untidy() const noexcept { return !lost() && (!leftovers.empty() || events.is_low()); }
+  bool is_untidy() const noexcept { return !leftovers.empty() || (!lost() && events.is_low()); }
   /// True: the caller is the one who sees to it that tidy() is called, and calls end_tidying() then, or where that
   /// cannot be done.
   bool begin_tidying() noexcept { return !tidying_.exchange(true, std::memory_order_acquire); }

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <thread>
 
 #include "base/immortal.hpp"
 
@@ -44,6 +45,10 @@ void end_background_calls(std::chrono::milliseconds at_most) noexcept {
   std::unique_lock lock(self.mutex);
   self.ended = true;
   self.none.wait_for(lock, at_most, [&] { return self.going_on == 0; });
+}
+
+void stand_still() noexcept {
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 BackgroundCalls::BackgroundCalls() noexcept : allowed_(begin_calls()) {}

@@ -15,6 +15,10 @@ void end_background_calls_at_exit() noexcept;
 /// event may wait for a kernel that never ends.
 void end_background_calls(std::chrono::milliseconds at_most) noexcept;
 
+/// For a thread of the library's own that may make no calls any more: it keeps what it holds, whose end would be a
+/// call, and goes no further; the process ends it.
+[[noreturn]] void stand_still() noexcept;
+
 /// A stretch in which a thread of the library's own calls a backend.
 class BackgroundCalls {
  public:

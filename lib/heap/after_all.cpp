@@ -33,6 +33,7 @@ bool is_capturing(DeviceCore& device) noexcept {
 /// which would invalidate it; one that begins later does no harm.
 Status record_all(DeviceCore& device, EventHandle event) noexcept {
   const std::unique_lock lock(device.captures_begin);
+  const CaptureGuard guard(*device.backend);  // where the driver is old, and waits
   return is_capturing(device) ? Status{StatusCode::capture} : device.note(device.backend->record_device(event));
 }
 

@@ -167,8 +167,8 @@ bool unpin_all_kept() noexcept {
       for (const PinnedPool* pool : pools().all)
         if (pool->kept != 0 && (backend = pool->backend.lock()) != nullptr) break;
     }
-    if (backend == nullptr) return any;
-    any = unpin_kept(*backend) != 0 || any;
+    if (backend == nullptr || unpin_kept(*backend) == 0) return any;  // nothing is left, or it is refused
+    any = true;
   }
 }
 

@@ -78,15 +78,17 @@ class Watcher {
     if (!device->is_untidy() || !device->begin_tidying()) return;
     try {
       background_thread([held = device]() mutable {
-        do {
-          {
-            const BackgroundCalls calls;
-            if (calls) held->tidy();
+        for (;;) {
+          const BackgroundCalls calls;
+          if (!calls) {
+            held->end_tidying();  // the program's own threads may still want to
+            stand_still();
           }
+          held->tidy();
           held->end_tidying();
-        } while (!held->leftovers.empty() && held->begin_tidying());  // what came meanwhile found this thread at work
-        const BackgroundCalls calls;  // this may end the device, and the end of the process waits for that, too
-        held.reset();
+          // What came meanwhile found this thread at work.
+          if (held->leftovers.empty() || !held->begin_tidying()) return held.reset();  // may end it: inside of `calls`
+        }
       }).detach();
     } catch (...) {
       device->end_tidying();
@@ -119,7 +121,7 @@ class Watcher {
       auto tidying = std::exchange(to_tidy_, {});
       lock.unlock();
       const BackgroundCalls calls;  // while it looks, not while it sleeps: the end of the process waits for it
-      if (!calls) return;
+      if (!calls) stand_still();
       while (ending != nullptr) delete std::exchange(ending, ending->next_to_end);
       for (const auto& device : tidying) tidy_apart(device);
       tidying.clear();

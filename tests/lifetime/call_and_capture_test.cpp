@@ -154,6 +154,22 @@ TEST_CASE("a host function whose capture ends in the middle of its call runs onc
   until([&] { return alive.use_count() == 1; });
 }
 
+TEST_CASE("a host function that has run before its call ends, and a capture that has begun since, let go of it once") {
+  const Scene scene;
+  const Rig& rig = scene.rig;
+  auto alive = std::make_shared<int>(0);
+  int runs = 0;
+  rig.sim().after_call(SimulatedCall::host_function, [&] {
+    rig.sim().run_all();
+    scene.begin();
+  });
+  scene.stream.launch_host_function([&runs, alive] { ++runs; });
+  CHECK(runs == 1);
+  scene.drop(scene.end());
+  CHECK(runs == 1);
+  CHECK(alive.use_count() == 1);
+}
+
 TEST_CASE("a host function that no device takes is gone at once, in a capture and outside") {
   for (const bool captures : {false, true}) {
     const Scene scene;
