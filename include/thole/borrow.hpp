@@ -73,8 +73,8 @@ class [[nodiscard]] BasicBorrow {
   T* data() const noexcept THOLE_LIFETIMEBOUND { return span_.data(); }
   std::size_t size() const noexcept { return span_.size(); }
   bool empty() const noexcept { return span_.empty(); }
-  T* begin() const noexcept THOLE_LIFETIMEBOUND { return span_.data(); }
-  T* end() const noexcept THOLE_LIFETIMEBOUND { return span_.data() + span_.size(); }
+  [[nodiscard]] T* begin() const noexcept THOLE_LIFETIMEBOUND { return span_.data(); }
+  [[nodiscard]] T* end() const noexcept THOLE_LIFETIMEBOUND { return span_.data() + span_.size(); }
   /// Bounds are checked in every build: throws `Error` with `Errc::invalid_argument`, as `at()` does.
   T& operator[](std::size_t index) const THOLE_LIFETIMEBOUND {
     if (index >= span_.size()) [[unlikely]]

@@ -11,6 +11,7 @@
 #include <gsl/span>
 
 #include <thole/borrow.hpp>
+#include <thole/detail/kept.hpp>
 #include <thole/detail/parts.hpp>
 #include <thole/detail/returning.hpp>
 #include <thole/detail/std_parts.hpp>
@@ -299,7 +300,7 @@ class [[nodiscard]] PinnedBuffer {
     const detail::PartBlocks blocks(sizes.size());
     std::vector<PinnedBuffer> parts;
     if (blocks.list == nullptr || !detail::try_resize(parts, sizes.size()))
-      return tl::unexpected(detail::no_memory_for_parts(call));
+      return tl::unexpected(detail::no_system_memory(call));
     if (auto split = split_into(sizes.data(), sizes.size(), blocks.list, parts.data(), call); !split)
       return tl::unexpected(std::move(split.error()));
     return parts;
@@ -349,7 +350,6 @@ class [[nodiscard]] PinnedBuffer {
   template <bool Writes, class Call>
   Result<void> run_use(const StreamRef& stream, Call& call, const void** place) const {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::use_on", "the buffer"));
-    if (block_ == nullptr) return call(stream.native()), Result<void>();
     return detail::use_on(
         block_, stream, Writes, [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); },
         &call, place);
@@ -428,7 +428,7 @@ class [[nodiscard]] PinnedBuffer {
 template <class T>
 [[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) noexcept {
   const detail::PartBlocks blocks(parts.size());
-  if (blocks.list == nullptr) return tl::unexpected(detail::no_memory_for_parts("join"));
+  if (blocks.list == nullptr) return tl::unexpected(detail::no_system_memory("join"));
   return PinnedBuffer<T>::join_all(parts.size(), blocks.list,
                                    [&](std::size_t i) -> PinnedBuffer<T>& { return parts[i]; });
 }

@@ -4,7 +4,7 @@
 
 #if !__has_include(<cuda_runtime_api.h>)
 #error "<thole/cuda.hpp> needs the CUDA toolkit's cuda_runtime_api.h on the include path"
-#endif
+#else
 #include <cuda_runtime_api.h>
 
 #include <thole/device.hpp>
@@ -27,3 +27,4 @@ inline StreamRef from_native(const Device& device, cudaStream_t stream) {
 inline cudaStream_t native(const StreamRef& stream) { return stream.native(); }
 
 }  // namespace thole::inline v0_1
+#endif

@@ -10,6 +10,7 @@
 #include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
+#include <thole/source_location.hpp>
 #include <thole/stream.hpp>
 
 namespace thole::inline v0_1 {
@@ -186,17 +187,20 @@ class [[nodiscard]] DeviceBuffer {
 
   /// A new pinned buffer from `heap` that the stream fills with a copy of this one; returns at once. The stream is
   /// ordered after the copy that filled this buffer. Throws `Error`: `out_of_memory`, `device_lost`, `moved_from`.
-  PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap) const;
+  PinnedBuffer<T> async_to_host(const StreamRef& stream, const PinnedHeap& heap,
+                                SourceLocation location = THOLE_HERE) const;
   /// As `async_to_host`, without throwing.
-  [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream,
-                                                          const PinnedHeap& heap) const noexcept;
+  [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host(const StreamRef& stream, const PinnedHeap& heap,
+                                                          SourceLocation location = THOLE_HERE) const noexcept;
   /// As `async_to_host`, but where pinned memory is short it waits for some so long at most, as
-  /// `PinnedHeap::make_buffer_for` does: `Errc::timed_out`.
-  PinnedBuffer<T> async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
-                                    std::chrono::nanoseconds timeout) const;
+  /// `PinnedHeap::make_buffer_for` does: `Errc::timed_out`. The time is that of the wait for memory: where the stream's
+  /// queue is full, enqueueing the copy waits as CUDA does.
+  PinnedBuffer<T> async_to_host_for(const StreamRef& stream, const PinnedHeap& heap, std::chrono::nanoseconds timeout,
+                                    SourceLocation location = THOLE_HERE) const;
   /// As `async_to_host_for`, without throwing.
   [[nodiscard]] Result<PinnedBuffer<T>> try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
-                                                              std::chrono::nanoseconds timeout) const noexcept;
+                                                              std::chrono::nanoseconds timeout,
+                                                              SourceLocation location = THOLE_HERE) const noexcept;
 
  private:
   friend class PinnedBuffer<T>;

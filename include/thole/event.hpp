@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/kept.hpp>
 #include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
@@ -50,8 +51,11 @@ class [[nodiscard]] THOLE_EXPORT Event {
   /// As `on_ready`, without throwing.
   template <class F>
   [[nodiscard]] Result<void> try_on_ready(F&& f) const {
-    auto shared = std::make_shared<std::decay_t<F>>(std::forward<F>(f));  // std::function wants what can be copied
-    return call_when_ready([shared](Result<void> result) { (*shared)(std::move(result)); });
+    auto shared = detail::try_make_shared<std::decay_t<F>>(std::forward<F>(f));
+    if (shared == nullptr) return tl::unexpected(detail::no_system_memory("Event::on_ready"));
+    return call_when_ready(std::move(shared), [](void* kept, Result<void> result) {
+      (*static_cast<std::decay_t<F>*>(kept))(std::move(result));
+    });
   }
   /// The device's time from `start` to this point; both were recorded with `{.timing = true}` and are done. On a GPU to
   /// about half a microsecond, on a simulated device by its own clock. Never waits. Throws `Error`: `in_flight` where
@@ -64,7 +68,7 @@ class [[nodiscard]] THOLE_EXPORT Event {
   friend class StreamRef;
   friend struct detail::HandleAccess;
   Event() = default;
-  Result<void> call_when_ready(std::function<void(Result<void>)> f) const noexcept;
+  Result<void> call_when_ready(std::shared_ptr<void> f, void (*run)(void*, Result<void>)) const noexcept;
   std::shared_ptr<detail::Timeline> timeline_;
   detail::Ticket* ticket_ = nullptr;
 };

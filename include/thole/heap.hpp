@@ -268,26 +268,28 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
 };
 
 template <class T>
-PinnedBuffer<T> DeviceBuffer<T>::async_to_host(const StreamRef& stream, const PinnedHeap& heap) const {
-  return detail::unwrap(try_async_to_host(stream, heap));
+PinnedBuffer<T> DeviceBuffer<T>::async_to_host(const StreamRef& stream, const PinnedHeap& heap,
+                                               SourceLocation location) const {
+  return detail::unwrap(try_async_to_host(stream, heap, location));
 }
 
 template <class T>
-Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host(const StreamRef& stream,
-                                                           const PinnedHeap& heap) const noexcept {
-  return fill(stream, [&] { return heap.try_make_buffer<T>(size_); });
+Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host(const StreamRef& stream, const PinnedHeap& heap,
+                                                           SourceLocation location) const noexcept {
+  return fill(stream, [&] { return heap.try_make_buffer<T>(size_, location); });
 }
 
 template <class T>
 PinnedBuffer<T> DeviceBuffer<T>::async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
-                                                   std::chrono::nanoseconds timeout) const {
-  return detail::unwrap(try_async_to_host_for(stream, heap, timeout));
+                                                   std::chrono::nanoseconds timeout, SourceLocation location) const {
+  return detail::unwrap(try_async_to_host_for(stream, heap, timeout, location));
 }
 
 template <class T>
 Result<PinnedBuffer<T>> DeviceBuffer<T>::try_async_to_host_for(const StreamRef& stream, const PinnedHeap& heap,
-                                                               std::chrono::nanoseconds timeout) const noexcept {
-  return fill(stream, [&] { return heap.try_make_buffer_for<T>(size_, timeout); });
+                                                               std::chrono::nanoseconds timeout,
+                                                               SourceLocation location) const noexcept {
+  return fill(stream, [&] { return heap.try_make_buffer_for<T>(size_, timeout, location); });
 }
 
 template <class T>

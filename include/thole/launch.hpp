@@ -16,6 +16,7 @@
 
 #include <gsl/span>
 
+#include <thole/detail/kept.hpp>
 #include <thole/detail/listed_use.hpp>
 #include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
@@ -66,9 +67,10 @@ struct LaunchCall<std::tuple<Arguments...>, std::index_sequence<I...>> {
     if (!on_cpu) return tl::unexpected(on_cpu.error());
     if (*on_cpu) {
       const auto kernel =
-          std::make_shared<OnCpu>(OnCpu{std::forward<std::tuple_element_t<sizeof...(I) + 1, std::tuple<Arguments...>>>(
-                                            std::get<sizeof...(I) + 1>(arguments)),
-                                        {std::get<I>(arguments).use.bytes / sizeof(Element<I>)...}});
+          try_make_shared<OnCpu>(OnCpu{std::forward<std::tuple_element_t<sizeof...(I) + 1, std::tuple<Arguments...>>>(
+                                           std::get<sizeof...(I) + 1>(arguments)),
+                                       {std::get<I>(arguments).use.bytes / sizeof(Element<I>)...}});
+      if (kernel == nullptr) return tl::unexpected(no_system_memory(call));
       return launch_on_cpu(stream, uses, sizeof...(I), {kernel, &OnCpu::run}, call);
     }
     const void* places[sizeof...(I)] = {};
@@ -81,6 +83,37 @@ struct LaunchCall<std::tuple<Arguments...>, std::index_sequence<I...>> {
         [](void* context, NativeStream native) { (*static_cast<decltype(gpu)*>(context))(native); }, &gpu, places);
   }
 };
+/// What a call of launch() is given, looked at before anything else is made of it: its mistakes have words.
+template <class... Arguments>
+struct LaunchCheck {
+  static constexpr std::size_t count = sizeof...(Arguments);
+  template <std::size_t I>
+  using Given = std::tuple_element_t<I, std::tuple<Arguments...>>;
+  template <std::size_t I>
+  using Pointer = decltype(std::remove_cvref_t<Given<I>>::pointer);
+
+  template <std::size_t... I>
+  static constexpr bool check(std::index_sequence<I...>) {
+    constexpr bool all_listed = (is_listed<std::remove_cvref_t<Given<I>>> && ...);
+    static_assert(all_listed,
+                  "launch: all but the last two arguments, gpu_f and cpu_f, are thole::reads(x) or thole::writes(x)");
+    if constexpr (all_listed) {
+      static_assert(std::is_invocable_v<Given<count - 2>, Pointer<I>..., NativeStream>,
+                    "launch: gpu_f, the last but one, takes (const A*, B*, ..., NativeStream), a pointer for each use");
+      static_assert(std::is_invocable_v<Given<count - 1>, gsl::span<std::remove_pointer_t<Pointer<I>>>...>,
+                    "launch: cpu_f, the last, takes (gsl::span<const A>, gsl::span<B>, ...), a span for each use");
+      return std::is_invocable_v<Given<count - 2>, Pointer<I>..., NativeStream> &&
+             std::is_invocable_v<Given<count - 1>, gsl::span<std::remove_pointer_t<Pointer<I>>>...>;
+    }
+    return false;
+  }
+  static constexpr bool fits() {
+    static_assert(count > 2, "launch(stream, reads(a), writes(b), ..., gpu_f, cpu_f)");
+    if constexpr (count > 2) return check(std::make_index_sequence<count - 2>());
+    return false;
+  }
+};
+
 template <class... Arguments>
 using LaunchCallOf = LaunchCall<std::tuple<Arguments&&...>, std::make_index_sequence<sizeof...(Arguments) - 2>>;
 
@@ -100,15 +133,17 @@ using LaunchCallOf = LaunchCall<std::tuple<Arguments&&...>, std::make_index_sequ
 /// Thread safety: as that of const members of what is read, and of other members of what is written.
 template <class... Arguments>
 void launch(const StreamRef& stream, Arguments&&... arguments) {
-  static_assert(sizeof...(Arguments) > 2, "launch(stream, reads(a), writes(b), ..., gpu_f, cpu_f)");
-  detail::unwrap(detail::LaunchCallOf<Arguments...>::run(stream, {std::forward<Arguments>(arguments)...}));
+  if constexpr (detail::LaunchCheck<Arguments&&...>::fits())
+    detail::unwrap(detail::LaunchCallOf<Arguments...>::run(stream, {std::forward<Arguments>(arguments)...}));
 }
 
 /// As `launch`, but returns thole's own error instead of throwing it.
 template <class... Arguments>
 [[nodiscard]] Result<void> try_launch(const StreamRef& stream, Arguments&&... arguments) {
-  static_assert(sizeof...(Arguments) > 2, "try_launch(stream, reads(a), writes(b), ..., gpu_f, cpu_f)");
-  return detail::LaunchCallOf<Arguments...>::run(stream, {std::forward<Arguments>(arguments)...});
+  if constexpr (detail::LaunchCheck<Arguments&&...>::fits())
+    return detail::LaunchCallOf<Arguments...>::run(stream, {std::forward<Arguments>(arguments)...});
+  else
+    return {};  // it does not compile
 }
 
 }  // namespace thole::inline v0_1

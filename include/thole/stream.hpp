@@ -27,8 +27,8 @@ THOLE_EXPORT Result<StreamRef> stream_from_native(const Device& device, void* na
 /// What an event is recorded with.
 /// Thread safety: plain data.
 struct EventOptions {
-  /// `Event::elapsed_since` may be asked. Such an event is made for the call and destroyed with the `Event`: 0.5 us
-  /// more than one from the pool.
+  /// `Event::elapsed_since` may be asked. Such events are kept apart and used again: the first ones of a device are
+  /// made for the call, which costs 0.5 us more, and may wait beside a full queue.
   bool timing = false;
 };
 
@@ -54,7 +54,8 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   /// Blocks until everything enqueued so far is done, then recycles what that frees. Throws `Error`: `device_lost`,
   /// `capturing` while the stream captures. CUDA: "Stream Management", cudaStreamSynchronize.
   void synchronize() const;
-  /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it.
+  /// As `synchronize()`, at most so long: `Errc::timed_out`. Returns the error instead of throwing it. It enqueues an
+  /// event: where raw work of the program's alone has filled the stream's queue, that waits as CUDA does.
   [[nodiscard]] Result<void> synchronize_for(std::chrono::nanoseconds timeout) const noexcept;
   /// The point after all work enqueued so far. While the stream is captured the event belongs to the capture: another
   /// stream that waits for it takes part in the capture from then on, and nothing else can be asked of it. Throws

@@ -6,14 +6,10 @@ namespace thole::inline v0_1::detail {
 
 std::string bytes_of(const Block& block) { return std::to_string(block.asked_bytes) + " bytes"; }
 
-namespace {
-
 std::string place_of(const Block& block) {
   const auto where = block.made_at.load(std::memory_order_relaxed);
   return std::string(where.file_name()) + ':' + std::to_string(where.line());
 }
-
-}  // namespace
 
 Error borrowed_error(const Block& block, const char* call, bool writes) {
   const auto borrows = block.holders.borrows();
@@ -22,7 +18,8 @@ Error borrowed_error(const Block& block, const char* call, bool writes) {
     std::string text(call);
     text += ": the buffer of " + bytes_of(block) + " that was made at " + place_of(block) + " has ";
     text += exclusive ? "a live BorrowMut" : std::to_string(borrows) + " live Borrow" + (borrows == 1 ? "" : "s");
-    text += writes ? "; this call writes and needs that there is none" : "; this call reads and may only meet Borrows";
+    text += writes ? "; this call writes and needs that there is none: end it first"
+                   : "; this call reads and may only meet Borrows: end it first";
     return text;
   });
 }

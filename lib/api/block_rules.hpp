@@ -20,6 +20,8 @@ inline DeviceCore& device_of(const Block& block) noexcept {
 }
 /// Its size, for an error's text.
 std::string bytes_of(const Block& block);
+/// Where the program made it.
+std::string place_of(const Block& block);
 
 /// The Error of a call that the CPU's borrows forbid. `writes`: the call does.
 Error borrowed_error(const Block& block, const char* call, bool writes);

@@ -2,11 +2,14 @@
 
 #include <string>
 
+#include <thole/detail/listed_use.hpp>
+
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
 #include "api/held_uses.hpp"
 #include "base/bytes.hpp"
 #include "base/deadline.hpp"
+#include "base/host_function.hpp"
 #include "blocks/block.hpp"
 #include "streams/device_allocation.hpp"
 #include "streams/device_block.hpp"
@@ -75,6 +78,7 @@ Result<void> start_borrow(Block& block, const char* call, std::chrono::nanosecon
     if (any_open(block.uses, against)) [[unlikely]] {
       // Before any waiting: a mistake is told at once.
       if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
+      if (Waits != Waiting::never && !deadline && in_host_function()) return tl::unexpected(host_function_error(call));
       const Status status = Waits == Waiting::never ? query(block.uses, against) : wait(block.uses, against, deadline);
       if (Waits == Waiting::for_a_time && status.code == StatusCode::not_ready)
         return tl::unexpected(timed_out_error(block, call));
@@ -195,7 +199,10 @@ Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanosecon
                            const char* call) noexcept {
   const Block& block = of(head);
   if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
-  const Status status = wait(block.uses, Against::everything, timeout ? end_of_wait(*timeout) : std::nullopt);
+  const Deadline deadline = timeout ? end_of_wait(*timeout) : std::nullopt;
+  if (!deadline && in_host_function() && any_open(block.uses, Against::everything))
+    return tl::unexpected(host_function_error(call));
+  const Status status = wait(block.uses, Against::everything, deadline);
   if (status.ok()) return {};
   if (timeout && status.code == StatusCode::not_ready) return tl::unexpected(timed_out_error(block, call));
   return tl::unexpected(unfinished_error(block, status, call, true));
@@ -229,7 +236,7 @@ Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes
   if (!made) return made;
   if (auto copied = enqueue(*work, {block, 0, bytes, CopyKind::host_to_device}, (*made)->data); !copied) {
     work->cancel();  // before the record is used again
-    drop_device_block(*made);
+    drop_device_block_handle(*made);
     return tl::unexpected(std::move(copied.error()));
   }
   return made;
@@ -238,6 +245,7 @@ Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes
 Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void (*run)(void*, thole::NativeStream),
                     void* context, const void** place) {
   constexpr const char* call = "PinnedBuffer::use_on";
+  if (head == nullptr) return run_uses(stream, nullptr, 0, call, run, context);
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
@@ -252,6 +260,7 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
     if (const Status status = work->backend().device_address(*place, place); !status.ok())
       return tl::unexpected(work->error(status, "asking where the device finds the buffer"));
   work->expect_long_work();
+  work->be_of_any_size();
   struct Enqueued {
     Submission& work;
     std::size_t bytes;

@@ -35,6 +35,8 @@ Result<void> wait(detail::Timeline* timeline, detail::Ticket* ticket, const deta
                   const char* call) noexcept {
   if (ticket == nullptr) return moved_from(call);
   if (timeline->device()->lost()) return tl::unexpected(timeline->device()->lost_error(call));
+  if (!deadline && detail::in_host_function() && !timeline->query(ticket).ok())
+    return tl::unexpected(detail::host_function_error(call));
   const Status status = timeline->wait(ticket, deadline);
   if (status.code == StatusCode::not_ready)
     return tl::unexpected(
@@ -81,17 +83,16 @@ Result<void> Event::wait_for(std::chrono::nanoseconds timeout) const noexcept {
   return wait(timeline_.get(), ticket_, detail::end_of_wait(timeout), "Event::wait_for");
 }
 
-Result<void> Event::call_when_ready(std::function<void(Result<void>)> f) const noexcept try {
+Result<void> Event::call_when_ready(std::shared_ptr<void> f, void (*run)(void*, Result<void>)) const noexcept try {
   constexpr const char* call = "Event::on_ready";
   if (ticket_ == nullptr) return moved_from(call);
   const auto device = timeline_->device();
   if (device->of_another_process()) return tl::unexpected(device->lost_error(call));
   detail::notify(timeline_, ticket_,
-                 [device, f = std::move(f)](Status status) { f(result_of(*device, status, call)); });
+                 [device, f = std::move(f), run](Status status) { run(f.get(), result_of(*device, status, call)); });
   return {};
 } catch (const std::exception&) {  // no memory, or no thread
-  return tl::unexpected(
-      Error::make(Errc::out_of_memory, [] { return std::string("Event::on_ready: the system has no memory"); }));
+  return tl::unexpected(detail::no_system_memory("Event::on_ready"));
 }
 
 std::chrono::nanoseconds Event::elapsed_since(const Event& start) const {

@@ -1,9 +1,15 @@
 #include <thole/graph.hpp>
 
+#include <array>
+#include <cstddef>
+#include <functional>
+#include <mutex>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <thole/detail/kept.hpp>
 
 #include "api/handle_access.hpp"
 #include "api/held_uses.hpp"
@@ -27,14 +33,10 @@ struct LaunchPlan {
 
 namespace {
 
-Error out_of_memory(const char* call) {
-  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
-}
-
 Result<HeldUses::Hold> hold_all(HeldUses& held, const std::vector<Used>& all, const std::shared_ptr<DeviceCore>& device,
                                 const char* call) noexcept {
   using Hold = HeldUses::Hold;
-  if (!held.make_room(all.size())) return tl::unexpected(out_of_memory(call));
+  if (!held.make_room(all.size())) return tl::unexpected(no_system_memory(call));
   for (const Used& used : all) {
     if (used.device_block != nullptr) {
       used.device_block->hold();  // the plan holds it, too
@@ -161,12 +163,24 @@ Device Graph::device() const {
   return HandleAccess::device(core_);
 }
 
+namespace {
+
+/// Held while a graph is instantiated, by who has it. CUDA: "Graph object thread safety": a graph is for one thread at
+/// a time. Some graphs share one.
+std::mutex& instantiating(const void* graph) noexcept {
+  static std::array<std::mutex, 16> locks;
+  return locks[std::hash<const void*>()(graph) / alignof(std::max_align_t) % locks.size()];
+}
+
+}  // namespace
+
 Result<GraphExec> Graph::try_instantiate() const noexcept try {
   constexpr const char* call = "Graph::instantiate";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the graph"));
   if (core_->lost()) return tl::unexpected(core_->lost_error(call));
   auto plan = std::make_shared<detail::LaunchPlan>(uses_);
   detail::GraphExecHandle exec = nullptr;
+  const std::scoped_lock one_at_a_time(instantiating(graph_));
   const detail::CaptureGuard guard(*core_->backend);
   if (const Status status = core_->note(core_->backend->instantiate_graph(graph_, &exec)); !status.ok())
     return tl::unexpected(core_->error(status, call, "instantiating the graph"));
@@ -176,7 +190,7 @@ Result<GraphExec> Graph::try_instantiate() const noexcept try {
   made.plan_ = std::move(plan);
   return made;
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(detail::out_of_memory("Graph::instantiate"));
+  return tl::unexpected(detail::no_system_memory("Graph::instantiate"));
 }
 
 NativeGraph Graph::native() const {
@@ -225,6 +239,7 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
   const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();
   if (auto used = work->use_all(held.data(), held.size(), writes); !used) return used;
   work->expect_long_work();
+  work->be_of_any_size();
   if (const Status status = device->backend->launch_graph(exec_, (*timeline)->native()); !status.ok())
     return tl::unexpected(work->error(status, "launching the graph"));
   work->enqueued(held.bytes(), detail::Submission::Precision::at_once);

@@ -11,10 +11,20 @@
 #include <thole/stream.hpp>
 
 #include "backend/device_core.hpp"
+#include "base/host_function.hpp"
 #include "streams/submission.hpp"
 #include "streams/timeline.hpp"
 
 namespace thole::inline v0_1::detail {
+
+/// The Error of a call that would need the device, or wait for it, in a function that the device has called.
+inline Error host_function_error(const char* call) {
+  return Error::make(Errc::device_error, [&] {
+    return std::string(call) +
+           ": NotPermitted: the device has called the function that this call is in (launch_host_function, or launch's "
+           "function for the CPU), which may neither use the device nor wait for it; Event::on_ready runs what may";
+  });
+}
 
 struct HandleAccess {
   static const std::shared_ptr<DeviceCore>& core(const Device& device) noexcept { return device.core_; }
@@ -49,6 +59,7 @@ struct HandleAccess {
   static Result<Timeline*> live_timeline(const StreamRef& stream, const char* call) noexcept {
     auto found = timeline(stream, call);
     if (found && (*found)->device()->lost()) return tl::unexpected((*found)->device()->lost_error(call));
+    if (found && in_host_function()) return tl::unexpected(host_function_error(call));
     return found;
   }
   /// One piece of work in the stream, from before it is enqueued; fails as timeline().
@@ -56,6 +67,7 @@ struct HandleAccess {
                                        Submission::Of of = Submission::Of::work) noexcept {
     auto found = timeline(stream, call);
     if (!found) return tl::unexpected(std::move(found.error()));
+    if (in_host_function()) return tl::unexpected(host_function_error(call));
     return Submission::begin(**found, call, of);
   }
   /// The raw handle, for whoever only looks at the stream: nothing is recorded. Throws as timeline().

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/host_function.hpp"
 #include "base/spin_lock.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -16,6 +17,7 @@ HoldingCall::~HoldingCall() { innermost = outer_; }
 /// Where a function of the program's stands between, its end may be what the caller keeps it from; and what another
 /// process had in the middle of a call stays there.
 bool HoldingCall::may_wait_for(const DeviceBlock& block, std::uint64_t own_functions) const noexcept {
+  if (in_host_function()) return false;  // the other call may wait for what this one holds up
   for (const HoldingCall* call = outer_; call != nullptr; call = call->outer_)
     if (call->holds(block)) return false;
   return !block.submitting.runs_function(own_functions) && !block.core->of_another_process();

@@ -3,6 +3,8 @@
 #include <new>
 #include <vector>
 
+#include <thole/detail/kept.hpp>
+
 #include "api/handle_access.hpp"
 #include "backend/simulated/backend.hpp"
 
@@ -37,8 +39,7 @@ Result<void> launch_on_cpu(const StreamRef& stream, const ListedUse* listed, std
   if (!status.ok()) return tl::unexpected(device.error(status, call, "enqueueing the function for the CPU"));
   return {};
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(
-      Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; }));
+  return tl::unexpected(no_system_memory(call));
 }
 
 }  // namespace thole::inline v0_1::detail

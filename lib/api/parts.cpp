@@ -4,6 +4,7 @@
 #include <string>
 
 #include <thole/borrow.hpp>
+#include <thole/detail/kept.hpp>
 
 #include "api/block_rules.hpp"
 #include "heap/heap_core.hpp"
@@ -18,12 +19,9 @@ Result<void> check_alone(const Block& block, const char* call) noexcept {
   if (block.holders.only_handle()) return {};
   if (block.holders.borrows() != 0) return tl::unexpected(borrowed_error(block, call, true));
   return tl::unexpected(Error::make(Errc::borrowed, [&] {
-    return std::string(call) + ": a graph or a UseList holds the buffer of " + bytes_of(block);
+    return std::string(call) + ": a graph or a UseList holds the buffer of " + bytes_of(block) + " that was made at " +
+           place_of(block);
   }));
-}
-
-Error out_of_memory(const char* call) {
-  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
 }
 
 void end(Block* block) noexcept {
@@ -43,7 +41,7 @@ Result<void> split_block(BlockHead* head, const std::size_t* sizes, std::size_t 
     if (part != nullptr || sizes[i] == 0) continue;
     while (i-- != 0)
       if (parts[i] != nullptr) end(&of(parts[i]));
-    return tl::unexpected(out_of_memory(call));
+    return tl::unexpected(no_system_memory(call));
   }
   end(&block);
   return {};
@@ -73,7 +71,7 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
     if (blocks[i] != nullptr && blocks[i] != first) copied = copy_uses(of(blocks[i]).uses, *joined);
   if (!copied) {
     if (joined != nullptr) end(joined);
-    return tl::unexpected(out_of_memory(call));
+    return tl::unexpected(no_system_memory(call));
   }
   for (std::size_t i = 0; i != count; ++i)
     if (blocks[i] != nullptr) end(&of(blocks[i]));
@@ -82,8 +80,6 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
 
 PartBlocks::PartBlocks(std::size_t count) noexcept : list(new (std::nothrow) BlockHead* [count] {}) {}
 PartBlocks::~PartBlocks() { delete[] list; }
-
-Error no_memory_for_parts(const char* call) noexcept { return out_of_memory(call); }
 
 void* block_data(const BlockHead* block) noexcept {
   return block != nullptr ? static_cast<const Block*>(block)->data : nullptr;

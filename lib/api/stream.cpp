@@ -18,10 +18,6 @@ namespace thole::inline v0_1 {
 namespace detail {
 namespace {
 
-Error out_of_memory(const char* call) {
-  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
-}
-
 tl::unexpected<Error> capturing_error(const char* call, const char* why) {
   return tl::unexpected(Error::make(Errc::capturing, [&] { return std::string(call) + ": " + why; }));
 }
@@ -57,7 +53,7 @@ Result<StreamRef> stream_from_native(const Device& device, void* native) noexcep
     return tl::unexpected(core->error(status, call, "asking for the stream's number"));
   return HandleAccess::view(core->streams->of(core, native, id, kind));
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(out_of_memory("from_native"));
+  return tl::unexpected(no_system_memory("from_native"));
 }
 
 }  // namespace detail
@@ -83,11 +79,25 @@ void StreamRef::synchronize() const {
 }
 
 Result<void> StreamRef::synchronize_for(std::chrono::nanoseconds timeout) const noexcept {
-  auto end = try_record();
-  if (!end) return tl::unexpected(std::move(end.error()));
-  auto waited = end->wait_for(timeout);
-  if (waited) detail::collect_stream(*timeline_);
-  return waited;
+  constexpr const char* call = "Stream::synchronize_for";
+  auto timeline = HandleAccess::live_timeline(*this, call);
+  if (!timeline) return tl::unexpected(std::move(timeline.error()));
+  const auto deadline = detail::end_of_wait(timeout);
+  // An event could have to wait for room in a full queue, and that wait has no end.
+  Status status = (*timeline)->wait_for_room(deadline);
+  if (status.ok()) {
+    auto end = try_record();
+    if (!end) return tl::unexpected(std::move(end.error()));
+    status = (*timeline)->wait(HandleAccess::ticket(*end), deadline);
+  }
+  if (status.code == StatusCode::not_ready)
+    return tl::unexpected(
+        Error::make(Errc::timed_out, [&] { return std::string(call) + ": the stream is not done in the given time"; }));
+  const auto& device = (*timeline)->device();
+  if (device->lost()) return tl::unexpected(device->lost_error(call));
+  if (!status.ok()) return tl::unexpected(device->error(status, call, "waiting for the stream"));
+  detail::collect_stream(*timeline_);
+  return {};
 }
 
 Event StreamRef::record(const EventOptions& options) const { return detail::unwrap(try_record(options)); }
@@ -234,7 +244,7 @@ NativeStream StreamRef::native() const {
   // Whoever asks may enqueue work of its own that is long: what was copied before does not wait for it.
   detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
   if (timeline.device()->of_another_process()) throw timeline.device()->lost_error("Stream::native");
-  if (!timeline.device()->lost()) (void)timeline.cover_all();
+  if (!timeline.device()->lost() && !timeline.is_crowded()) (void)timeline.cover_all();
   timeline.give_away();
   return static_cast<NativeStream>(timeline.native());
 }
@@ -265,7 +275,7 @@ Result<Stream> Stream::try_make(const Device& device, const StreamOptions& optio
   }
   return stream;
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(detail::out_of_memory("Stream"));
+  return tl::unexpected(detail::no_system_memory("Stream"));
 }
 
 Stream& Stream::operator=(Stream&& other) noexcept {

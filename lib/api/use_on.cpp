@@ -7,9 +7,12 @@
 #include <string>
 #include <utility>
 
+#include <thole/detail/kept.hpp>
+
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
 #include "api/held_uses.hpp"
+#include "base/prefetch.hpp"
 #include "streams/device_block.hpp"
 #include "streams/submission.hpp"
 
@@ -18,10 +21,6 @@ namespace detail {
 namespace {
 
 using Hold = HeldUses::Hold;
-
-Error out_of_memory(const char* call) {
-  return Error::make(Errc::out_of_memory, [&] { return std::string(call) + ": the system has no memory"; });
-}
 
 Error gone_error(const ListedUse& use, const char* call) {
   return Error::make(Errc::invalid_argument, [&] {
@@ -54,7 +53,12 @@ Result<void> check_overlaps(const ListedUse* listed, std::size_t count, const ch
   }
   return {};
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(out_of_memory(call));
+  return tl::unexpected(no_system_memory(call));
+}
+
+void prefetch_record(const ListedUse& use) noexcept {
+  const void* const record = use.block != nullptr ? static_cast<const void*>(use.block) : use.device_block;
+  prefetch(record);
 }
 
 /// Holds one entry of the list. Sets `shared` where device memory may be listed more than once.
@@ -88,10 +92,12 @@ Result<Hold> hold_one(HeldUses& held, const ListedUse* listed, std::size_t index
 /// All or nothing: where it fails, what is held goes with `held`.
 Result<Hold> hold_all(HeldUses& held, const ListedUse* listed, std::size_t count,
                       const std::shared_ptr<DeviceCore>& device, const char* call) noexcept {
-  if (!held.make_room(count)) return tl::unexpected(out_of_memory(call));
+  if (!held.make_room(count)) return tl::unexpected(no_system_memory(call));
   bool shared = false;
-  for (std::size_t i = 0; i != count; ++i)
+  for (std::size_t i = 0; i != count; ++i) {
+    if (i + prefetched_ahead < count) prefetch_record(listed[i + prefetched_ahead]);
     if (auto one = hold_one(held, listed, i, device, call, shared); !one || *one == Hold::busy) return one;
+  }
   if (!shared) return Hold::taken;
   return check_overlaps(listed, count, call).map([] { return Hold::taken; });
 }
@@ -124,6 +130,7 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
     if (const Status status = find_places(work->backend(), listed, count, places); !status.ok())
       return tl::unexpected(work->error(status, "asking where the device finds a buffer"));
   work->expect_long_work();
+  work->be_of_any_size();
   struct Enqueued {
     Submission& work;
     std::size_t bytes;

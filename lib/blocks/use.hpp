@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/prefetch.hpp"
 #include "base/spin_lock.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -34,6 +35,8 @@ struct Use {
 /// guards everything here, for some nanoseconds.
 struct Uses {
   mutable LockedPointer<Use> slots;
+  /// The first slot is looked at soon.
+  void prefetch() const noexcept { detail::prefetch(slots.get()); }
 };
 
 }  // namespace thole::inline v0_1::detail

@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "base/host_function.hpp"
 #include "base/trace_log.hpp"
 #include "blocks/block_pool.hpp"
 #include "blocks/moving_blocks.hpp"
@@ -180,11 +181,12 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   std::optional<Error> no_growth;
   if (block == nullptr) block = take_by_growing(heap, request, no_growth);
   if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
-  if (block == nullptr && deadline) block = wait_for_memory(heap, request, deadline, over_quota);
+  const bool waits = deadline && !in_host_function();  // which may be what the device must get through first
+  if (block == nullptr && waits) block = wait_for_memory(heap, request, deadline, over_quota);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));
-  if (over_quota) return tl::unexpected(quota_error(heap, bytes, deadline.has_value(), call));
-  return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, deadline.has_value(), call));
+  if (over_quota) return tl::unexpected(quota_error(heap, bytes, waits, call));
+  return tl::unexpected(exhausted_error(heap, bytes, request.alignment, no_growth, waits, call));
 }
 
 }  // namespace thole::inline v0_1::detail

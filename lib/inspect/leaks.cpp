@@ -8,6 +8,9 @@
 #include <string_view>
 #include <utility>
 
+#include "backend/ask_until.hpp"
+#include "backend/device_core.hpp"
+#include "base/deadline.hpp"
 #include "base/fork.hpp"
 #include "blocks/block_pool.hpp"
 #include "heap/heap_core.hpp"
@@ -32,11 +35,32 @@ struct Held {
 
 using Place = std::pair<std::string, std::uint_least32_t>;  // file and line
 
+/// What the program has dropped, graphs that held buffers, may still wait for a thread of the library's to be
+/// destroyed. Not for ever: a stream may be stuck.
+void let_go_of_leftovers() {
+  std::map<DeviceCore*, std::shared_ptr<DeviceCore>> devices;
+  for_each_record([&](const Block& block) {
+    if (block.holders.unreferenced()) return;
+    HeapCore* const heap = block.heap.load(std::memory_order_relaxed);
+    if (const auto arena = heap != nullptr ? heap->arena_if_any() : nullptr; arena != nullptr)
+      devices.emplace(arena->device().get(), arena->device());
+  });
+  const Deadline deadline = deadline_after(std::chrono::seconds(1));
+  for (const auto& [core, device] : devices) {
+    (void)ask_until(*deadline, [&left = *device] {
+      const bool gone = left.leftovers.empty() || left.lost();
+      return Status{gone ? StatusCode::ok : StatusCode::not_ready};
+    });
+    if (!device->lost()) (void)device->collect(*device, Wanted::finished);
+  }
+}
+
 /// Statics of the program are destroyed before: this runs when the library is unloaded, or after them where it is
 /// linked into the program.
 __attribute__((destructor)) void at_the_end() {
   if (!wanted.load(std::memory_order_relaxed)) return;
   try {
+    let_go_of_leftovers();
     const std::string text = leaks_text();
     std::fputs(text.c_str(), stderr);
   } catch (const std::bad_alloc&) {

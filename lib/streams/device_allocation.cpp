@@ -38,7 +38,7 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
   if (used && status.ok()) return block;
   auto error = !used ? std::move(used.error()) : work.error(status, "allocating device memory", BytesText(bytes));
   work.cancel();  // before the record is used again
-  if (block->let_go()) free_device_block(block);
+  drop_device_block_handle(block);
   return tl::unexpected(std::move(error));
 }
 

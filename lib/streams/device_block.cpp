@@ -108,6 +108,15 @@ bool free_when_done(DeviceBlock* block) noexcept {
 /// Nothing is there to be freed, or it went with the device.
 bool nothing_to_free(const DeviceBlock* block) noexcept { return block->data == nullptr || block->core->lost(); }
 
+/// Nobody holds the block any more.
+void free_last(DeviceBlock* block) noexcept {
+  if (!in_host_function()) {
+    if (nothing_to_free(block) || free_in_order(block)) return recycle(block);
+    keep_place(block);
+  }
+  wait_to_be_freed(block);
+}
+
 }  // namespace
 
 bool DeviceBlock::try_hold(std::uint32_t wanted) noexcept {
@@ -202,20 +211,17 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
 
 void drop_device_block_handle(DeviceBlock* block) noexcept {
   if (block->core->of_another_process()) return;
-  // A graph or a list keeps the memory on, and the program may destroy a stream of its own with the handle.
-  if (block->made_on != nullptr && block->made_on->foreign() && block->holders() > 1 && !block->core->lost() &&
-      !in_host_function())
+  if (block->let_go_if_alone()) return free_last(block);
+  // A graph, a list or a call keeps the memory on, and the program may destroy a stream of its own with the handle.
+  if (block->made_on != nullptr && block->made_on->foreign() && !block->core->lost() && !in_host_function())
     keep_place(block);
   if (block->let_go()) free_device_block(block);
 }
 
 void free_device_block(DeviceBlock* block) noexcept {
   if (block->core->of_another_process()) return;
-  if (!in_host_function()) {
-    if (nothing_to_free(block) || free_in_order(block)) return recycle(block);
-    keep_place(block);
-  }
-  wait_to_be_freed(block);
+  leave_foreign(block);  // the handle is gone, and the stream may be
+  free_last(block);
 }
 
 }  // namespace thole::inline v0_1::detail

@@ -35,6 +35,15 @@ struct DeviceBlock {
   void hold() noexcept { life.fetch_add(1, std::memory_order_relaxed); }
   /// False: the memory that the span was made for is gone. Acquire: pairs with let_go().
   bool try_hold(std::uint32_t generation) noexcept;
+  /// True: the caller, who holds it, was the only one, and does not hold it any more; else nothing has changed.
+  /// Acquire: as let_go().
+  bool let_go_if_alone() noexcept {
+    auto now = life.load(std::memory_order_relaxed);
+    do {
+      if ((now & 0xffffffff) != 1) return false;
+    } while (!life.compare_exchange_weak(now, now - 1, std::memory_order_acq_rel, std::memory_order_relaxed));
+    return true;
+  }
   /// True: nobody holds the memory any more, and the caller alone frees it.
   bool let_go() noexcept {
     return (life.fetch_sub(1, std::memory_order_acq_rel) & 0xffffffff) == 1;  // all that was done is done before

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/prefetch.hpp"
 #include "base/trace_log.hpp"
 #include "streams/stream_registry.hpp"
 
@@ -54,7 +55,8 @@ Submission::Submission(Submission&& other) noexcept
       many_(other.many_),
       writes_(other.writes_),
       before_(other.before_),
-      count_(std::exchange(other.count_, 0)) {}
+      count_(std::exchange(other.count_, 0)),
+      of_any_size_(other.of_any_size_) {}
 
 Submission::~Submission() {
   note_all(0);
@@ -111,6 +113,7 @@ Result<void> Submission::check_done(const Used* all, std::size_t count) noexcept
 Result<void> Submission::reserve_and_order(Used* all, std::size_t count) noexcept {
   OrderAfterAll waits(*timeline_);
   for (std::size_t i = 0; i != count; ++i) {
+    if (i + prefetched_ahead < count) all[i + prefetched_ahead].uses().prefetch();
     WasOpen was_open;
     if (auto reserved = keep_and_reserve(all[i], &was_open); !reserved) return reserved;
     if (!was_open.elsewhere) continue;
@@ -165,11 +168,14 @@ Result<void> Submission::keep_and_reserve(Used& used, WasOpen* was_open, bool or
   return {};
 }
 
+/// As reserve_and_order(): mostly nothing is open in another stream, and then nothing more is looked at.
 Result<void> Submission::use(Used used) noexcept {
-  if (auto ordered = order(used.uses(), used.writes); !ordered) return ordered;
+  if (capturing())
+    if (auto ordered = order(used.uses(), used.writes); !ordered) return ordered;
   used_[count_] = used;
   WasOpen was_open;
-  return keep_and_reserve(used_[count_], &was_open);
+  if (auto kept = keep_and_reserve(used_[count_], &was_open); !kept) return kept;
+  return capturing() || !was_open.elsewhere ? Result<void>() : order(used.uses(), used.writes);
 }
 
 Result<void> Submission::use_all(Used* all, std::size_t count, const std::shared_ptr<GraphWrite>* writes) noexcept {
@@ -203,6 +209,7 @@ void Submission::expect_long_work() noexcept {
 void Submission::note_all(std::uint64_t position) noexcept {
   std::int64_t now = 0;
   for (std::size_t i = 0; i != count_; ++i) {
+    if (i + prefetched_ahead < count_) this->used()[i + prefetched_ahead].uses().prefetch();
     const Used& used = this->used()[i];
     const bool stamp = used.stamp && position != 0;
     if (stamp && now == 0) now = now_ns();
@@ -282,6 +289,7 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   }
   // The position comes first, so that the event covers it.
   const auto position = timeline_->issue();
+  if (of_any_size_ || of_ == Of::all_so_far) timeline_->note_of_any_size(position);
   // What is asked of captures when an event is recorded is what must be known here: it is asked once.
   if (precision == Precision::at_once && !has_no_event() && reserved_ == nullptr) (void)timeline_->reserve(&reserved_);
   Status recorded{StatusCode::not_ready};
@@ -299,6 +307,7 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
   }
   // Where the stream is ending, its last event may have been recorded already, and nobody can record another one but
   // this call. If it ends only from now on, it sees the position: both have taken one, and so are in one order.
+  if (of_ == Of::all_so_far && !timeline_->foreign() && timeline_->is_crowded()) return;  // nothing here waits for room
   if (!timeline_->is_usable()) {
     if (!timeline_->cover_in_call(position).ok()) (void)timeline_->cover_in_call(position);  // a driver may refuse once
   } else if (precision == Precision::at_once || timeline_->foreign()) {

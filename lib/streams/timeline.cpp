@@ -132,7 +132,7 @@ Status Timeline::take_ticket(Ticket** ticket, bool timed) noexcept {
   return {};
 }
 
-/// Nobody refers to the ticket, and it is in no list. Under the mutex, or alone.
+/// Nobody refers to the ticket, and it is in no list. Under the mutex, or alone, or where the ticket is broken.
 void Timeline::recycle(Ticket* ticket) noexcept {
   ticket->pending = false;
   ticket->done.store(false, std::memory_order_relaxed);
@@ -169,7 +169,13 @@ void Timeline::stock_up() noexcept {
 Status Timeline::reserve(Ticket** ticket) noexcept { return take_ticket(ticket); }
 
 void Timeline::give_back(Ticket* ticket) noexcept {
-  const std::scoped_lock lock(mutex_);
+  Lock lock(mutex_);
+  let_go(ticket, lock);
+}
+
+/// As recycle(), but what may block is done without the mutex: a broken event is destroyed.
+void Timeline::let_go(Ticket* ticket, Lock& lock) noexcept {
+  if (ticket->broken) lock.unlock();  // nobody else knows the ticket
   recycle(ticket);
 }
 
@@ -180,8 +186,8 @@ std::uint64_t Timeline::retain(Ticket* ticket) noexcept {
 }
 
 void Timeline::release(Ticket* ticket) noexcept {
-  const std::scoped_lock lock(mutex_);
-  if (--ticket->references == 0 && !ticket->pending) recycle(ticket);
+  Lock lock(mutex_);
+  if (--ticket->references == 0 && !ticket->pending) let_go(ticket, lock);
 }
 
 Status Timeline::check_no_capture() noexcept {
@@ -212,6 +218,7 @@ Status Timeline::record_locked(Ticket* ticket, CaptureInfo* after) noexcept {
   ticket->position = position;
   ticket->pending = true;
   pending_.append(ticket);
+  has_many_.store(pending_.size() >= ask_beyond_, std::memory_order_relaxed);
   recorded_.store(position, std::memory_order_release);
   return {};
 }
@@ -316,6 +323,7 @@ void Timeline::record_if_due(std::size_t bytes) noexcept {
 /// Where nobody waits and no block is dropped, as with one buffer that is copied for ever, nobody else finds events
 /// done. One query now and then keeps their number in proportion to what is in flight.
 void Timeline::ask_if_many() noexcept {
+  if (!has_many_.load(std::memory_order_relaxed)) return;
   Lock lock(mutex_);
   if (pending_.size() < ask_beyond_) return;
   (void)ask(pending_[pending_.size() / 2], lock, nullptr);

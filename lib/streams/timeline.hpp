@@ -205,8 +205,17 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   bool has_work() const noexcept { return !retired_.empty() || waiting_.load(std::memory_order_acquire); }
   /// Its place among the streams of the device: the registry's, under its lock.
   std::size_t registry_place = 0;
-  /// Whether so many events are still to be done that the queue may be full, and one more operation wait for room.
+  /// Whether so much is still to be done that the queue may be full, and one more operation wait for room: many events,
+  /// of which there is one for some operations, or work of any size.
   bool is_crowded() noexcept;
+  /// What has the position may have filled the queue alone.
+  void note_of_any_size(std::uint64_t position) noexcept {
+    auto known = of_any_size_.load(std::memory_order_relaxed);
+    while (known < position && !of_any_size_.compare_exchange_weak(known, position, std::memory_order_relaxed)) {
+    }
+  }
+  /// Until it is not; not_ready where the deadline is over.
+  Status wait_for_room(const Deadline& deadline) noexcept;
   /// Whether uses have an event that is not known to be done.
   bool has_events() const noexcept {
     return recorded_.load(std::memory_order_relaxed) > completed_.load(std::memory_order_relaxed);
@@ -223,6 +232,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   bool is_covered(std::uint64_t position) const noexcept;
   Status take_ticket(Ticket** ticket, bool timed = false) noexcept;
   void recycle(Ticket* ticket) noexcept;
+  void let_go(Ticket* ticket, Lock& lock) noexcept;
   Status check_no_capture() noexcept;
   Status record_locked(Ticket* ticket, CaptureInfo* after) noexcept;
   Status cover_for_others(std::uint64_t position) noexcept;
@@ -265,6 +275,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   // Written by who records and asks.
   alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers; release, acquire
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
+  std::atomic<std::uint64_t> of_any_size_{0};           // relaxed: the last such position; a hint
   std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
   std::mutex beginning_;  // a capture, or a call that would invalidate one; and synchronizing_
   std::size_t synchronizing_ = 0;
@@ -275,6 +286,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::vector<Ticket*> free_;  // tickets with an event, to be recorded again
   std::uint64_t last_serial_ = 0;
   std::size_t ask_beyond_ = least_asked_;  // with so many pending tickets, look for finished ones
+  std::atomic<bool> has_many_{false};      // relaxed: a hint that there were, so that most need not take the mutex
   WaitingBlocks blocks_;
   std::uint64_t seen_waiting_ = 0;   // the position that is_left_behind() saw
   std::uint64_t last_wanted_ = 0;    // the latest position that a block has waited for

@@ -116,6 +116,9 @@ Status Timeline::resolve(std::uint64_t position, const Deadline* deadline) noexc
     if (device_->lost()) return {StatusCode::device_lost};
     // Who only asks needs no event to know, and one more could have to wait for room in the queue.
     if (deadline == nullptr && is_behind_pending(position)) return {StatusCode::not_ready};
+    // Who waits for a time waits no longer than that for room.
+    if (deadline != nullptr && *deadline && !is_covered(position) && !foreign())
+      if (status = wait_for_room(*deadline); !status.ok()) return status;
     if (status = cover_for_others(position); !status.ok()) return status;
     Lock lock(mutex_);
     if (done(position)) return {};  // since then: the ticket is gone, and the next one may be done much later
@@ -313,8 +316,19 @@ void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
 
 bool Timeline::is_crowded() noexcept {
   Lock lock(mutex_);
-  if (pending_.size() < many_pending_ || device_->lost()) return false;
+  if (pending_.empty() || device_->lost()) return false;
+  if (!done(of_any_size_.load(std::memory_order_relaxed)))
+    return ask(pending_.newest(), lock, nullptr).code == StatusCode::not_ready;
+  if (pending_.size() < many_pending_) return false;
   return ask(pending_[pending_.size() - many_pending_], lock, nullptr).code == StatusCode::not_ready;
+}
+
+Status Timeline::wait_for_room(const Deadline& deadline) noexcept {
+  if (!is_crowded()) return {};
+  Lock lock(mutex_);
+  if (pending_.empty()) return {};
+  const Status status = ask(pending_.newest(), lock, &deadline);
+  return status.code == StatusCode::not_ready ? status : Status{};  // else recording an event says what is wrong
 }
 
 bool Timeline::is_left_behind() noexcept {
@@ -340,7 +354,7 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
     if (thorough && !blocks_.empty() && pending_.size() < few_pending_) uncovered = last_wanted_;
   }
   if (device_->lost()) return;
-  if (uncovered != 0) (void)cover_for_others(uncovered);
+  if (uncovered != 0 && !is_behind_pending(uncovered)) (void)cover_for_others(uncovered);
   Lock lock(mutex_);
   if (thorough)
     ask_for_all(out, lock);

@@ -94,6 +94,20 @@ TEST_CASE("a capture of thole's that begins while the stream is made to wait for
     const CaptureInside capture(rig, stream, SimulatedCall::wait_event);
     (void)buffer.try_use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {});
   }
+  SUBCASE("by a use of what a graph writes early") {
+    auto graph =
+        thole::capture(other, [&] { buffer.async_from_device(other, memory.span()); }, {.completion = each_write});
+    auto exec = graph.instantiate();
+    exec.launch(other);
+    const auto more = rig.heap.make_buffer<std::byte>(bytes);
+    const CaptureInside capture(rig, stream, SimulatedCall::wait_event);
+    SUBCASE("alone") {
+      (void)buffer.try_use_on(stream, Access::device_reads, [](const std::byte*, NativeStream) {});
+    }
+    SUBCASE("among several") {
+      (void)try_use_on(stream, reads(buffer), reads(more), [](auto...) {});
+    }
+  }
   SUBCASE("by an event") {
     const Event event = other.record();
     const CaptureInside capture(rig, stream, SimulatedCall::wait_event);

@@ -4,9 +4,12 @@
 #include <optional>
 #include <vector>
 
+#include <thole/graph.hpp>
+
 #include "../support/rig.hpp"
 
 using namespace support;
+using namespace std::chrono_literals;
 
 namespace {
 
@@ -173,7 +176,9 @@ TEST_CASE("beside a full queue streams, events and executables are dropped witho
   CHECK(!Device(rig.device).take_error());
 }
 
-TEST_CASE("a stream whose own queue is full, and what was made on it, are dropped without waiting") {
+TEST_CASE(
+    "a stream whose own queue is full is waited for no longer than asked, and dropped without waiting with what it "
+    "made") {
   const Rig rig(with_short_queues());
   {
     auto stuck = std::make_optional<Stream>(rig.device);
@@ -194,6 +199,7 @@ TEST_CASE("a stream whose own queue is full, and what was made on it, are droppe
       while (rig.sim().pending(*stuck) < limit) buffer->async_to_device(*stuck, more->span());
     }
     errc_text_of(buffer->try_borrow_mut(), Errc::in_flight);  // asks, and gives the stream nothing
+    errc_text_of(stuck->synchronize_for(0ns), Errc::timed_out);
     memory.reset();
     buffer.reset();
     stuck.reset();
@@ -239,4 +245,77 @@ TEST_CASE("who makes a stream beside a full queue waits for room there at most, 
   auto there = buffer.async_to_device(*made);
   rig.settle(*made);
   CHECK(device_holds(rig, *made, there, 6));
+}
+
+namespace {
+
+constexpr std::size_t queue_limit = 1000;
+
+}  // namespace
+
+// Simulated alone, which says how much is in a queue.
+TEST_CASE("a stream whose own queue few or many pieces of work have filled holds up no wait with an end, and no drop") {
+  const Rig rig(Device::simulated({.stepped = true, .queue_limit = queue_limit}), {.bytes = 1 * MiB});
+  int launches = 0;
+  SUBCASE("many copies") {}
+  SUBCASE("two launches of a graph") { launches = 2; }
+  const Stream gated(rig.device);
+  std::optional<Stream> stuck(rig.device);
+  auto memory = std::make_optional<DeviceBuffer<std::byte>>(*stuck, bytes);
+  auto buffer = std::make_optional(rig.heap.make_buffer<std::byte>(bytes, std::byte{5}));
+  void* const raw = rig.heap.allocate(bytes);
+  rig.settle(*stuck);
+  std::optional<GraphExec> exec;
+  if (launches != 0)
+    exec = capture(*stuck, [&] {
+             for (int i = 0; i != 490; ++i) buffer->async_to_device(*stuck, memory->span());
+           }).instantiate();
+  Gate gate(rig, gated);
+  stuck->wait(gated.record());
+  for (int i = 0; i != launches; ++i) exec->launch(*stuck);
+  while (rig.sim().pending(*stuck) < queue_limit) buffer->async_to_device(*stuck, memory->span());
+
+  errc_text_of(buffer->try_borrow_mut_for(1ms), Errc::timed_out);
+  errc_text_of(buffer->wait_for(1ms), Errc::timed_out);
+  errc_text_of(rig.heap.drain_for(1ms), Errc::timed_out);
+  errc_text_of(stuck->synchronize_for(1ms), Errc::timed_out);
+  (void)stuck->native();
+  CHECK(rig.heap.deallocate(raw, *stuck));
+  memory.reset();
+  buffer.reset();
+  (void)rig.heap.collect();
+  errc_text_of(rig.heap.try_make_buffer<std::byte>(1 * MiB), Errc::out_of_memory);
+  errc_text_of(rig.heap.try_make_buffer_for<std::byte>(1 * MiB, 1ms), Errc::timed_out);
+  exec.reset();
+  stuck.reset();
+  CHECK(!rig.all_free());
+  gate.open();
+  rig.until_device_memory_is_free();
+  rig.heap.drain();
+  CHECK(rig.all_free());
+  CHECK(!Device(rig.device).take_error());
+}
+
+TEST_CASE("an event of a capture that is dropped beside a full queue holds up nobody who uses its stream") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  rig.settle(stream);
+  std::optional<Event> captured;
+  {
+    const Graph graph = capture(stream, [&] { captured = stream.record(); });
+  }
+  buffer.async_to_device(stream, memory.span());
+  bool others_went_on = false;
+  rig.sim().before_call(SimulatedCall::destroy_event, [&] {
+    std::thread([&] {
+      errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+      (void)stream.record();
+      (void)rig.heap.collect();
+      others_went_on = true;
+    }).join();
+  });
+  captured.reset();
+  CHECK(others_went_on);
 }

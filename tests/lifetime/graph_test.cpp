@@ -359,3 +359,25 @@ TEST_CASE("where two captures went into one graph, a launch is a use of what bot
   // That graph is gone: one with its handle is another.
   CHECK(core->streams->graphs.of_graph(core, native) == nullptr);
 }
+
+TEST_CASE("two threads that instantiate one graph do so one after the other") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  const Graph graph = capture(stream, [] {});
+  std::atomic<bool> inside{false}, overlapped{false}, begun{false};
+  std::thread second;
+  rig.sim().before_call(SimulatedCall::instantiate_graph, [&] {
+    inside = true;
+    rig.sim().before_call(SimulatedCall::instantiate_graph, [&] { overlapped = inside.load(); });
+    second = std::thread([&] {
+      begun = true;
+      (void)graph.instantiate();
+    });
+    until([&] { return begun.load(); });
+    for (int i = 0; i != 10'000 && !overlapped; ++i) std::this_thread::yield();  // who is held up is not waited for
+  });
+  rig.sim().after_call(SimulatedCall::instantiate_graph, [&] { inside = false; });
+  (void)graph.instantiate();
+  second.join();
+  CHECK(!overlapped);
+}

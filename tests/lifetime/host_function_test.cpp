@@ -256,3 +256,48 @@ TEST_CASE("calls that need the device are errors in a host function, which say s
   CHECK(device_holds(rig, other, memory, 5));
   CHECK(!Device(rig.device).take_error().has_value());
 }
+
+TEST_CASE("who would wait for the device in a function that it called is refused, and says why") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device), other(rig.device);
+  const DeviceBuffer<std::byte> memory(stream, bytes);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  std::optional<DeviceBuffer<std::byte>> target(std::in_place, stream, bytes);
+  rig.finish(stream);
+  std::vector<std::string> said;
+  std::optional<Event> end;
+  std::atomic<bool> begun{false};
+  const auto refused = [&](auto&& call) {
+    try {
+      call();
+      said.emplace_back("not refused");
+    } catch (const Error& error) {
+      said.emplace_back(error.what());
+    }
+  };
+  stream.launch_host_function([&, wait = !rig.simulated()] {
+    if (wait) begun.wait(false);
+    refused([&] { (void)buffer.borrow_mut(); });
+    refused([&] { buffer.wait(); });
+    refused([&] { rig.heap.drain(); });
+    refused([&] { end->synchronize(); });
+    refused([&] {
+      if (auto done = stream.synchronize_for(forever); !done) throw Error(done.error());
+    });
+    refused([&] { (void)other.record(); });
+    refused([&] { buffer.use_on(other, Access::device_reads, [](const std::byte*, NativeStream) {}); });
+    refused([&] { use_on(other, writes(*target), [](std::byte*, NativeStream) {}); });
+    if (!rig.heap.try_make_buffer_for<std::byte>(rig.arena.stats().capacity, forever)) said.emplace_back("no memory");
+    if (!buffer.try_borrow_mut()) said.emplace_back("in flight");
+  });
+  buffer.async_to_device(stream, target->span());  // behind the function
+  end = stream.record();
+  begun = true;
+  begun.notify_all();
+  rig.finish(stream);
+  REQUIRE(said.size() == 10);
+  for (std::size_t i = 0; i != 8; ++i) CHECK_MESSAGE(has(said[i], "NotPermitted"), i, said[i]);
+  CHECK(said[8] == "no memory");
+  CHECK(said[9] == "in flight");
+  CHECK(!Device(rig.device).take_error());
+}

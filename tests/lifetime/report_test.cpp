@@ -149,10 +149,12 @@ TEST_CASE("a buffer made by a copy to the host is reported as well") {
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 4 * KiB);
   rig.settle(stream);
+  const auto line = std::source_location::current().line() + 1;
   const auto back = target.async_to_host(stream, rig.heap);
   const auto report = rig.heap.report();
   REQUIRE(report.blocks.size() == 1);
   CHECK(!report.blocks[0].dropped);
+  CHECK(has(report.text(), "report_test.cpp:" + std::to_string(line)));
 }
 
 TEST_CASE("the text names each stream and, below it, each place with its blocks, bytes and dropped ones") {

@@ -33,6 +33,11 @@ struct [[nodiscard]] Listed {
   Pointer pointer;
 };
 
+template <class T>
+inline constexpr bool is_listed = false;
+template <class Pointer>
+inline constexpr bool is_listed<Listed<Pointer>> = true;
+
 /// The door into the handles that can be listed.
 struct ListAccess {
   template <class Element, class T>

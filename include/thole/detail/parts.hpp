@@ -27,7 +27,6 @@ struct THOLE_EXPORT PartBlocks {
   BlockHead** const list;
 };
 /// The Error then.
-THOLE_EXPORT Error no_memory_for_parts(const char* call) noexcept;
 /// `count` empty elements. False: there is no memory for that.
 template <class T>
 bool try_resize(std::vector<T>& elements, std::size_t count) noexcept {

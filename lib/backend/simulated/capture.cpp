@@ -90,8 +90,8 @@ Status capture_wait(const StreamPtr& stream, SimulatedEvent& event) {
   if (event.captured->invalidated) return refuse_both(Refusal::capture_invalidated);
   if (mine && mine != event.captured) return refuse_both(Refusal::capture_merge);
   if (!mine) {
+    event.captured->streams.push_back(stream);  // before anything changes: there may be no memory
     stream->capture = event.captured;
-    event.captured->streams.push_back(stream);
   }
   for (const auto& [id, count] : event.captured_after) stream->seen[id] = std::max(stream->seen[id], count);
   return {};

@@ -194,11 +194,15 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     enqueue(stream, std::move(wait));
   }
   exec.last = std::make_shared<Point>();
-  // On a stepped device whoever steps the stream steps all of the launch.
-  if (stream->device->options.stepped || !has_branches(*graph)) {
-    launch_in_order(graph, stream, exec.last);
-  } else {
-    launch_beside(graph, stream, exec.last);
+  try {
+    // On a stepped device whoever steps the stream steps all of the launch.
+    if (stream->device->options.stepped || !has_branches(*graph))
+      launch_in_order(graph, stream, exec.last);
+    else
+      launch_beside(graph, stream, exec.last);
+  } catch (...) {
+    exec.last.reset();  // the end of what there was no memory for never comes, and nobody may wait for it
+    throw;
   }
   return {};
 }

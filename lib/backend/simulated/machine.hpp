@@ -5,6 +5,7 @@
 // runs it, capture.hpp captures it, launch.hpp launches graphs, call.hpp is the way in.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -215,7 +216,11 @@ struct SimulatedDevice : std::enable_shared_from_this<SimulatedDevice> {
     std::function<void()> before;  ///< what the next call runs first, or last
     std::function<void()> after;
   };
-  std::map<SimulatedCall, CallKind> calls;
+  /// All there are, so that counting a call needs no memory.
+  struct CallKinds {
+    std::array<CallKind, static_cast<std::size_t>(SimulatedCall::destroy_graph_exec) + 1> kinds;
+    CallKind& operator[](SimulatedCall call) noexcept { return kinds[static_cast<std::size_t>(call)]; }
+  } calls;
 
   // Worker threads, where streams run by themselves: one for each stream that has work, up to a bound.
   std::condition_variable work;
