@@ -48,8 +48,11 @@ struct Machine {
 class OpenStore {
  public:
   OpenStore(const Machine& machine, std::size_t bytes, std::size_t max_bytes = 0,
+            PinMethod pin = PinMethod::register_pages)
+      : OpenStore(machine.device, bytes, max_bytes, pin) {}
+  OpenStore(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, std::size_t max_bytes = 0,
             PinMethod pin = PinMethod::register_pages) {
-    auto opened = Store::open(machine.device, {bytes, max_bytes, {pin, -1}});
+    auto opened = Store::open(device, {bytes, max_bytes, {pin, -1}});
     if (!opened) FAIL(opened.error().what());
     store_ = *opened;
   }
