@@ -25,6 +25,7 @@ struct Standing {
   Bytes first = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
   Bytes second = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
   std::shared_ptr<std::atomic<bool>> goes_on = std::make_shared<std::atomic<bool>>(true);
+  std::shared_ptr<std::atomic<bool>> stands = std::make_shared<std::atomic<bool>>(false);
   std::optional<GraphExec> exec;
 
   explicit Standing(CaptureOptions options = {.completion = each_write}) {
@@ -33,7 +34,10 @@ struct Standing {
                [this] {
                  in.async_to_device(stream, memory.span());
                  first.async_from_device(stream, memory.span());
-                 stream.launch_host_function([go = goes_on] { go->wait(false, std::memory_order_acquire); });
+                 stream.launch_host_function([go = goes_on, there = stands] {
+                   there->store(true, std::memory_order_release);
+                   go->wait(false, std::memory_order_acquire);
+                 });
                  second.async_from_device(stream, memory.span());
                },
                options)
@@ -45,6 +49,7 @@ struct Standing {
   Standing& operator=(const Standing&) = delete;
   void launch() {
     goes_on->store(false, std::memory_order_release);
+    stands->store(false, std::memory_order_release);
     exec->launch(stream);
   }
   void go_on() const {
@@ -107,6 +112,7 @@ TEST_CASE("without an event behind each write, all that a launch writes waits fo
   Standing graph({.completion = whole_launch});
   fill(graph.in, 4);
   graph.launch();
+  REQUIRE(soon([&] { return graph.stands->load(std::memory_order_acquire); }));  // behind the first write
   errc_text_of(graph.first.try_borrow(), Errc::in_flight);
   errc_text_of(graph.second.try_borrow(), Errc::in_flight);
   CHECK(graph.in.try_borrow().has_value());
