@@ -1,4 +1,5 @@
-// Rule 7: graph capture. Uses become nodes, and memory lives as long as the graph does.
+// Rule 7: graph capture. Uses become nodes, and memory lives as long as the graph does. One case has the device refuse,
+// as only the simulated one does when told to.
 
 #include <algorithm>
 #include <array>
@@ -111,13 +112,14 @@ TEST_CASE("the memory of a captured copy lives until the graph and all its execu
 }
 
 TEST_CASE("the device memory of a captured copy lives until the graph and all its executables are gone") {
+  constexpr std::size_t large = 512 * KiB, others = 64 * KiB;  // what earlier tests have left may go meanwhile
   std::array<int, 3> order{0, 1, 2};
   do {
     const Rig rig(under_test());
     if (!has_what_it_needs(rig)) return;
     const Stream stream(rig.device);
     const auto any = memory(rig, stream);
-    const auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+    const auto buffer = rig.heap.make_buffer<std::byte>(large);
     const auto before = used_device_bytes(rig, any);
     std::optional<Graph> graph(captured(rig, stream, [&] { (void)buffer.async_to_device(stream); }));
     std::optional<GraphExec> one(graph->instantiate()), two(graph->instantiate());
@@ -127,12 +129,12 @@ TEST_CASE("the device memory of a captured copy lives until the graph and all it
       return used_device_bytes(rig, any);
     };
     for (const int which : order) {
-      CHECK(used() >= before + bytes);
+      CHECK(used() + others >= before + large);
       if (which == 0) graph.reset();
       if (which == 1) one.reset();
       if (which == 2) two.reset();
     }
-    until([&] { return used() <= before; });
+    until([&] { return used() <= before + others; });
   } while (std::next_permutation(order.begin(), order.end()));
 }
 

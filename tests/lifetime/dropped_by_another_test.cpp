@@ -1,4 +1,5 @@
-// Device memory that was made on one thread's default stream, and that another thread drops.
+// Device memory that was made on one thread's default stream, and that another thread drops. When the memory is freed
+// is seen by the bytes that the simulated device has given.
 
 #include <optional>
 #include <thread>
@@ -42,7 +43,7 @@ TEST_CASE(
 }
 
 TEST_CASE("memory made on a thread's default stream and dropped by another thread ends no use of the first one's") {
-  Rig rig;
+  Rig rig(under_test());
   const StreamRef here = of_this_thread(rig.device);
   const Stream other(rig.device);
   auto source = rig.heap.make_buffer<std::byte>(bytes, std::byte{5});
@@ -50,7 +51,7 @@ TEST_CASE("memory made on a thread's default stream and dropped by another threa
   std::optional<DeviceBuffer<std::byte>> memory(std::in_place, here, bytes);
   DeviceBuffer<std::byte> more(here, bytes);
   rig.settle(here);
-  rig.sim().hold(here);
+  Gate gate(rig, here);
   source.async_to_device(here, more.span());
   UseList uses;
   SUBCASE("used in another stream, too") { second.async_from_device(other, memory->span()); }
@@ -63,7 +64,7 @@ TEST_CASE("memory made on a thread's default stream and dropped by another threa
     (void)rig.heap.collect();
   }).join();
   errc_text_of(source.try_borrow_mut(), Errc::in_flight);
-  rig.sim().release(here);
+  gate.open();
   rig.settle(here);
   CHECK(source.try_borrow_mut().has_value());
   CHECK(!rig.device.lost());

@@ -1,4 +1,6 @@
-// Rule 6: streams that others made. No CUDA header is needed here: the door takes a void*.
+// Rule 6: streams that others made. No CUDA header is needed here: the door takes a void*. What CUDA has no answer to
+// (a handle that is none, one that is used again at once), counts, refusals and streams held one by one are asked of
+// the simulated device.
 
 #include <optional>
 #include <set>
@@ -277,7 +279,7 @@ TEST_CASE("one thread's synchronize ends no use in the per-thread default stream
 }
 
 TEST_CASE("many threads use their own per-thread default streams side by side") {
-  const Rig rig(Device::simulated(), {.bytes = 4 * MiB});
+  const Rig rig(running_under_test(), {.bytes = 4 * MiB});
   std::vector<std::thread> threads;
   for (int number = 1; number != 7; ++number)
     threads.emplace_back([&rig, number] {
