@@ -1,4 +1,6 @@
-// Arenas over memory that the program has, mapped files and shared memory, and what cannot be adopted.
+// Arenas over memory that the program has, mapped files and shared memory, and what cannot be adopted. Limits, counts
+// of calls and forked children are asked of the simulated device alone: a GPU has no such limit, counts nothing, and
+// cannot be used in a child.
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>

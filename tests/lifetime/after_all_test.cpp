@@ -1,4 +1,6 @@
-// Memory that is given back after all that the device has been given: PinnedHeap::deallocate_after_all.
+// Memory that is given back after all that the device has been given: PinnedHeap::deallocate_after_all. Where a case
+// must know what the library's own thread is just doing, or has the device refuse or be lost, it needs the simulated
+// device.
 
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
-// What a program may do with the safe calls alone, however odd: no promise
-// breaks. Each case was an attack first.
+// What a program may do with the safe calls alone, however odd: no promise breaks. Each case was an attack first.
+// Devices that end, and steps that show each state in between, are the simulated device's.
 
 #include <array>
 #include <functional>

@@ -1,4 +1,5 @@
-// Rule 4: any number of Borrows, or one BorrowMut; a borrow keeps the memory whatever happens to the buffer.
+// Rule 4: any number of Borrows, or one BorrowMut; a borrow keeps the memory whatever happens to the buffer. What
+// counts calls, or races with steps, is asked of the simulated device.
 
 #include <optional>
 #include <utility>

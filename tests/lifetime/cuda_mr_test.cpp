@@ -1,4 +1,5 @@
-// What RMM and cuDF ask of a resource for pinned host memory, in our own words.
+// What RMM and cuDF ask of a resource for pinned host memory, in our own words. One case needs to see when a stream has
+// been destroyed, which the simulated device counts.
 
 #include <thole/cuda_mr.hpp>
 

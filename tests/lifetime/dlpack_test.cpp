@@ -1,4 +1,4 @@
-// Borrows as DLPack tensors, and tensors as memory for thole.
+// Borrows as DLPack tensors, and tensors as memory for thole. Tensors from elsewhere are looked at without a device.
 
 #if __has_include(<dlpack/dlpack.h>)
 #include <dlpack/dlpack.h>

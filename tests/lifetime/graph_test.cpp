@@ -1,4 +1,5 @@
-// Graphs as handles: a launch is a use of all that was captured, each in its direction.
+// Graphs as handles: a launch is a use of all that was captured, each in its direction. Steps, counts and refusals are
+// asked of the simulated device.
 
 #include <stdexcept>
 #include <vector>

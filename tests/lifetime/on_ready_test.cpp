@@ -1,4 +1,5 @@
-// Being told: a function runs on a thread of thole's when an event is done, and coroutines wait for events.
+// Being told: a function runs on a thread of thole's when an event is done, and coroutines wait for events. Order and
+// losses are the simulated device's.
 
 #include <coroutine>
 #include <memory>

@@ -1,5 +1,6 @@
 // Rule 8: handles may go in any order, on any thread, also on one that is ending; nothing is lost and nothing is early.
-// What happens at the end of the process is in endings.cpp.
+// What happens at the end of the process is in endings.cpp. The device is simulated: one that ends with its handles,
+// that is stepped, and that says how much of its memory is in use.
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,5 @@
-// Parts of one allocation, used at once: each a buffer of its own, and the memory comes back with the last.
+// Parts of one allocation, used at once: each a buffer of its own, and the memory comes back with the last. What holds
+// two streams apart, or counts waits, needs the simulated device.
 
 #include <numeric>
 #include <vector>

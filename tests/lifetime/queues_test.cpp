@@ -1,4 +1,5 @@
 // Rule 2: one queue a stream; dropping makes no call and allocates nothing; a stuck stream delays its own blocks only.
+// Calls, steps and many held streams are counted and had on the simulated device.
 
 #include <chrono>
 #include <optional>

@@ -1,4 +1,5 @@
-// Const members of one object may be called by many threads at once, as with the standard library's.
+// Const members of one object may be called by many threads at once, as with the standard library's. Streams that are
+// held one by one, and hooks in the middle of a call, are the simulated device's.
 
 #include <array>
 #include <thread>

@@ -1,4 +1,5 @@
-// Work that uses several buffers: one use of all of them, or of none.
+// Work that uses several buffers: one use of all of them, or of none. Counted calls, steps and refusals are the
+// simulated device's.
 
 #include <stdexcept>
 #include <string>

@@ -1,4 +1,5 @@
-// Rule 5: use_on runs the program's own work on the memory and records the use, whatever happens.
+// Rule 5: use_on runs the program's own work on the memory and records the use, whatever happens. Steps, counts, hooks
+// and losses are the simulated device's.
 
 #include <optional>
 #include <stdexcept>

@@ -1,6 +1,7 @@
 #pragma once
 
-// A store on a simulated device, and what every test of it checks.
+// A store on a simulated device, and what every test of it checks. A device does no more for it than pin: what a store
+// does with the memory is the same on each, and pinned_pool_test.cpp, heap_test.cpp and quota_test.cpp ask a GPU, too.
 
 #include <doctest/doctest.h>
 
