@@ -113,7 +113,7 @@ class DeviceBackend {
   /// calls that make, enqueue, pin or capture anything wait on every thread; queries, synchronising, wait_event and
   /// allocate_device go on [67].
   virtual Status unregister_host(void* data) noexcept = 0;
-  /// Pinned memory from the driver [17]. Unsafe in capture.
+  /// Pinned memory from the driver [17]; 0 bytes are invalid. Unsafe in capture.
   virtual Status allocate_host(std::size_t bytes, void** data) noexcept = 0;
   /// Undoes allocate_host. In captures and beside running work as unregister_host [18].
   virtual Status free_host(void* data) noexcept = 0;
@@ -123,7 +123,7 @@ class DeviceBackend {
   virtual Status device_address(const void* data, const void** device) noexcept = 0;
 
   // ---- Device memory, in stream order [19]. Both unsafe in capture, whatever the stream. The CPU can neither read nor
-  // write it [20]. No stream is made to wait for another one to get memory [21].
+  // write it [20]. No stream waits for another one to get memory [21]. Invalid: 0 bytes [76], a second free [77].
   virtual Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept = 0;
   virtual Status free_device(void* data, StreamHandle stream) noexcept = 0;
 
@@ -176,7 +176,7 @@ class DeviceBackend {
   // ---- Work in stream order
   /// Returns before the copy is done where the host side is pinned, which is read when the copy runs [39]; from host to
   /// host it may not. Pageable host memory is staged: from it, the source may be reused on return [40]; to it, the call
-  /// blocks [41]. One side must lie inside one registration as a whole [42].
+  /// blocks [41]. One side must lie inside one registration as a whole [42], device memory inside one allocation [78].
   virtual Status copy(void* destination, const void* source, std::size_t bytes, CopyKind kind,
                       StreamHandle stream) noexcept = 0;
   /// The function runs when the stream gets there [70], on the one thread that runs the host functions of all streams

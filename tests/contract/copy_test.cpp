@@ -116,3 +116,21 @@ CONTRACT_CASE("a copy across the border of two registrations is refused, though 
   CONTRACT_OK(backend, unregister_host(pages.data()));
   CONTRACT_OK(backend, unregister_host(pages.data() + half));
 }
+
+CONTRACT_CASE("a copy that would go beyond an allocation of device memory is refused, and the stream goes on [78]") {
+  constexpr std::size_t beyond = std::size_t{64} << 20;  // more than a driver's pool gives in one piece
+  const Pinned host(backend, beyond);
+  const Pinned back(backend, bytes);
+  const TestStream stream(backend);
+  const OnDevice device(backend, bytes, stream);
+  stream.synchronize();
+  CONTRACT_CODE(backend, copy(device.data(), host.data(), beyond, CopyKind::host_to_device, stream), invalid);
+  CONTRACT_CODE(backend, copy(host.data(), device.data(), beyond, CopyKind::device_to_host, stream), invalid);
+  CONTRACT_CODE(backend, copy(nullptr, host.data(), bytes, CopyKind::host_to_device, stream), invalid);
+  CONTRACT_CODE(backend, copy(host.data(), nullptr, bytes, CopyKind::device_to_host, stream), invalid);
+  host.fill(4);
+  CONTRACT_OK(backend, copy(device.data(), host.data(), bytes, CopyKind::host_to_device, stream));
+  CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, stream));
+  stream.synchronize();
+  CHECK(back.holds(4));
+}

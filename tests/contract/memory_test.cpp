@@ -67,6 +67,35 @@ CONTRACT_CASE("an allocation that cannot be met says out_of_memory and leaves it
   CHECK(small.data() != nullptr);
 }
 
+CONTRACT_CASE("no bytes of memory are refused, and leave the result alone [76]") {
+  const TestStream stream(backend);
+  int mark = 0;
+  void* data = &mark;
+  CONTRACT_CODE(backend, allocate_device(0, stream, &data), invalid);
+  CONTRACT_CODE(backend, allocate_host(0, &data), invalid);
+  CHECK(data == &mark);
+}
+
+CONTRACT_CASE("device memory that is freed is not freed again, by whatever stream, nor is what is none [77]") {
+  const TestStream stream(backend), other(backend);
+  const Pinned host(backend, bytes);
+  void* data = nullptr;
+  CONTRACT_OK(backend, allocate_device(bytes, stream, &data));
+  CONTRACT_OK(backend, free_device(data, stream));
+  CONTRACT_CODE(backend, free_device(data, stream), invalid);
+  stream.synchronize();
+  CONTRACT_CODE(backend, free_device(data, stream), invalid);
+  CONTRACT_CODE(backend, free_device(data, other), invalid);
+  CONTRACT_CODE(backend, free_device(host.data(), stream), invalid);
+  const OnDevice next(backend, bytes, other);  // and the memory serves others
+  const Pinned back(backend, bytes);
+  host.fill(6);
+  CONTRACT_OK(backend, copy(next.data(), host.data(), bytes, CopyKind::host_to_device, other));
+  CONTRACT_OK(backend, copy(back.data(), next.data(), bytes, CopyKind::device_to_host, other));
+  other.synchronize();
+  CHECK(back.holds(6));
+}
+
 CONTRACT_CASE("the CPU can neither read nor write device memory [20]") {
   const TestStream stream(backend);
   const OnDevice device(backend, bytes, stream);

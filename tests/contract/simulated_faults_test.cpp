@@ -1,4 +1,4 @@
-// What only the simulated device does: limits, calls that fail when asked to, illegal accesses, a device that is lost.
+// What CUDA cannot be asked: limits, calls that fail when told to, illegal accesses, a loss that the process outlives.
 
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-// Code that a test runs in the middle of a call of the simulated device.
+// Code that a test runs in the middle of a call of the simulated device: no driver has a door for that.
 
 #include <thread>
 

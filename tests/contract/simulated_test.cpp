@@ -1,4 +1,6 @@
-// What only the simulated device does: it can be stepped, so each state in between is seen.
+// What only the simulated device does: it can be stepped, so each state in between is seen; it has a clock of its own,
+// an order that a seed picks, a late mode, and handles that it refuses where CUDA would use what they no longer point
+// to.
 
 #include <thread>
 
@@ -278,24 +280,6 @@ TEST_CASE("two simulated devices share pinned memory, events and captures, and n
   CHECK(backend.device_bytes() == bytes);
   CHECK(other.device_bytes() == 0);
   CONTRACT_CODE(other, record_event(event, other_stream), invalid);
-}
-
-TEST_CASE("two launches of one executable do not run beside each other") {
-  SimulatedBackend backend(stepped());
-  const TestStream first(backend);
-  const TestStream second(backend);
-  Count count;
-  CONTRACT_OK(backend, begin_capture(first, CaptureMode::global));
-  CONTRACT_OK(backend, launch_host_function(first, &Count::add, &count));
-  CONTRACT_OK(backend, launch_host_function(first, &Count::add, &count));
-  const TestGraph graph(backend, end_capture(backend, first));
-  graph.launch(first);
-  graph.launch(second);
-  CHECK(backend.step(first, 1) == 1);
-  CHECK(backend.step(second, 5) == 0);
-  CHECK(backend.step(first, 1) == 1);
-  CHECK(backend.step(second, 5) == 3);
-  CHECK(count.value() == 4);
 }
 
 TEST_CASE("a full queue blocks who adds to it, until an operation of it is done") {

@@ -1,4 +1,5 @@
-// What work on the simulated device meets: exceptions, queues without an end, pages that were replaced.
+// What work on the simulated device meets: exceptions, queues without an end, pages that were replaced. None of it can
+// be asked of CUDA: it has no such options, and ends the process, or says nothing, where these are noticed.
 
 #include <sys/mman.h>
 

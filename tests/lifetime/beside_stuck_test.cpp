@@ -44,7 +44,7 @@ void arenas_come_and_go(const Device& device, const StreamRef& stuck, DeviceBuff
 TEST_CASE("while arenas come, grow and go beside a stuck stream, another stream's round trips go on") {
   constexpr int round_trips = 200;
   // One that runs by itself: on it who unpins waits for what is stuck, and holds up the others, as on a GPU.
-  const Rig rig(on_gpu() ? Device::best() : Device::simulated());
+  const Rig rig(running_under_test());
   const Stream stuck(rig.device), stream(rig.device);
   DeviceBuffer<std::byte> target(stream, bytes), other(stuck, bytes);
   auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});

@@ -1,5 +1,6 @@
 // A capture that another thread begins or ends in the middle of a call: a call that would have invalidated it keeps it
-// from beginning, or is refused; and what the call gave the device is kept by the stream and by the graph.
+// from beginning, or is refused; and what the call gave the device is kept by the stream and by the graph. That moment
+// is a hook of the simulated device: no driver has one.
 
 #include <optional>
 #include <thread>

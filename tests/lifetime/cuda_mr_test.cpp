@@ -1,4 +1,5 @@
-// What RMM and cuDF ask of a resource for pinned host memory, in our own words.
+// What RMM and cuDF ask of a resource for pinned host memory, in our own words. One case needs to see when a stream has
+// been destroyed, which the simulated device counts.
 
 #include <thole/cuda_mr.hpp>
 
@@ -25,7 +26,7 @@ cuda::stream_ref of(const StreamRef& stream) { return static_cast<cudaStream_t>(
 }  // namespace
 
 TEST_CASE("a cuda::mr resource gives memory of any size at any alignment, of its arena") {
-  const Rig rig(stepped(), {.bytes = 4 * MiB});
+  const Rig rig(under_test(), {.bytes = 4 * MiB});
   CudaPinnedResource resource(rig.heap);
   for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{255}, std::size_t{4096}, MiB})
     for (std::size_t alignment = 1; alignment <= 4096; alignment *= 2) {
@@ -44,7 +45,7 @@ TEST_CASE("a cuda::mr resource gives memory of any size at any alignment, of its
 TEST_CASE(
     "what a cuda::mr resource deallocates on a stream is reused when the stream has come so far, and not before") {
   for (const bool old_names : {false, true}) {
-    const Rig rig;
+    const Rig rig(under_test());
     const Stream stream(rig.device);
     DeviceBuffer<std::byte> target(stream, bytes);
     rig.settle(stream);
@@ -52,6 +53,7 @@ TEST_CASE(
     void* const data =
         old_names ? resource.allocate_async(bytes, 256, of(stream)) : resource.allocate(of(stream), bytes);
     std::memset(data, 3, bytes);
+    Gate gate(rig, stream);
     REQUIRE(rig.backend()
                 .copy(target.span().native(), data, bytes, detail::CopyKind::host_to_device, stream.native())
                 .ok());
@@ -61,6 +63,7 @@ TEST_CASE(
       resource.deallocate(of(stream), data, bytes);
     (void)rig.heap.collect();
     CHECK(!rig.all_free());
+    gate.open();
     rig.settle(stream);
     CHECK(rig.all_free());
     CHECK(device_holds(rig, stream, target, 3));
@@ -82,7 +85,7 @@ TEST_CASE("where a deallocation cannot be noted the memory is kept, and the devi
 }
 
 TEST_CASE("copies of a cuda::mr resource are equal, and take back what the other gave") {
-  const Rig rig;
+  const Rig rig(under_test());
   CudaPinnedResource one(rig.heap);
   CudaPinnedResource same = one;
   CHECK(one == same);
@@ -96,7 +99,7 @@ TEST_CASE("copies of a cuda::mr resource are equal, and take back what the other
 }
 
 TEST_CASE("random allocations from several threads never meet, and all come back") {
-  const Rig rig(Device::simulated(), {.bytes = 32 * MiB});
+  const Rig rig(running_under_test(), {.bytes = 32 * MiB});
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (unsigned seed = 0; seed != 4; ++seed)

@@ -1,4 +1,5 @@
 // A DeviceBuffer may be dropped while any stream uses it: it is freed after the last use, and no stream waits for that.
+// Counted calls, small device memory and refusals are the simulated device's.
 
 #include <vector>
 

@@ -1,4 +1,5 @@
-// Calls that use one piece of device memory at the same time: in the function of one another, or on two threads.
+// Calls that use one piece of device memory at the same time: in the function of one another, or on two threads. Where
+// two threads must meet in the middle of a call, a hook of the simulated device brings them together.
 
 #include <atomic>
 #include <thread>
@@ -16,7 +17,7 @@ constexpr std::size_t bytes = 4 * KiB;
 }  // namespace
 
 TEST_CASE("while the function of a use of device memory runs, a use that conflicts with it is refused") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
   DeviceBuffer<std::byte> memory(stream, bytes);
   auto host = rig.heap.make_buffer<std::byte>(bytes, std::byte{1});
@@ -48,7 +49,7 @@ TEST_CASE("while the function of a use of device memory runs, a use that conflic
 }
 
 TEST_CASE("parts of one device buffer may be named apart in one use, to be read and to be written") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
   DeviceBuffer<std::byte> memory(stream, 4);
   const auto part = [&](std::size_t i) { return memory.span().subspan(i, 1); };

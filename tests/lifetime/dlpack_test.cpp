@@ -1,4 +1,4 @@
-// Borrows as DLPack tensors, and tensors as memory for thole.
+// Borrows as DLPack tensors, and tensors as memory for thole. Tensors from elsewhere are looked at without a device.
 
 #if __has_include(<dlpack/dlpack.h>)
 #include <dlpack/dlpack.h>
@@ -71,7 +71,7 @@ static_assert(DlpackType<float>::value.code == kDLFloat);
 static_assert(DlpackType<std::complex<float>>::value.code == kDLComplex);
 
 TEST_CASE("a borrow is shown as the DLManagedTensor of a header of DLPack's own") {
-  const Rig rig;
+  const Rig rig(under_test());
   auto buffer = rig.heap.make_buffer<float>(6, 1.5F);
   auto tensor = to_dlpack<DLManagedTensor>(buffer.borrow_mut(), {.device = DlpackDevice::cuda_host});
   CHECK(tensor->dl_tensor.device.device_type == kDLCUDAHost);
@@ -87,7 +87,7 @@ static_assert(offsetof(dlpack::ManagedTensorVersioned, flags) == 24);
 static_assert(offsetof(dlpack::ManagedTensorVersioned, dl_tensor) == 32);
 
 TEST_CASE("a tensor holds its borrow, whatever becomes of the buffer, until its deleter is called on any thread") {
-  const Rig rig;
+  const Rig rig(under_test());
   DlpackTensor<> tensor;
   {
     const auto buffer = rig.heap.make_buffer<float>(100, 7.0F);
@@ -101,7 +101,7 @@ TEST_CASE("a tensor holds its borrow, whatever becomes of the buffer, until its 
 }
 
 TEST_CASE("while a tensor lives, what its borrow forbids is refused") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   const DeviceBuffer<float> there(stream, 8);
   auto buffer = rig.heap.make_buffer<float>(8, 0.0F);
@@ -116,7 +116,7 @@ TEST_CASE("while a tensor lives, what its borrow forbids is refused") {
 }
 
 TEST_CASE("a tensor of a Borrow says that it may only be read, one of a BorrowMut does not") {
-  const Rig rig;
+  const Rig rig(under_test());
   auto buffer = rig.heap.make_buffer<float>(8, 0.0F);
   CHECK(to_dlpack(buffer.borrow())->flags == dlpack::read_only);
   CHECK(to_dlpack(buffer.borrow_mut())->flags == 0);
@@ -124,7 +124,7 @@ TEST_CASE("a tensor of a Borrow says that it may only be read, one of a BorrowMu
 }
 
 TEST_CASE("a Borrow is shown without a version only where the program says that nobody writes") {
-  const Rig rig;
+  const Rig rig(under_test());
   auto buffer = rig.heap.make_buffer<float>(8, 3.0F);
   auto borrow = buffer.borrow();
   refuses([&] { (void)to_dlpack<dlpack::ManagedTensor>(std::move(borrow)); }, "DlpackOptions::unmarked");
@@ -134,7 +134,7 @@ TEST_CASE("a Borrow is shown without a version only where the program says that 
 }
 
 TEST_CASE("a tensor has one dimension, or those that are asked for, and always strides") {
-  const Rig rig;
+  const Rig rig(under_test());
   const auto buffer = rig.heap.make_buffer<std::int16_t>(12, std::int16_t{1});
   const auto line = to_dlpack(buffer.borrow());
   CHECK(line->dl_tensor.ndim == 1);
@@ -158,7 +158,7 @@ TEST_CASE("a tensor has one dimension, or those that are asked for, and always s
 }
 
 TEST_CASE("a shape that does not fit into the borrow is refused, and the borrow stays the caller's") {
-  const Rig rig;
+  const Rig rig(under_test());
   const auto buffer = rig.heap.make_buffer<float>(12, 2.0F);
   auto borrow = buffer.borrow();
   const auto show = [&](Places shape) { return [&, shape] { (void)to_dlpack(std::move(borrow), {.shape = shape}); }; };

@@ -1,5 +1,6 @@
 // Graphs that say of each buffer when a launch has written it: never before it has, however often the graph is
-// launched, and long before the launch is done.
+// launched, and long before the launch is done. It is stepped here, on the simulated device, so that nothing but the
+// write is done; standing_launch_test.cpp asks it of both.
 
 #include <optional>
 #include <utility>

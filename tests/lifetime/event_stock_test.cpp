@@ -1,4 +1,5 @@
-// Events are made before they are needed: making one may block as long as any stream of the process stands still.
+// Events are made before they are needed: making one may block as long as any stream of the process stands still. Calls
+// that make events are counted, which the simulated device does.
 
 #include <memory>
 #include <optional>

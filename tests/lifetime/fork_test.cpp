@@ -1,5 +1,7 @@
 // A forked child beside busy threads: it lets go of what its parent made and exits, at once and quietly; every other
-// call on that says whose it is; new devices work. A sanitizer's own threads and locks do not live through a fork.
+// call on that says whose it is; new devices work. A sanitizer's own threads and locks do not live through a fork. CUDA
+// cannot be used in a child: all of this is asked of simulated devices, and contract/fork_test.cpp asks a GPU what it
+// says there.
 
 #include <algorithm>
 #include <array>

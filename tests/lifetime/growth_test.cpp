@@ -1,5 +1,5 @@
-// What has ended leaves nothing behind, and what is unfinished makes nothing
-// else dearer: counted, where the benchmarks measure.
+// What has ended leaves nothing behind, and what is unfinished makes nothing else dearer: counted, where the benchmarks
+// measure. The simulated device counts; a GPU does not.
 
 #include <memory>
 #include <vector>

@@ -1,5 +1,5 @@
-// Rule 7, in the middle of a call: another thread may begin or end a capture at any moment. What it does there, a
-// hook of the simulated device does here.
+// Rule 7, in the middle of a call: another thread may begin or end a capture at any moment. What it does there, a hook
+// of the simulated device does here. No driver has such a hook.
 
 #include <optional>
 #include <vector>

@@ -1,5 +1,5 @@
 // What is called and what is dropped in a function that the device calls back: no call of the device there, and nothing
-// is lost.
+// is lost. One case is of the simulated device's own: a kernel's function for the CPU.
 
 #include <atomic>
 #include <memory>

@@ -1,4 +1,5 @@
-// Kernels that run on both devices: what their function for the CPU is given, and when it runs.
+// Kernels that run on both devices: what their function for the CPU is given, and when it runs. That function runs on
+// the simulated device alone; kernel_test.cpp asks of both devices what holds on both.
 
 #include <sys/wait.h>
 #include <unistd.h>

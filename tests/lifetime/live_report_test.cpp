@@ -44,7 +44,7 @@ TEST_CASE("a full arena says who holds it: each live buffer with its place, and 
 }
 
 TEST_CASE("buffers of another heap, and free memory, are not listed") {
-  const Rig rig;
+  const Rig rig(under_test());
   const PinnedHeap other(rig.arena);
   const auto buffer = other.make_buffer<int>(4);
   { const auto gone = rig.heap.make_buffer<int>(4); }

@@ -1,5 +1,6 @@
 // Rule 9: after a sticky error nothing hangs, nothing throws out of a destructor, and memory that the device may still
-// touch is not handed out again.
+// touch is not handed out again. A GPU that is lost takes its process with it, and is asked in a program of its own,
+// lost_gpu.cpp; here simulated devices are lost.
 
 #include <functional>
 #include <vector>

@@ -1,5 +1,5 @@
 // Where the system has no memory for thole's own records a call fails with a code, and nothing is lost by that; what
-// cannot fail goes on.
+// cannot fail goes on. Drivers may need memory at any moment, so that the device is simulated.
 
 #include <optional>
 #include <vector>

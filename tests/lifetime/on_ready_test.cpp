@@ -1,4 +1,5 @@
-// Being told: a function runs on a thread of thole's when an event is done, and coroutines wait for events.
+// Being told: a function runs on a thread of thole's when an event is done, and coroutines wait for events. Order and
+// losses are the simulated device's.
 
 #include <coroutine>
 #include <memory>
@@ -210,9 +211,10 @@ struct OwnedTask {
 }  // namespace
 
 TEST_CASE("a coroutine that is destroyed while it waits is not resumed, and what it held goes with it") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto resumed = std::make_shared<std::atomic<bool>>(false);
+  Gate gate(rig, stream);
   stream.launch_host_function([] {});
   const auto serve = [](const Stream& on, std::shared_ptr<std::atomic<bool>> flag) -> OwnedTask {
     co_await on.record();
@@ -224,7 +226,7 @@ TEST_CASE("a coroutine that is destroyed while it waits is not resumed, and what
   CHECK(resumed.use_count() == 1);
   std::atomic<bool> later{false};
   stream.record().on_ready([&](const Result<void>&) { later = true; });
-  rig.sim().run_all();
+  gate.open();
   until([&] { return later.load(); });
   CHECK(!*resumed);
 }

@@ -1,4 +1,5 @@
-// Parts of one allocation, used at once: each a buffer of its own, and the memory comes back with the last.
+// Parts of one allocation, used at once: each a buffer of its own, and the memory comes back with the last. What holds
+// two streams apart, or counts waits, needs the simulated device.
 
 #include <numeric>
 #include <vector>
@@ -43,19 +44,21 @@ TEST_CASE("parts are buffers of their own, one behind the other in the memory th
 }
 
 TEST_CASE("a borrow or a use of one part does not touch another") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
   auto [left, right] = whole(rig).split_at(100);
+  Gate gate(rig, stream);
   left.use_on(stream, Access::device_writes, nothing);
   CHECK(right.try_borrow_mut().has_value());
   right.use_on(other, Access::device_reads, nothing);
-  rig.sim().step(other, 100);
+  rig.finish(other);
   CHECK(right.try_borrow_mut().has_value());
   errc_text_of(left.try_borrow(), Errc::in_flight);
   const auto borrow = right.borrow_mut();
   use_on(stream, writes(left), nothing);
   errc_text_of(try_use_on(stream, writes(left), reads(right), nothing), Errc::borrowed);
-  rig.sim().run_all();
+  gate.open();
+  rig.finish(stream);
   CHECK(left.try_borrow_mut().has_value());
 }
 
@@ -98,7 +101,7 @@ TEST_CASE("the memory comes back when all parts are gone, and the device is done
 }
 
 TEST_CASE("a borrow, a graph or a list of one part keeps the memory") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto [left, right] = whole(rig).split_at(10);
   auto borrow = left.borrow();
@@ -112,7 +115,7 @@ TEST_CASE("a borrow, a graph or a list of one part keeps the memory") {
   uses.clear();
   CHECK(!rig.all_free());
   graph.reset();
-  CHECK(rig.all_free());
+  until([&] { return rig.all_free(); });
 }
 
 TEST_CASE("what uses a buffer that is split uses each of its parts") {
@@ -135,7 +138,7 @@ TEST_CASE("what uses a buffer that is split uses each of its parts") {
 }
 
 TEST_CASE("what is in the way of a split or a join is an error, and nothing has changed") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto buffer = rig.heap.make_buffer<int>(10, 7);
   CHECK(has(errc_text_of(std::move(buffer).try_split_at(11), Errc::invalid_argument), "split_at"));
@@ -166,7 +169,7 @@ TEST_CASE("what is in the way of a split or a join is an error, and nothing has 
 }
 
 TEST_CASE("where there is no memory to join parts, or one is named twice, all of them are as before") {
-  const Rig rig;
+  const Rig rig(under_test());
   auto parts = rig.heap.make_buffer<int>(100, 7).split({50, 50});
   errc_text([&] { (void)join(std::move(parts[0]), std::move(parts[0])); }, Errc::invalid_argument);
   CHECK(parts[0].size() == 50);
@@ -232,7 +235,7 @@ TEST_CASE("an empty buffer may be split and joined") {
 }
 
 TEST_CASE("drain and reports see parts, and threads may use and drop them at once") {
-  const Rig rig(Device::simulated());
+  const Rig rig(running_under_test());
   for (int round = 0; round != 20; ++round) {
     auto parts = whole(rig, round).split(std::vector<std::size_t>(8, rig.arena.capacity() / 8));
     std::vector<std::thread> threads;
@@ -251,12 +254,13 @@ TEST_CASE("drain and reports see parts, and threads may use and drop them at onc
 }
 
 TEST_CASE("drain waits for parts") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto [left, right] = whole(rig).split_at(100);
+  Gate gate(rig, stream);
   left.use_on(stream, Access::device_reads, nothing);
   errc_text_of(rig.heap.drain_for(std::chrono::nanoseconds(0)), Errc::timed_out);
   CHECK(rig.heap.report().live.size() == 2);
-  rig.sim().run_all();
+  gate.open();
   CHECK(rig.heap.drain_for(forever).has_value());
 }

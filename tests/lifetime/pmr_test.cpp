@@ -20,7 +20,7 @@ using PinnedVector = std::vector<T, PinnedAllocator<T>>;
 }  // namespace
 
 TEST_CASE("a pmr vector lies in pinned memory, and its memory comes back") {
-  const Rig rig;
+  const Rig rig(under_test());
   PinnedMemoryResource resource(rig.heap);
   {
     std::pmr::vector<int> numbers(1000, &resource);
@@ -36,11 +36,12 @@ TEST_CASE("a pmr vector lies in pinned memory, and its memory comes back") {
 }
 
 TEST_CASE("a container that is destroyed while the device reads it leaves its memory alone until that is done") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 4 * KiB);
   rig.settle(stream);
   PinnedMemoryResource resource(rig.heap);
+  Gate gate(rig, stream);
   {
     std::pmr::vector<std::byte> bytes(4 * KiB, std::byte{9}, &resource);
     rig.heap.use_on(bytes.data(), stream, Access::device_reads, [&](NativeStream native) {
@@ -50,13 +51,14 @@ TEST_CASE("a container that is destroyed while the device reads it leaves its me
     });
   }
   CHECK(!rig.all_free());
+  gate.open();
   rig.settle(stream);
   CHECK(rig.all_free());
   CHECK(device_holds(rig, stream, target, 9));
 }
 
 TEST_CASE("a pmr resource gives every alignment up to a page, memory for 0 bytes, and bad_alloc for too much") {
-  const Rig rig;
+  const Rig rig(under_test());
   PinnedMemoryResource resource(rig.heap);
   for (std::size_t alignment = 1; alignment <= 4096; alignment *= 2) {
     void* const data = resource.allocate(100, alignment);
@@ -72,7 +74,7 @@ TEST_CASE("a pmr resource gives every alignment up to a page, memory for 0 bytes
 }
 
 TEST_CASE("pmr resources of one heap are equal, those of two are not") {
-  const Rig rig;
+  const Rig rig(under_test());
   const PinnedMemoryResource one(rig.heap), same(rig.heap), other{PinnedHeap(rig.arena)};
   CHECK(one.is_equal(same));
   CHECK(!one.is_equal(other));
@@ -80,7 +82,7 @@ TEST_CASE("pmr resources of one heap are equal, those of two are not") {
 }
 
 TEST_CASE("a pinned allocator goes with its container when that is moved, assigned or swapped") {
-  const Rig rig;
+  const Rig rig(under_test());
   const PinnedHeap other(rig.arena);
   PinnedVector<int> one(100, 1, PinnedAllocator<int>(rig.heap));
   PinnedVector<int> two(200, 2, PinnedAllocator<int>(other));
@@ -103,7 +105,7 @@ TEST_CASE("a pinned allocator goes with its container when that is moved, assign
 }
 
 TEST_CASE("a container that was moved from keeps its pinned allocator, and can be used again") {
-  const Rig rig;
+  const Rig rig(under_test());
   {
     PinnedVector<int> one(100, 1, PinnedAllocator<int>(rig.heap));
     const PinnedVector<int> two = std::move(one);

@@ -1,5 +1,6 @@
 // Threads that record events in one stream at one time: positions, events and thole's list of them have one order, or
-// an event would be taken for done with one that is in front of it on the list and behind it in the stream.
+// an event would be taken for done with one that is in front of it on the list and behind it in the stream. Hooks and
+// steps of the simulated device bring about what a GPU would show once in a million times.
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,5 @@
-// Rule 10: a program that holds much memory behind one stream can see which stream, and where the memory was made.
+// Rule 10: a program that holds much memory behind one stream can see which stream, and where the memory was made. One
+// case steps one of two streams, and one loses its device: both are simulated.
 
 #include <time.h>
 
@@ -64,16 +65,20 @@ TEST_CASE("a block in flight is reported with its stream, bytes, age, place and 
     CHECK(report.streams[0].oldest == block.age);
   }
   gate.open();
-  rig.finish(stream);
-  (void)rig.heap.collect();
-  CHECK(rig.heap.report().blocks.empty());
+  until([&] {  // the event behind it may be made only when somebody asks
+    rig.finish(stream);
+    (void)rig.heap.collect();
+    return rig.heap.report().blocks.empty();
+  });
 }
 
 TEST_CASE("streams are reported by bytes, the one that holds most first") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream small(rig.device), large(rig.device), middle(rig.device);
   DeviceBuffer<std::byte> target(small, 1);
   rig.settle(small);
+  Gate gate(rig, small);
+  for (const Stream* stream : {&large, &middle}) stream->wait(small.record());
   std::vector<Bytes> held;
   held.push_back(in_flight(rig, small, target, 4 * KiB));
   held.push_back(in_flight(rig, large, target, 256 * KiB));
@@ -89,16 +94,21 @@ TEST_CASE("streams are reported by bytes, the one that holds most first") {
   CHECK(of(report, 0).bytes > of(report, 1).bytes);
   CHECK(of(report, 1).bytes > of(report, 2).bytes);
   CHECK(report.blocks.size() == 7);
+  gate.open();
   for (const StreamRef& stream : {StreamRef(large), StreamRef(small), StreamRef(middle)}) rig.settle(stream);
-  (void)rig.heap.collect();
-  CHECK(rig.heap.report().streams.empty());
+  until([&] {
+    (void)rig.heap.collect();
+    return rig.heap.report().streams.empty();
+  });
 }
 
 TEST_CASE("the streams' sums are those of their blocks") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream a(rig.device), b(rig.device);
   DeviceBuffer<std::byte> target(a, 1);
   rig.settle(a);
+  Gate gate(rig, a);
+  b.wait(a.record());
   for (std::size_t i = 1; i != 9; ++i) (void)in_flight(rig, i % 3 == 0 ? a : b, target, i * KiB);
   const auto report = rig.heap.report();
   REQUIRE(report.streams.size() == 2);
@@ -134,21 +144,23 @@ TEST_CASE("a block that two streams read is reported under both, until each is d
 }
 
 TEST_CASE("a heap reports its own buffers only") {
-  const Rig rig;
+  const Rig rig(under_test());
   const PinnedHeap other(rig.arena);
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 1);
   rig.settle(stream);
+  Gate gate(rig, stream);
   const auto buffer = in_flight(rig, stream, target, 4 * KiB);
   CHECK(rig.heap.report().blocks.size() == 1);
   CHECK(other.report().blocks.empty());
 }
 
 TEST_CASE("a buffer made by a copy to the host is reported as well") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 4 * KiB);
   rig.settle(stream);
+  Gate gate(rig, stream);
   const auto line = std::source_location::current().line() + 1;
   const auto back = target.async_to_host(stream, rig.heap);
   const auto report = rig.heap.report();
@@ -158,10 +170,11 @@ TEST_CASE("a buffer made by a copy to the host is reported as well") {
 }
 
 TEST_CASE("the text names each stream and, below it, each place with its blocks, bytes and dropped ones") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 1);
   rig.settle(stream);
+  Gate gate(rig, stream);
   const auto first = std::source_location::current().line() + 1;
   for (int i = 0; i != 3; ++i) (void)in_flight(rig, stream, target, 4 * KiB);
   const auto kept = in_flight(rig, stream, target, 4 * KiB);
@@ -178,10 +191,11 @@ TEST_CASE("the text names each stream and, below it, each place with its blocks,
 }
 
 TEST_CASE("the age counts from the oldest use that is open") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   DeviceBuffer<std::byte> target(stream, 1);
   rig.settle(stream);
+  Gate gate(rig, stream);
   timespec before{};  // on the clock that stamps uses: the steady clock's last tick
   REQUIRE(clock_gettime(CLOCK_MONOTONIC_COARSE, &before) == 0);
   const auto buffer = in_flight(rig, stream, target, 4 * KiB);

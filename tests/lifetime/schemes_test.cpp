@@ -1,6 +1,7 @@
 // Schemes that programs have, written with thole and once more by hand with bare streams and events, on a device that
 // counts: a copy or a kernel is a step of its stream, events and waits are none. What thole orders by itself takes no
-// more steps, and no more waits, than the best that a hand writes. (A copy on the device stands for a kernel.)
+// more steps, and no more waits, than the best that a hand writes. (A copy on the device stands for a kernel.) A GPU
+// counts neither.
 
 #include <memory>
 #include <tuple>

@@ -1,4 +1,5 @@
-// Const members of one object may be called by many threads at once, as with the standard library's.
+// Const members of one object may be called by many threads at once, as with the standard library's. Streams that are
+// held one by one, and hooks in the middle of a call, are the simulated device's.
 
 #include <array>
 #include <thread>
@@ -27,7 +28,7 @@ void on_threads(std::size_t count, F&& f) {
 }  // namespace
 
 TEST_CASE("borrows that many threads take of one buffer are all counted") {
-  const Rig rig;
+  const Rig rig(under_test());
   auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity(), std::byte{1});
   std::atomic<bool> whole{true};
   for (int round = 0; round != 300; ++round) {
@@ -48,7 +49,7 @@ TEST_CASE("borrows that many threads take of one buffer are all counted") {
 }
 
 TEST_CASE("the last of many threads that end borrows of a dropped buffer frees it, once") {
-  const Rig rig;
+  const Rig rig(under_test());
   for (int round = 0; round != 300; ++round) {
     auto buffer = std::make_unique<PinnedBuffer<std::byte>>(rig.heap.make_buffer<std::byte>(rig.arena.capacity()));
     std::array<std::optional<Borrow<std::byte>>, 3> kept;
@@ -83,7 +84,7 @@ TEST_CASE("a buffer that many threads copy to their own streams waits for each o
 }
 
 TEST_CASE("copies and borrows of one buffer on many threads leave nothing behind") {
-  const Rig rig(Device::simulated(), {.bytes = MiB});
+  const Rig rig(running_under_test(), {.bytes = MiB});
   auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{5});
   on_threads(4, [&](std::size_t i) {
     const Stream stream(rig.device);
@@ -168,7 +169,7 @@ TEST_CASE("work that another thread submits while a borrow begins is in flight f
 
 TEST_CASE("device memory, a list of uses, a graph, an event and a view may be shared by many threads") {
   constexpr std::size_t threads = 4, rounds = 100, bytes = 4 * KiB;
-  const Rig rig(Device::simulated(), {.bytes = 4 * MiB});
+  const Rig rig(running_under_test(), {.bytes = 4 * MiB});
   const Stream stream(rig.device);
   const StreamRef view(stream);
   const auto source = rig.heap.make_buffer<std::byte>(bytes, std::byte{7});

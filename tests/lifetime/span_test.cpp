@@ -1,4 +1,5 @@
-// Rule 4 for device memory: a copy through a span of a DeviceBuffer is a use of that buffer.
+// Rule 4 for device memory: a copy through a span of a DeviceBuffer is a use of that buffer. When memory is freed is
+// seen by the bytes that the simulated device has given.
 
 #include <memory>
 #include <utility>

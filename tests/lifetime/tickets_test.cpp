@@ -1,4 +1,5 @@
 // Rule 1: a use is a position in a stream; events cover many positions; memory is free when its own copies are done.
+// Which event covers what is counted and stepped on the simulated device.
 
 #include <optional>
 #include <thread>

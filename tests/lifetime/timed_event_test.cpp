@@ -1,4 +1,5 @@
-// Streams with a priority, events that measure time, waits that block.
+// Streams with a priority, events that measure time, waits that block. A clock that is known, and counted calls, are
+// the simulated device's.
 
 #include "../support/rig.hpp"
 
@@ -87,11 +88,12 @@ TEST_CASE("a stream has the priority that it was made with, within the device's 
 }
 
 TEST_CASE("a stream's number is its own, and that of its views, and the one that reports name") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream a(rig.device), b(rig.device);
   CHECK(a.id() != b.id());
   CHECK(StreamRef(a).id() == a.id());
   auto buffer = rig.heap.make_buffer<int>(4);
+  Gate gate(rig, b);
   buffer.use_on(b, Access::device_reads, [](const int*, NativeStream) {});
   CHECK(rig.heap.report().streams.at(0).stream_id == b.id());
 }

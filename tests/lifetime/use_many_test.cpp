@@ -1,4 +1,5 @@
-// Work that uses several buffers: one use of all of them, or of none.
+// Work that uses several buffers: one use of all of them, or of none. Counted calls, steps and refusals are the
+// simulated device's.
 
 #include <stdexcept>
 #include <string>
@@ -154,18 +155,21 @@ TEST_CASE("many streams whose uses a list must come after are all waited for") {
 }
 
 TEST_CASE("where one buffer forbids the work, nothing of it happens: f does not run and no other buffer is used") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(stepped());
   auto a = rig.heap.make_buffer<int>(4), b = rig.heap.make_buffer<int>(4);
   DeviceBuffer<int> c(stream, 4);
   rig.finish(stream);
+  const auto calls = [&] {
+    return rig.simulated() ? rig.calls(SimulatedCall::record_event) + rig.calls(SimulatedCall::wait_event) : 0;
+  };
   const auto refused = [&](Errc wanted, const char* words, auto&&... uses) {
-    const auto calls = rig.calls(SimulatedCall::record_event) + rig.calls(SimulatedCall::wait_event);
+    const auto before = calls();
     const auto text = errc_text([&] { use_on(stream, writes(a), uses..., [](auto&&...) { FAIL("it ran"); }); }, wanted);
     CHECK(has(text, words));
     CHECK(!a.busy());
     CHECK(a.try_borrow_mut().has_value());
-    CHECK(rig.calls(SimulatedCall::record_event) + rig.calls(SimulatedCall::wait_event) == calls);
+    CHECK(calls() == before);
   };
   {
     const auto borrow = b.borrow();
@@ -187,7 +191,7 @@ TEST_CASE("where one buffer forbids the work, nothing of it happens: f does not 
     DeviceBuffer<int> gone(stream, 4);
     dangling = gone.span();
   }
-  rig.sim().run_all();
+  rig.finish(stream);
   refused(Errc::invalid_argument, "gone", reads(dangling));
 }
 
@@ -205,7 +209,7 @@ TEST_CASE("a refused order leaves nothing behind") {
 }
 
 TEST_CASE("a buffer may be named twice to be read; one that is written is named once") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto a = rig.heap.make_buffer<int>(4);
   DeviceBuffer<int> c(stream, 4);
@@ -224,7 +228,7 @@ TEST_CASE("a buffer may be named twice to be read; one that is written is named 
   refused(reads(c.span().subspan(0, 3)), reads(c.span().subspan(0, 1)), writes(c.span().subspan(2, 2)));
   // Parts of device memory that do not overlap are memory of their own.
   CHECK(try_use_on(stream, reads(c.span().subspan(0, 2)), writes(c.span().subspan(2, 2)), nothing).has_value());
-  rig.sim().run_all();
+  rig.finish(stream);
   CHECK(a.try_borrow_mut().has_value());
 }
 
@@ -277,12 +281,13 @@ TEST_CASE("while the function of a use of many runs, each use is a borrow of its
 }
 
 TEST_CASE("in a capture the graph keeps all that a use of many names, and what is in flight is refused as a whole") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
   auto busy = rig.heap.make_buffer<std::byte>(64);
+  Gate gate(rig, other);
   busy.use_on(other, Access::device_writes, nothing);
   int runs = 0;
-  rig.sim().begin_capture(stream);
+  REQUIRE(rig.backend().begin_capture(stream.native(), detail::CaptureMode::global).ok());
   {
     auto a = rig.heap.make_buffer<std::byte>(bytes), b = rig.heap.make_buffer<std::byte>(bytes);
     const auto text =
@@ -293,12 +298,15 @@ TEST_CASE("in a capture the graph keeps all that a use of many names, and what i
       REQUIRE(rig.backend().launch_host_function(native, run, &runs).ok());
     });
   }
-  std::optional<SimulatedGraph> graph(rig.sim().end_capture(stream));
+  void* made = nullptr;
+  REQUIRE(rig.backend().end_capture(stream.native(), &made).ok());
+  std::optional<Graph> graph(Graph::from_native(rig.device, static_cast<NativeGraph>(made)));
   { auto dropped = std::move(busy); }
-  rig.sim().run_all();
+  gate.open();
+  rig.finish(other);
   CHECK(!rig.all_free());
   graph->instantiate().launch(stream);
-  rig.sim().run_all();
+  rig.finish(stream);
   CHECK(runs == 1);
   graph.reset();
   until([&] { return rig.all_free(); });
@@ -344,7 +352,7 @@ TEST_CASE("a list of nothing runs its function") {
 }
 
 TEST_CASE("a list says what cannot be listed, and what cannot run") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   auto a = rig.heap.make_buffer<int>(4);
   UseList uses;
@@ -355,7 +363,7 @@ TEST_CASE("a list says what cannot be listed, and what cannot run") {
   }
   DeviceSpan<int> dangling;
   { dangling = DeviceBuffer<int>(stream, 4).span(); }
-  rig.sim().run_all();
+  rig.finish(stream);
   CHECK(has(errc_text([&] { uses.writes(dangling); }, Errc::invalid_argument), "UseList::writes"));
   CHECK(uses.empty());
   uses.reads(a);
@@ -365,7 +373,7 @@ TEST_CASE("a list says what cannot be listed, and what cannot run") {
 }
 
 TEST_CASE("a thousand parts of one DeviceBuffer may be listed, to be read and to be written") {
-  const Rig rig;
+  const Rig rig(under_test());
   const Stream stream(rig.device);
   DeviceBuffer<int> pool(stream, 2'000);
   UseList uses;

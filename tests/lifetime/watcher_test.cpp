@@ -1,4 +1,5 @@
-// Rule 2, where nobody comes any more: what the program has let go of comes back by thole's own thread.
+// Rule 2, where nobody comes any more: what the program has let go of comes back by thole's own thread. Who looks when
+// is decided by steps and hooks, which the simulated device has.
 
 #include <memory>
 #include <optional>

@@ -1,4 +1,5 @@
-// Kernels that read and write pinned memory themselves: they get the address at which the device finds it.
+// Kernels that read and write pinned memory themselves: they get the address at which the device finds it. A simulated
+// device has addresses of its own, where a GPU of today has the CPU's.
 
 #include <functional>
 

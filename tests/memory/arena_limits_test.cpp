@@ -1,4 +1,6 @@
 // Arenas on a machine, or in a container, whose figures a test writes: what there is no room for is refused in words.
+// The limits are the test's own, and calls are counted: on a simulated device, so that the machine's pinned memory is
+// not what is measured.
 
 #include <sys/mman.h>
 

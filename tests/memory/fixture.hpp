@@ -1,6 +1,7 @@
 #pragma once
 
-// A store on a simulated device, and what every test of it checks.
+// A store on a simulated device, and what every test of it checks. A device does no more for it than pin: what a store
+// does with the memory is the same on each, and pinned_pool_test.cpp, heap_test.cpp and quota_test.cpp ask a GPU, too.
 
 #include <doctest/doctest.h>
 
@@ -48,8 +49,11 @@ struct Machine {
 class OpenStore {
  public:
   OpenStore(const Machine& machine, std::size_t bytes, std::size_t max_bytes = 0,
+            PinMethod pin = PinMethod::register_pages)
+      : OpenStore(machine.device, bytes, max_bytes, pin) {}
+  OpenStore(const std::shared_ptr<DeviceCore>& device, std::size_t bytes, std::size_t max_bytes = 0,
             PinMethod pin = PinMethod::register_pages) {
-    auto opened = Store::open(machine.device, {bytes, max_bytes, {pin, -1}});
+    auto opened = Store::open(device, {bytes, max_bytes, {pin, -1}});
     if (!opened) FAIL(opened.error().what());
     store_ = *opened;
   }

@@ -14,6 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "memory/pinned_pool.hpp"
+#include "support/rig.hpp"
+
 using namespace thole;
 
 namespace {
@@ -27,7 +30,7 @@ PinnedArena arena_of(std::size_t bytes, std::size_t max_bytes = 0) {
   ArenaOptions options;
   options.bytes = bytes;
   options.max_bytes = max_bytes;
-  return PinnedArena(Device::simulated(), options);
+  return PinnedArena(support::running_under_test(), options);
 }
 
 std::vector<Bytes> fill(const PinnedHeap& heap, std::size_t bytes) {
@@ -189,6 +192,7 @@ TEST_CASE("threads that make and drop on one heap while it grows never share a b
 }
 
 TEST_CASE("trim gives back what the arena has grown by once the buffers are gone, caches and all") {
+  const std::size_t others = detail::bytes_in_use(support::backend_of(support::running_under_test()));
   PinnedArena arena = arena_of(1 * MiB, 100 * MiB);
   const PinnedHeap heap(arena);
   {
@@ -199,7 +203,8 @@ TEST_CASE("trim gives back what the arena has grown by once the buffers are gone
   heap.collect();
   CHECK(arena.trim() == 99 * MiB);
   CHECK(arena.capacity() == 1 * MiB);
-  CHECK(arena.device().simulation().pinned_bytes() == 1 * MiB);
+  CHECK(detail::bytes_in_use(support::backend_of(arena.device())) <=
+        others + 2 * MiB);  // one that was kept may be larger
   CHECK(heap.make_buffer<std::byte>(20 * MiB).size() == 20 * MiB);
 }
 

@@ -1,4 +1,4 @@
-// THOLE_LEAKS=1: what a program still has when it ends is named on stderr.
+// THOLE_LEAKS=1: what a program still has when it ends is named on stderr. No device takes part: it is a simulated one.
 
 #include <doctest/doctest.h>
 #include <fcntl.h>

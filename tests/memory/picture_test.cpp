@@ -1,4 +1,5 @@
-// PinnedArena::draw_svg: one well-formed picture that says what there is.
+// PinnedArena::draw_svg: one well-formed picture that says what there is. No device takes part but for what is in
+// flight: it is a simulated one.
 
 #include <algorithm>
 #include <cstdint>

@@ -1,33 +1,52 @@
-// Regions that no arena has stay pinned, and serve the next one.
+// Regions that no arena has stay pinned, and serve the next one. What makes a limit on pinned memory, counts calls,
+// ends or loses a device, or forks is of the simulated device alone: a GPU has no such limit, is there until the
+// process ends, and cannot be used in a forked child.
 
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <future>
 #include <optional>
 #include <string>
 
 #include <thole/thole.hpp>
 
 #include "fixture.hpp"
+#include "support/rig.hpp"
 
 using namespace memory_test;
+using support::Gate, support::Rig, support::running_under_test, support::under_test;
 
 namespace {
 
-/// A device that runs by itself, with a stream that never does what it has, so that unpinning would never return.
+/// A device that runs by itself and keeps nothing, with a stream that does not do what it has: who unpins waits for it.
 struct Stuck {
-  Stuck() {
-    simulation.hold(stream);
+  Stuck() { Device(rig.device).trim_pinned(); }
+  /// Where something waits for the stream all the same, it is let go, so that the test fails and comes to its end.
+  template <class F>
+  void beside(F&& f) {
+    Gate gate(rig, stream);
     stream.launch_host_function([] {});
-  }
-  ~Stuck() { simulation.release(stream); }
-  std::size_t unpinned() const {
-    return simulation.calls(SimulatedCall::unregister_host) + simulation.calls(SimulatedCall::free_host);
+    auto done = std::async(std::launch::async, std::forward<F>(f));
+    CHECK(done.wait_for(std::chrono::seconds(60)) == std::future_status::ready);
+    gate.open();
+    done.get();
   }
 
-  Device device = Device::simulated();
-  Simulation simulation = device.simulation();
-  Stream stream{device};
+  Rig rig{running_under_test()};
+  Stream stream{rig.device};
+};
+
+/// What the device under test keeps for later arenas, from nothing on.
+struct Keeper {
+  Keeper() { (void)unpin_kept(*core->backend); }
+  std::size_t kept() const { return kept_bytes(*core->backend); }
+  std::size_t in_use() const { return bytes_in_use(*core->backend) - others; }
+
+  const Device device = under_test();
+  const std::shared_ptr<DeviceCore> core = HandleAccess::core(device);
+  const std::size_t others = bytes_in_use(*core->backend);
 };
 
 const std::byte* start_of(Store& store) { return store.spans().front().data; }
@@ -37,51 +56,65 @@ const std::byte* start_of(Store& store) { return store.spans().front().data; }
 TEST_CASE("beside a stream that is stuck for ever arenas come and go, and nothing is unpinned") {
   for (const PinMethod pin : {PinMethod::register_pages, PinMethod::host_alloc}) {
     Stuck stuck;
-    const Stream other(stuck.device);
-    for (int round = 0; round < 20; ++round) {
-      const PinnedHeap heap(PinnedArena(stuck.device, {.bytes = MiB, .max_bytes = 100 * MiB, .pin_method = pin}));
-      const auto there = heap.make_buffer<std::byte>(900 * KiB, std::byte{1}).async_to_device(other);
-      CHECK(heap.try_make_buffer<std::byte>(40 * MiB));
-      CHECK(heap.try_make_buffer<std::byte>(90 * MiB));  // the region of 40 MiB makes way
-      other.synchronize();
-    }
-    CHECK(PinnedArena::try_make(stuck.device, {.bytes = 3 * MiB, .pin_method = pin}));
-    CHECK(stuck.unpinned() == 0);
-    CHECK(stuck.simulation.arena_bytes() == 0);
-    CHECK(stuck.device.kept_pinned() == stuck.simulation.pinned_bytes());
+    const Rig& rig = stuck.rig;
+    const Stream other(rig.device);
+    std::size_t most = 0;
+    stuck.beside([&] {
+      for (int round = 0; round < 20; ++round) {
+        const PinnedHeap heap(PinnedArena(rig.device, {.bytes = MiB, .max_bytes = 100 * MiB, .pin_method = pin}));
+        const auto there = heap.make_buffer<std::byte>(900 * KiB, std::byte{1}).async_to_device(other);
+        CHECK(heap.try_make_buffer<std::byte>(40 * MiB));
+        CHECK(heap.try_make_buffer<std::byte>(90 * MiB));  // the region of 40 MiB makes way
+        other.synchronize();
+        const std::size_t pinned = rig.device.kept_pinned() + heap.arena().capacity();
+        CHECK(pinned >= most);
+        most = pinned;
+      }
+      CHECK(PinnedArena::try_make(rig.device, {.bytes = 3 * MiB, .pin_method = pin}));
+      CHECK(rig.device.kept_pinned() >= most);
+    });
+    CHECK(most >= 131 * MiB);
+    if (!rig.simulated()) continue;
+    CHECK(rig.calls(SimulatedCall::unregister_host) + rig.calls(SimulatedCall::free_host) == 0);
+    CHECK(rig.sim().arena_bytes() == rig.arena.capacity());
+    CHECK(rig.device.kept_pinned() == rig.sim().pinned_bytes() - rig.arena.capacity());
   }
 }
 
 TEST_CASE("what is let go stays pinned and serves the next arena that is pinned in the same way, as a whole region") {
-  const Machine machine;
+  const Keeper keeper;
+  const auto& core = keeper.core;
   const std::byte* first = nullptr;
   {
-    const OpenStore store(machine, 10 * MiB);
+    const OpenStore store(core, 10 * MiB);
     first = start_of(*store);
   }
-  CHECK(kept_bytes(*machine.backend) == 10 * MiB);
-  CHECK(bytes_in_use(*machine.backend) == 0);
-  const std::size_t registered = machine.controls.calls(SimulatedCall::register_host);
+  CHECK(keeper.kept() == 10 * MiB);
+  CHECK(keeper.in_use() == 0);
+  const auto registered = [&] {
+    return core->backend->simulated() ? keeper.device.simulation().calls(SimulatedCall::register_host) : 0;
+  };
+  const std::size_t before = registered();
   {
-    const OpenStore same(machine, 10 * MiB);
+    const OpenStore same(core, 10 * MiB);
     CHECK(start_of(*same) == first);
-    CHECK(kept_bytes(*machine.backend) == 0);
-    CHECK(bytes_in_use(*machine.backend) == 10 * MiB);
+    CHECK(keeper.kept() == 0);
+    CHECK(keeper.in_use() == 10 * MiB);
   }
   {
-    const OpenStore half(machine, 5 * MiB);
+    const OpenStore half(core, 5 * MiB);
     CHECK(start_of(*half) == first);
     CHECK(half->capacity() == 5 * MiB);  // the rest lies idle
-    CHECK(bytes_in_use(*machine.backend) == 10 * MiB);
+    CHECK(keeper.in_use() == 10 * MiB);
   }
-  CHECK(machine.controls.calls(SimulatedCall::register_host) == registered);
+  CHECK(registered() == before);
   {
-    const OpenStore less(machine, 5 * MiB - 4096);
+    const OpenStore less(core, 5 * MiB - 4096);
     CHECK(start_of(*less) != first);
   }
-  const OpenStore by_driver(machine, 10 * MiB, 0, PinMethod::host_alloc);
+  const OpenStore by_driver(core, 10 * MiB, 0, PinMethod::host_alloc);
   CHECK(start_of(*by_driver) != first);
-  auto dumped = Store::open(machine.device, {10 * MiB, 0, {.in_core_dumps = true}});
+  auto dumped = Store::open(core, {10 * MiB, 0, {.in_core_dumps = true}});
   REQUIRE(dumped);
   CHECK(start_of(**dumped) != first);
   (*dumped)->close();
@@ -91,17 +124,18 @@ TEST_CASE("what is let go stays pinned and serves the next arena that is pinned 
 }
 
 TEST_CASE("the smallest of the regions that fit is taken") {
-  const Machine machine;
+  const Keeper keeper;
   const std::byte* middle = nullptr;
   {
-    const OpenStore large(machine, 16 * MiB), fits(machine, 11 * MiB), small(machine, 9 * MiB);
+    const OpenStore large(keeper.core, 16 * MiB), fits(keeper.core, 11 * MiB), small(keeper.core, 9 * MiB);
     middle = start_of(*fits);
   }
-  const OpenStore store(machine, 10 * MiB);
+  const OpenStore store(keeper.core, 10 * MiB);
   CHECK(start_of(*store) == middle);
 }
 
 TEST_CASE("where no more can be pinned a far larger region serves, and a larger arena has the kept ones unpinned") {
+  const Keeper nothing_kept_by_others;  // of which the error would tell, too
   const Device device = Device::simulated({.max_pinned_bytes = 20 * MiB});
   const Simulation simulation = device.simulation();
   { const PinnedArena first(device, {.bytes = 12 * MiB}); }
@@ -138,11 +172,24 @@ TEST_CASE("growth that meets a limit says what is kept, and trim_pinned makes ro
   CHECK(heap.try_make_buffer<std::byte>(60 * MiB));
 }
 
-TEST_CASE("at most twice as much is kept as arenas had at once, or as the program says, when the next one is pinned") {
-  Device device = Device::simulated();
+TEST_CASE("at most twice as much is kept as arenas had at once, when the next one is pinned") {
+  const Device device = Device::simulated();
   for (const std::size_t bytes : {4 * MiB, 5 * MiB, 6 * MiB, 7 * MiB})
     const PinnedArena arena(device, {.bytes = bytes});
   CHECK(device.kept_pinned() == (5 + 6 + 7) * MiB);  // the first to be let go was the first to go: 14 MiB may be kept
+}
+
+TEST_CASE(
+    "at most as much is kept as the program says, when the next arena is pinned that finds nothing large enough") {
+  struct Limited : Keeper {
+    ~Limited() { Device(device).keep_pinned(SIZE_MAX); }  // a GPU serves other tests, too
+  } limited;
+  Device device = limited.device;
+  {
+    const PinnedArena first(device, {.bytes = 5 * MiB}), second(device, {.bytes = 6 * MiB}),
+        third(device, {.bytes = 7 * MiB});
+  }
+  CHECK(device.kept_pinned() == (5 + 6 + 7) * MiB);
   device.keep_pinned(13 * MiB);
   { const PinnedArena arena(device, {.bytes = MiB}); }
   CHECK(device.kept_pinned() == (5 + 6 + 7) * MiB);  // one of these served, though it is far larger
@@ -152,6 +199,18 @@ TEST_CASE("at most twice as much is kept as arenas had at once, or as the progra
   }
   device.keep_pinned(0);
   const PinnedArena arena(device, {.bytes = 9 * MiB});
+  CHECK(device.kept_pinned() == 0);
+}
+
+TEST_CASE("what is kept is unpinned where the program says so, and how much that was is told") {
+  const Keeper keeper;
+  Device device = keeper.device;
+  { const PinnedArena first(device, {.bytes = 3 * MiB}), second(device, {.bytes = 2 * MiB}); }
+  CHECK(device.kept_pinned() == 5 * MiB);
+  CHECK(device.trim_pinned() == 5 * MiB);
+  CHECK(device.kept_pinned() == 0);
+  CHECK(device.trim_pinned() == 0);
+  const PinnedArena arena(device, {.bytes = 2 * MiB});  // which is pinned anew
   CHECK(device.kept_pinned() == 0);
 }
 

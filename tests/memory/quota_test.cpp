@@ -16,7 +16,7 @@ namespace {
 using Bytes = PinnedBuffer<std::byte>;
 
 Rig limited_to(std::size_t quota, std::size_t bytes = 16 * MiB) {
-  return Rig(stepped(), {.bytes = bytes}, {.max_bytes = quota});
+  return Rig(under_test(), {.bytes = bytes}, {.max_bytes = quota});
 }
 
 std::vector<Bytes> fill(const PinnedHeap& heap, std::size_t bytes, Errc end) {
@@ -78,15 +78,17 @@ TEST_CASE("what waits for the device counts until it is finished") {
   const Rig rig = limited_to(MiB);
   const Stream stream(rig.device);
   auto target = DeviceBuffer<std::byte>(stream, MiB);
+  Gate gate(rig, stream);
   rig.heap.make_buffer<std::byte>(MiB).async_to_device(stream, target.span());
   errc_text_of(rig.heap.try_make_buffer<std::byte>(64), Errc::limit);
   CHECK(has(errc_text_of(rig.heap.try_make_buffer<std::byte>(64), Errc::limit), std::to_string(MiB) + " in flight"));
+  gate.open();
   rig.settle(stream);
   CHECK(rig.heap.make_buffer<std::byte>(MiB).size() == MiB);
 }
 
 TEST_CASE("a heap's quota is its own: other heaps of the arena have the rest, and it does not make the arena grow") {
-  const Rig rig(stepped(), {.bytes = 4 * MiB, .max_bytes = 64 * MiB}, {.max_bytes = MiB});
+  const Rig rig(under_test(), {.bytes = 4 * MiB, .max_bytes = 64 * MiB}, {.max_bytes = MiB});
   const PinnedHeap other(rig.arena), second(rig.arena, {.max_bytes = MiB});
   const auto mine = fill(rig.heap, 4 * KiB, Errc::limit);
   const auto seconds = fill(second, 4 * KiB, Errc::limit);

@@ -1,4 +1,5 @@
-// The records of blocks: ordinary memory, in what figures and limits say, and given back.
+// The records of blocks: ordinary memory, in what figures and limits say, and given back. No device takes part: a
+// simulated one, which pins nothing that the machine would miss.
 
 #include <doctest/doctest.h>
 #include <unistd.h>

@@ -1,4 +1,5 @@
-// What an arena tells the program of its regions, and what the functions that are told may do.
+// What an arena tells the program of its regions, and what the functions that are told may do. Where a case looks at
+// how much is pinned while a function is told, or forks, it needs the simulated device.
 
 #include <doctest/doctest.h>
 
@@ -98,7 +99,7 @@ TEST_CASE("an arena tells of each region before its first use and of each that i
   Registry registry;
   Watched watched(registry);
   {
-    auto arena = std::make_unique<PinnedArena>(stepped(), watched.options);
+    auto arena = std::make_unique<PinnedArena>(under_test(), watched.options);
     watched.options = {};
     CHECK(registry.added() == 1);
     CHECK(same(arena->regions(), registry.spans()));
@@ -129,7 +130,8 @@ TEST_CASE("an arena tells of each region before its first use and of each that i
 }
 
 TEST_CASE("a region that an arena has let go of, and that stayed pinned, is told anew") {
-  const Device device = stepped();
+  Device device = under_test();
+  device.trim_pinned();
   Registry registry;
   const std::byte* first = nullptr;
   for (int round = 1; round != 4; ++round) {
@@ -148,8 +150,11 @@ TEST_CASE("a region that an arena has let go of, and that stayed pinned, is told
 }
 
 TEST_CASE("while a copy is in flight the arena is not told that its memory goes") {
-  const Device device = stepped();
+  const Rig rig(under_test());
+  Device device = rig.device;
+  device.trim_pinned();
   const Stream stream(device);
+  Gate gate(rig, stream);
   Registry registry;
   Watched watched(registry);
   std::optional<DeviceBuffer<std::byte>> there;
@@ -166,8 +171,8 @@ TEST_CASE("while a copy is in flight the arena is not told that its memory goes"
   }
   CHECK(registry.removed() == 1);
   CHECK(registry.spans().size() == 1);
-  (void)stream.native();
-  device.simulation().run_all();
+  gate.open();
+  rig.settle(stream);
   watched.ending.wait();
   CHECK(registry.removed() == 2);
 }
@@ -232,7 +237,7 @@ TEST_CASE("on_region_removed is told while the region is still pinned") {
 }
 
 TEST_CASE("an Error that on_region_added throws keeps its code, and what is no exception is told of, too") {
-  const Device device = stepped();
+  const Device device = under_test();
   ArenaOptions options{.bytes = MiB};
   options.on_region_added = [](Span) { throw Error(Errc::too_large, "my own words"); };
   CHECK(has(errc_text_of(PinnedArena::try_make(device, options), Errc::too_large), "my own words"));
@@ -242,7 +247,9 @@ TEST_CASE("an Error that on_region_added throws keeps its code, and what is no e
 }
 
 TEST_CASE("what on_region_removed throws can be asked for, and ends nothing") {
-  Device device = stepped();
+  Device device = under_test();
+  device.trim_pinned();
+  (void)device.take_error();  // of an earlier test's
   Ending ending;
   ArenaOptions options{.bytes = MiB, .max_bytes = 100 * MiB};
   options.on_region_removed = [held = ending.held()](Span) { throw std::runtime_error("still mapped elsewhere"); };
@@ -265,7 +272,7 @@ TEST_CASE("what on_region_removed throws can be asked for, and ends nothing") {
 }
 
 TEST_CASE("a function that is told may use other arenas and look at its own, but not make that grow or trim it") {
-  const Device device = stepped();
+  const Device device = under_test();
   const PinnedHeap other(PinnedArena(device, {.bytes = MiB, .max_bytes = 64 * MiB}));
   std::optional<PinnedArena> own;
   std::string growth, trim;
@@ -300,7 +307,7 @@ TEST_CASE("a function that is told may use other arenas and look at its own, but
 }
 
 TEST_CASE("one arena's function makes another arena grow whose function wants the first: an error, not a deadlock") {
-  const Device device = stepped();
+  const Device device = under_test();
   std::optional<PinnedHeap> first, second;
   std::string text;
   const auto in_second = [&](Span) {

@@ -1,4 +1,5 @@
-// Memory that one thread leaves and another wants, whatever threads, heaps and buffers there are or were.
+// Memory that one thread leaves and another wants, whatever threads, heaps and buffers there are or were. No device
+// takes part: it is a simulated one.
 
 #include <thole/thole.hpp>
 

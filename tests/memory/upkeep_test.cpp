@@ -1,4 +1,5 @@
-// What the library's own thread does to arenas: it pins what is still to come, and unpins what has lain idle.
+// What the library's own thread does to arenas: it pins what is still to come, and unpins what has lain idle. Hooks of
+// the simulated device say when that thread pins.
 
 #include <atomic>
 #include <chrono>

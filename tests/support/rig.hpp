@@ -27,13 +27,29 @@ inline constexpr std::size_t MiB = 1024 * KiB;
 
 inline Device stepped(std::uint64_t seed = 0) { return Device::simulated({.stepped = true, .seed = seed}); }
 
+/// THOLE_TEST_AS_GPU=1 has one simulated device that runs by itself stand in for the GPU: what cases do on a GPU, tried
+/// without one. It lives as long as the process, as a GPU does; nullptr elsewhere.
+inline const Device* stand_in() {
+  static const Device* const device =
+      std::getenv("THOLE_TEST_AS_GPU") != nullptr ? new Device(Device::simulated()) : nullptr;
+  return device;
+}
+
 inline bool on_gpu() {
   const char* const name = std::getenv("THOLE_DEVICE");
   return name != nullptr && std::string_view(name).starts_with("cuda");
 }
 
 /// The GPU when THOLE_DEVICE asks for one, else a stepped simulated device: for rules that hold on both.
-inline Device under_test(std::uint64_t seed = 0) { return on_gpu() ? Device::best() : stepped(seed); }
+inline Device under_test(std::uint64_t seed = 0) {
+  if (stand_in() != nullptr) return *stand_in();
+  return on_gpu() ? Device::best() : stepped(seed);
+}
+/// As that, but a simulated one runs by itself, so that calls wait for running work where they do on a GPU.
+inline Device running_under_test() {
+  if (stand_in() != nullptr) return *stand_in();
+  return on_gpu() ? Device::best() : Device::simulated();
+}
 
 inline detail::DeviceBackend& backend_of(const Device& device) { return *detail::HandleAccess::core(device)->backend; }
 
@@ -42,7 +58,10 @@ struct Rig {
                const HeapOptions& heap_options = {})
       : device(std::move(on)), arena(device, arena_options), heap(arena, heap_options) {}
 
-  bool simulated() const { return device.backend() == thole::Backend::simulated; }
+  /// Whether its progress is the test's.
+  bool simulated() const {
+    return device.backend() == thole::Backend::simulated && (stand_in() == nullptr || device != *stand_in());
+  }
   Simulation sim() const { return device.simulation(); }
   detail::DeviceBackend& backend() const { return backend_of(device); }
 

@@ -122,8 +122,10 @@ class CudaBackend final : public DeviceBackend {
   }
   Status allocate_host(std::size_t bytes, void** data) noexcept override {
     void* made = nullptr;
-    const Status status =
-        call([&] { return cudaHostAlloc(&made, bytes, cudaHostAllocPortable | cudaHostAllocMapped); });
+    const Status status = call([&] {
+      return bytes == 0 ? cudaErrorInvalidValue
+                        : cudaHostAlloc(&made, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
+    });
     if (status.ok()) *data = made;
     return status;
   }
@@ -145,7 +147,9 @@ class CudaBackend final : public DeviceBackend {
   // CUDA: "Stream Ordered Memory Allocator".
   Status allocate_device(std::size_t bytes, StreamHandle stream, void** data) noexcept override {
     void* made = nullptr;
-    const Status status = call([&] { return cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream)); });
+    const Status status = call([&] {
+      return bytes == 0 ? cudaErrorInvalidValue : cudaMallocFromPoolAsync(&made, bytes, pool_, stream_of(stream));
+    });
     if (status.ok()) *data = made;
     return status;
   }
