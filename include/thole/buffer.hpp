@@ -42,7 +42,8 @@ constexpr Access::Writes operator|(Access::Writes, Access::Reads) noexcept { ret
 namespace detail {
 
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
-/// Before that it moves `*place`, an address in the block, to where the device finds it.
+/// Before that it moves `*place`, an address in the block, to where the device finds it. nullptr: a block of 0
+/// elements.
 THOLE_EXPORT Result<void> use_on(BlockHead* block, const StreamRef& stream, bool writes,
                                  void (*run)(void* context, thole::NativeStream stream), void* context,
                                  const void** place);
@@ -349,7 +350,6 @@ class [[nodiscard]] PinnedBuffer {
   template <bool Writes, class Call>
   Result<void> run_use(const StreamRef& stream, Call& call, const void** place) const {
     if (!valid_) return tl::unexpected(detail::moved_from("PinnedBuffer::use_on", "the buffer"));
-    if (block_ == nullptr) return call(stream.native()), Result<void>();
     return detail::use_on(
         block_, stream, Writes, [](void* context, NativeStream native) { (*static_cast<Call*>(context))(native); },
         &call, place);

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include <thole/detail/listed_use.hpp>
+
 #include "api/block_rules.hpp"
 #include "api/handle_access.hpp"
 #include "api/held_uses.hpp"
@@ -238,6 +240,7 @@ Result<DeviceBlock*> copy_to_new_device_block(BlockHead* head, std::size_t bytes
 Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void (*run)(void*, thole::NativeStream),
                     void* context, const void** place) {
   constexpr const char* call = "PinnedBuffer::use_on";
+  if (head == nullptr) return run_uses(stream, nullptr, 0, call, run, context);
   Block& block = of(head);
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));

@@ -83,6 +83,8 @@ void StreamRef::synchronize() const {
 }
 
 Result<void> StreamRef::synchronize_for(std::chrono::nanoseconds timeout) const noexcept {
+  if (auto live = HandleAccess::live_timeline(*this, "Stream::synchronize_for"); !live)
+    return tl::unexpected(std::move(live.error()));
   auto end = try_record();
   if (!end) return tl::unexpected(std::move(end.error()));
   auto waited = end->wait_for(timeout);
