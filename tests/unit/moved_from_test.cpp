@@ -192,6 +192,7 @@ TEST_CASE("every call of a stream that was moved from says moved_from") {
                       {"Stream::wait", [&] { gone.wait(event); }},
                       {"Stream::wait", [&] { raise(gone.try_wait(event)); }},
                       {"Stream::launch_host_function", [&] { gone.launch_host_function([] {}); }},
+                      {"Stream::launch_host_function", [&] { raise(gone.try_launch_host_function([] {})); }},
                       {"StreamRef::id", [&] { (void)gone.id(); }},
                       {"StreamRef::priority", [&] { (void)gone.priority(); }},
                       {"Stream::capturing", [&] { (void)gone.capturing(); }},
