@@ -43,7 +43,8 @@ constexpr Access::Writes operator|(Access::Writes, Access::Reads) noexcept { ret
 namespace detail {
 
 /// Runs `run(context, stream)`, which enqueues work that uses the block, as one use; records it also when `run` throws.
-/// Before that it moves `*place`, an address in the block, to where the device finds it.
+/// Before that it moves `*place`, an address in the block, to where the device finds it. nullptr: a block of 0
+/// elements.
 THOLE_EXPORT Result<void> use_on(BlockHead* block, const StreamRef& stream, bool writes,
                                  void (*run)(void* context, thole::NativeStream stream), void* context,
                                  const void** place);

@@ -44,6 +44,10 @@ class CudaPinnedResource {
 
   /// Allocates from the heap.
   explicit CudaPinnedResource(PinnedHeap heap) noexcept : heap_(std::move(heap)) {}
+  // Not moved: one that is moved from stays what it was, for what it has allocated.
+  CudaPinnedResource(const CudaPinnedResource&) noexcept = default;
+  CudaPinnedResource& operator=(const CudaPinnedResource&) noexcept = default;
+  ~CudaPinnedResource() = default;
 
   /// The heap that it allocates from.
   const PinnedHeap& heap() const noexcept { return heap_; }

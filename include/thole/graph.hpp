@@ -103,7 +103,8 @@ class [[nodiscard]] THOLE_EXPORT Graph {
   /// Takes over a graph that the program captured in a stream of that device, or made: it is destroyed with this
   /// object. What thole's calls in that capture used is known; other memory that its nodes name is the program's to
   /// order, or to name in `thole::launch`. Where several captures went into it, what all of them used is. Throws
-  /// std::bad_alloc, and destroys the graph then.
+  /// std::bad_alloc, and destroys the graph then; `Error` with `moved_from` for such a device, and the graph stays the
+  /// caller's.
   static Graph from_native(const Device& device, NativeGraph graph);
   Graph(Graph&& other) noexcept;
   Graph& operator=(Graph&& other) noexcept;

@@ -172,7 +172,7 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   [[nodiscard]] Result<void*> try_allocate(std::size_t bytes, std::size_t alignment = 64,
                                            SourceLocation location = THOLE_HERE) const noexcept;
   /// Gives the memory back, which starts at the address; it is reused when all recorded uses are done. Never waits.
-  /// False for any other address; true for nullptr.
+  /// False for any other address, and of a heap that was moved from; true for nullptr.
   bool deallocate(void* data) const noexcept;
   /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far. In a
   /// capture the graph keeps it, too, and what came before the capture is known to be done when the stream has been
@@ -215,7 +215,8 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   void use_on(void* data, const StreamRef& stream, Access::Writes, F&& f) const {
     run_raw(data, stream, true, std::forward<F>(f));
   }
-  /// What the address is part of; nothing where it is not this heap's. Asks the device, and never waits.
+  /// What the address is part of; nothing where it is not this heap's, as of a heap that was moved from. Asks the
+  /// device, and never waits.
   std::optional<RawBlock> find(const void* data) const noexcept;
   /// Waits until the CPU may read (`device_reads`: until no recorded write goes on) or write (`device_writes`: until no
   /// use does) the memory that the address lies in: `timed_out`, `borrowed` while a function of `use_on` runs that

@@ -20,7 +20,8 @@ enum class SimulatedCaptureMode { global, thread_local_, relaxed };
 /// What `Simulation::end_capture` returns: a graph as any.
 using SimulatedGraph = Graph;
 
-/// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive.
+/// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive; it is
+/// copied where it would be moved, so that none is ever empty.
 /// An "operation" is one copy, event record, event wait, host function, kernel (`launch`), allocation or free in a
 /// stream; a copy moves its bytes in the moment at which it completes, never earlier.
 ///
@@ -29,6 +30,9 @@ class [[nodiscard]] THOLE_EXPORT Simulation {
  public:
   /// For `Device::simulation()`.
   explicit Simulation(std::shared_ptr<detail::SimulatedBackend> backend) noexcept;
+  Simulation(const Simulation&) noexcept = default;
+  Simulation& operator=(const Simulation&) noexcept = default;
+  ~Simulation() = default;
 
   /// As cudaSetDevice, for the calling thread and as long as the device lives: where other code names a default stream
   /// and no device (a `cuda::stream_ref`), it is this device's.

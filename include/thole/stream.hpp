@@ -70,9 +70,14 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   /// As `wait`, without throwing.
   [[nodiscard]] Result<void> try_wait(const Event& event) const noexcept;
   /// Runs the function on a thread of the device's when the stream gets there; it must not throw. It may drop handles,
-  /// which thole ends later; other calls of thole in it that need the device are errors. CUDA: "Execution Control",
+  /// which thole ends later; other calls of thole in it that need the device are errors. The stream keeps it until it
+  /// has run; in a capture the graph keeps it, and each launch runs it. Does not block, but where the stream's queue is
+  /// full. Throws `Error`, and the function is dropped then: `invalid_argument` for an empty one, `capturing` where the
+  /// stream's capture is invalidated, `device_lost`, `moved_from`, `out_of_memory`. CUDA: "Execution Control",
   /// cudaLaunchHostFunc.
   void launch_host_function(std::function<void()> function) const;
+  /// As `launch_host_function`, without throwing.
+  [[nodiscard]] Result<void> try_launch_host_function(std::function<void()> function) const noexcept;
   /// The stream's number, as cudaStreamGetId says: no other stream of the process has it, ever. Reports name streams by
   /// it. 0 for a view that was made while its stream captured.
   std::uint64_t id() const;

@@ -137,7 +137,7 @@ template <class... Arguments>
 
 /// What a piece of work uses, where that is known only at run time; move-only. The list keeps the memory that it names,
 /// as a graph does, so that a buffer may be dropped or moved before the work runs; but it borrows nothing. It may run
-/// any number of times, and costs some ten nanoseconds a buffer.
+/// any number of times, and costs some ten nanoseconds a buffer. One that was moved from is empty.
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 class THOLE_EXPORT UseList {

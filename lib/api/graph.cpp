@@ -135,11 +135,11 @@ using detail::Status;
 // ---- Graph
 
 Graph Graph::from_native(const Device& device, NativeGraph native) {
+  if (HandleAccess::core(device) == nullptr) throw detail::moved_from("Graph::from_native", "the device");
   Graph graph;
   graph.core_ = HandleAccess::core(device);
   graph.graph_ = native;
-  if (graph.core_ != nullptr && !graph.core_->of_another_process())
-    graph.uses_ = graph.core_->streams->graphs.of_graph(graph.core_, native);
+  if (!graph.core_->of_another_process()) graph.uses_ = graph.core_->streams->graphs.of_graph(graph.core_, native);
   return graph;
 }
 

@@ -57,6 +57,7 @@ void* PinnedHeap::allocate(std::size_t bytes, std::size_t alignment, SourceLocat
 Result<void*> PinnedHeap::try_allocate(std::size_t bytes, std::size_t alignment,
                                        SourceLocation location) const noexcept {
   constexpr const char* call = "PinnedHeap::allocate";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (!std::has_single_bit(alignment) || alignment > detail::page)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
       return std::string(call) + ": an alignment of " + std::to_string(alignment) +
@@ -87,11 +88,11 @@ bool PinnedHeap::deallocate(void* data) const noexcept {
 }
 
 Result<bool> PinnedHeap::try_deallocate(void* data, const StreamRef& stream) const noexcept {
+  constexpr const char* call = "PinnedHeap::deallocate";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (data == nullptr) return true;
-  if (core_ == nullptr) return false;
   Block* const block = BlockIndex::at(data);
   if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
-  constexpr const char* call = "PinnedHeap::deallocate";
   // The event for what the stream was given so far comes with its first use after the capture; but that one's view is
   // another, if this one was made in the capture.
   if (const auto& timeline = detail::HandleAccess::shared(stream); timeline != nullptr && timeline->id() == 0)
@@ -111,8 +112,8 @@ bool PinnedHeap::deallocate(void* data, const StreamRef& stream) const {
 
 Result<bool> PinnedHeap::try_deallocate_after_all(void* data) const noexcept try {
   constexpr const char* call = "PinnedHeap::deallocate_after_all";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (data == nullptr) return true;
-  if (core_ == nullptr) return false;
   const Block* const block = BlockIndex::at(data);
   if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
   const auto& device = core_->arena()->device();
@@ -127,9 +128,11 @@ Result<bool> PinnedHeap::try_deallocate_after_all(void* data) const noexcept try
 bool PinnedHeap::deallocate_after_all(void* data) const { return detail::unwrap(try_deallocate_after_all(data)); }
 
 Result<bool> PinnedHeap::record_raw(const void* data, const StreamRef& stream, bool writes) const noexcept {
+  constexpr const char* call = "PinnedHeap::record_use";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   detail::BlockHead* const block = raw_block(data);
   if (block == nullptr) return false;
-  if (auto noted = note(detail::of(block), stream, writes, "PinnedHeap::record_use"); !noted)
+  if (auto noted = note(detail::of(block), stream, writes, call); !noted)
     return tl::unexpected(std::move(noted.error()));
   return true;
 }
@@ -149,8 +152,10 @@ bool PinnedHeap::record_use(const void* data, const StreamRef& stream, Access::W
 
 Result<void> PinnedHeap::use_raw(const void* data, const StreamRef& stream, bool writes,
                                  void (*run)(void*, NativeStream), void* context) const {
+  constexpr const char* call = "PinnedHeap::use_on";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   detail::BlockHead* const block = raw_block(data);
-  if (block == nullptr) return tl::unexpected(not_this_heaps("PinnedHeap::use_on"));
+  if (block == nullptr) return tl::unexpected(not_this_heaps(call));
   return detail::use_on(block, stream, writes, run, context, nullptr);
 }
 
@@ -163,6 +168,7 @@ std::optional<RawBlock> PinnedHeap::find(const void* data) const noexcept {
 
 Result<void> PinnedHeap::wait_raw(const void* data, bool writes, std::chrono::nanoseconds timeout) const noexcept {
   constexpr const char* call = "PinnedHeap::try_wait_for";
+  if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   detail::BlockHead* const block = raw_block(data);
   if (block == nullptr) return tl::unexpected(not_this_heaps(call));
   auto waited = writes ? detail::begin_write_for(block, timeout, call) : detail::begin_read_for(block, timeout, call);

@@ -186,8 +186,17 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
 }
 
 void StreamRef::launch_host_function(std::function<void()> function) const {
+  detail::unwrap(try_launch_host_function(std::move(function)));
+}
+
+Result<void> StreamRef::try_launch_host_function(std::function<void()> function) const noexcept try {
   constexpr const char* call = "Stream::launch_host_function";
-  auto work = detail::unwrap(HandleAccess::begin_work(*this, call));
+  auto begun = HandleAccess::begin_work(*this, call);
+  if (!begun) return tl::unexpected(std::move(begun.error()));
+  if (function == nullptr)  // it would end the process when the stream gets there
+    return tl::unexpected(
+        Error::make(Errc::invalid_argument, [&] { return std::string(call) + ": there is no function in it"; }));
+  detail::Submission& work = *begun;
   work.expect_long_work();
   detail::HostFunction* const kept = detail::keep_host_function(std::move(function));
   struct Hold {  // it may have run, and its graph be gone, before this call ends
@@ -201,7 +210,7 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   if (status.ok()) status = work.backend().launch_host_function(timeline_->native(), detail::run_host_function, kept);
   if (!status.ok()) {
     detail::leave_stream(kept);
-    throw work.error(status, "enqueueing a host function");
+    return tl::unexpected(work.error(status, "enqueueing a host function"));
   }
   timeline_->note_unseen();  // what is freed in the stream's order comes after it
   // A capture may have begun or ended on another thread since the first question: then the graph and the stream keep
@@ -212,6 +221,9 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   if (since == detail::Submission::Since::begun && !keep_in_graph(work, after.graph, kept).ok())
     detail::keep_in_graph(kept);  // for good, rather than run after its end
   if (since == detail::Submission::Since::unknown) detail::keep_in_graph(kept);
+  return {};
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(detail::out_of_memory("Stream::launch_host_function"));
 }
 
 std::uint64_t StreamRef::id() const {

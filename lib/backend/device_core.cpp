@@ -81,6 +81,7 @@ void DeviceCore::tidy() noexcept {
     keep_error(status, object, "destroying it");
   }
   leftovers.done();
+  events.trim();
   if (!lost() && events.is_low()) events.refill();
 }
 

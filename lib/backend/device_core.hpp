@@ -80,9 +80,11 @@ struct DeviceCore {
   std::atomic<bool> used_across_devices{false};
   /// Whether the library's own thread looks at the device already (is_watched() in streams/watcher.hpp).
   std::atomic<bool> watched{false};
-  /// Destroys what is left, and makes events ahead. May block as long as a stream is stuck.
+  /// Destroys what is left, and events that are too many, and makes some ahead. May block as long as a stream is stuck.
   void tidy() noexcept;
-  bool is_untidy() const noexcept { return !leftovers.empty() || (!lost() && events.is_low()); }
+  bool is_untidy() const noexcept { return has_too_much() || (!lost() && events.is_low()); }
+  /// Something is to be destroyed.
+  bool has_too_much() const noexcept { return !leftovers.empty() || events.is_high(); }
   /// True: the caller is the one who sees to it that tidy() is called, and calls end_tidying() then, or where that
   /// cannot be done.
   bool begin_tidying() noexcept { return !tidying_.exchange(true, std::memory_order_acquire); }

@@ -36,12 +36,14 @@ Status EventStock::take_spare(EventHandle* event) noexcept {
   return make(event, false);
 }
 
-void EventStock::give(EventHandle event, bool timed) noexcept {
+bool EventStock::give(EventHandle event, bool timed) noexcept {
   try {
     const std::scoped_lock lock(mutex_);
     (timed ? timed_ : events_).push_back(event);
+    return events_.size() + timed_.size() > most;
   } catch (const std::bad_alloc&) {
     leftovers_.add(Leftovers::Kind::event, event);
+    return true;
   }
 }
 
@@ -53,7 +55,7 @@ void EventStock::refill() noexcept {
     }
     EventHandle event = nullptr;
     if (!make(&event, false).ok()) return;
-    give(event);
+    (void)give(event);
   }
 }
 
@@ -70,9 +72,29 @@ void EventStock::make_blocking() noexcept {
   refill();
 }
 
+void EventStock::trim() noexcept {
+  if (!is_high()) return;
+  for (;;) {
+    EventHandle event = nullptr;
+    {
+      const std::scoped_lock lock(mutex_);
+      if (events_.size() + timed_.size() <= most / 2) break;
+      auto& stock = events_.size() >= timed_.size() ? events_ : timed_;
+      event = stock.back();
+      stock.pop_back();
+    }
+    (void)leftovers_.destroy({Leftovers::Kind::event, event});
+  }
+}
+
 bool EventStock::is_low() const noexcept {
   const std::scoped_lock lock(mutex_);
   return events_.size() < low;
+}
+
+bool EventStock::is_high() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  return events_.size() + timed_.size() > most;
 }
 
 }  // namespace thole::inline v0_1::detail

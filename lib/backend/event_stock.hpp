@@ -15,8 +15,9 @@ namespace thole::inline v0_1::detail {
 /// Thread safety: any thread, at any time.
 class EventStock {
  public:
-  static constexpr std::size_t full = 128;  ///< as many are made ahead, of those that measure no time
-  static constexpr std::size_t low = 32;    ///< with fewer, more should be made
+  static constexpr std::size_t full = 128;   ///< as many are made ahead, of those that measure no time
+  static constexpr std::size_t low = 32;     ///< with fewer, more should be made
+  static constexpr std::size_t most = 1024;  ///< with more, of both kinds together, some should go
 
   EventStock(DeviceBackend& backend, Leftovers& leftovers) noexcept : backend_(backend), leftovers_(leftovers) {}
   /// Destroys the events; none is out.
@@ -33,12 +34,17 @@ class EventStock {
   Status take(EventHandle* event, bool timed = false, bool* is_low = nullptr) noexcept;
   /// One that the stock can spare, or a new one. Fails as DeviceBackend::create_event.
   Status take_spare(EventHandle* event) noexcept;
-  /// The event is not recorded again but by the next who takes it.
-  void give(EventHandle event, bool timed = false) noexcept;
+  /// The event is not recorded again but by the next who takes it. True: there are too many, and trim() should be
+  /// called by who may block.
+  bool give(EventHandle event, bool timed = false) noexcept;
   /// Makes events until the stock is full. May block as long as a stream is stuck: where a device is made, and on a
   /// thread that has nothing else to do.
   void refill() noexcept;
   bool is_low() const noexcept;
+  /// Destroys what is above half of `most`, where there are more than that: programs that have as many in flight again
+  /// and again make few anew. May block as refill().
+  void trim() noexcept;
+  bool is_high() const noexcept;
 
  private:
   Status make(EventHandle* event, bool timed) noexcept { return backend_.create_event(event, flags(timed)); }

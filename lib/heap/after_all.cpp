@@ -46,7 +46,7 @@ Status wait_for_all(DeviceCore& device) noexcept {
     const CaptureGuard guard(*device.backend);
     status = device.note(device.backend->synchronize_event(event));
   }
-  device.events.give(event);
+  (void)device.events.give(event);
   return status;
 }
 

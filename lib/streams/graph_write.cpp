@@ -5,12 +5,13 @@
 #include "backend/ask_until.hpp"
 #include "base/trace_log.hpp"
 #include "streams/timeline.hpp"
+#include "streams/watcher.hpp"
 
 namespace thole::inline v0_1::detail {
 
 GraphWrite::~GraphWrite() {
   if (device_->of_another_process()) return;
-  for (EventHandle const event : events_) device_->events.give(event);
+  for (EventHandle const event : events_) give_event(device_, event);
 }
 
 void GraphWrite::add(StreamHandle native) noexcept try {
@@ -20,7 +21,7 @@ void GraphWrite::add(StreamHandle native) noexcept try {
   if (device_->note(device_->backend->record_event_in_graph(event, native)).ok())
     events_.push_back(event);
   else
-    device_->events.give(event);
+    give_event(device_, event);
 } catch (const std::bad_alloc&) {
   // The launch as a whole is waited for.
 }

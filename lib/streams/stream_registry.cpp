@@ -28,6 +28,7 @@ std::shared_ptr<Timeline> StreamRegistry::of_capturing(const std::shared_ptr<Dev
   std::shared_ptr<Timeline> known;  // let go of after the lock
   const std::scoped_lock lock(mutex_);
   // A stream of the library's own is known by its handle, which is nobody else's as long as it is open.
+  looked_at_ += all_.size();
   for (Timeline* const timeline : all_)
     if (timeline != nullptr && !timeline->foreign() && timeline->native() == native && timeline->is_usable())
       if ((known = timeline->weak_from_this().lock()) != nullptr) return known;
@@ -86,6 +87,7 @@ void StreamRegistry::make_room() {
 
 /// Under the lock. Each that is looked at has been added since the last time, or lives.
 void StreamRegistry::drop_ended() noexcept {
+  looked_at_ += all_.size();
   std::erase(all_, nullptr);
   ++times_moved_;
   for (std::size_t place = 0; place != all_.size(); ++place) all_[place]->registry_place = place;
@@ -93,6 +95,11 @@ void StreamRegistry::drop_ended() noexcept {
   std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
   std::erase_if(capturing_, [](const auto& entry) { return entry.second.timeline.expired(); });
   drop_beyond_ = std::max(std::size_t{64}, 2 * all_.size());
+}
+
+std::size_t StreamRegistry::looked_at() const noexcept {
+  const std::scoped_lock lock(mutex_);
+  return looked_at_;
 }
 
 void StreamRegistry::forget(const Timeline& timeline) noexcept {
@@ -110,7 +117,7 @@ void StreamRegistry::take_finished(MovingBlocks& out, Wanted wanted) noexcept {
     {
       const std::scoped_lock lock(mutex_);
       if (std::exchange(times_moved, times_moved_) != times_moved_) from = 0;
-      for (; from < all_.size() && count < some.size(); ++from)
+      for (; from < all_.size() && count < some.size(); ++from, ++looked_at_)
         if (Timeline* const timeline = all_[from];
             timeline != nullptr && (timeline->has_work() || (wanted == Wanted::finished && timeline->has_events())))
           if ((some[count] = timeline->weak_from_this().lock()) != nullptr) ++count;
@@ -181,14 +188,17 @@ bool StreamRegistry::has_loose_ends() const noexcept {
 bool StreamRegistry::has_work() const noexcept {
   if (has_loose_ends()) return true;
   const std::scoped_lock lock(mutex_);
-  return std::ranges::any_of(all_,
-                             [](const Timeline* timeline) { return timeline != nullptr && timeline->has_work(); });
+  return std::ranges::any_of(all_, [this](const Timeline* timeline) {
+    ++looked_at_;
+    return timeline != nullptr && timeline->has_work();
+  });
 }
 
 std::shared_ptr<Timeline> StreamRegistry::next_with_work() noexcept {
   constexpr std::size_t most_looked_at = 32;
   const std::scoped_lock lock(mutex_);
   for (std::size_t i = 0; i < std::min(all_.size(), most_looked_at); ++i) {
+    ++looked_at_;
     Timeline* const timeline = all_[++turn_ % all_.size()];
     if (timeline == nullptr || !timeline->has_work()) continue;
     if (auto found = timeline->weak_from_this().lock(); found != nullptr) return found;

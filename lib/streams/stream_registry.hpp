@@ -57,6 +57,9 @@ class StreamRegistry {
   /// lost, too.
   bool has_loose_ends() const noexcept;
 
+  /// How many streams have been looked at in all loops over them: for tests that count.
+  std::size_t looked_at() const noexcept;
+
   /// Device memory that cannot be freed yet, and where it is freed then (device_block.cpp); and how much of it there
   /// is, in somebody's hands or not: counted before it is put there. Release and acquire make a pair.
   DeviceBlockQueue device_blocks;
@@ -92,6 +95,7 @@ class StreamRegistry {
   std::size_t turn_ = 0;          // of next_with_work()
   std::size_t times_moved_ = 0;   // of those in all_, to earlier places
   std::size_t drop_beyond_ = 64;  // so many are looked through for those that are gone
+  mutable std::size_t looked_at_ = 0;
 };
 
 }  // namespace thole::inline v0_1::detail

@@ -75,6 +75,13 @@ Result<void> Submission::not_ordered(Status status, const Uses& uses) noexcept {
              ": the memory is in flight, and a graph that is being captured "
              "cannot wait for work outside of it; wait() before the capture";
     }));
+  // One that has begun since this stream was asked is met when it is made to wait.
+  if (CaptureInfo now;
+      status.code == StatusCode::capture && timeline_->capture_info(&now).ok() && now.state != CaptureInfo::State::none)
+    return tl::unexpected(Error::make(Errc::capturing, [&] {
+      return std::string(call_) + ": a graph capture has begun in stream " + std::to_string(timeline_->id()) +
+             " meanwhile, which cannot wait for the earlier uses of the memory";
+    }));
   if (status.code == StatusCode::capture && status.native == 0)
     return tl::unexpected(Error::make(Errc::capturing, [&] {
       return std::string(call_) +

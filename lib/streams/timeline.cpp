@@ -30,7 +30,7 @@ Timeline::~Timeline() {
   // Nobody else knows it. Events that are still to be done may be recorded again by whoever gets them next.
   while (!pending_.empty()) recycle(pending_.pop_oldest());
   for (Ticket* const ticket : free_) {
-    device_->events.give(ticket->event);
+    give_event(device_, ticket->event);
     delete ticket;
   }
 }
@@ -145,7 +145,7 @@ void Timeline::recycle(Ticket* ticket) noexcept {
     // It goes the way of those that are too many.
   }
   if (!ticket->broken) {
-    device_->events.give(ticket->event, ticket->timed);
+    give_event(device_, ticket->event, ticket->timed);
   } else if (const Leftovers::Item gone{Leftovers::Kind::event, ticket->event}; !in_host_function()) {
     // By this thread: it may be a part of a capture that goes on. CUDA: "Graph object thread safety": no other thread
     // may touch one meanwhile.

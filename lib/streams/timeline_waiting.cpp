@@ -215,6 +215,8 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
     }
     if (ticket == pending_.newest()) ++tries;  // as in resolve()
     const Pin pin(*this, ticket, lock);
+    // Once more, though who comes here has asked: the wait invalidates a capture that has begun since, the program's
+    // own, too.
     const NoCapture quiet(waiter);
     if (!quiet.status().ok()) return quiet.status();
     // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the

@@ -5,29 +5,29 @@
 // costs some steps each; any other order costs a logarithm.
 
 #include <cstddef>
-#include <cstdint>
 #include <utility>
 
 #include "blocks/block.hpp"
 
 namespace thole::inline v0_1::detail {
 
-/// Not synchronised: the stream's mutex guards it.
-class WaitingBlocks {
+/// Not synchronised: the stream's mutex guards it. A template, so that a test can count what its blocks are asked.
+template <class Waiting>
+class BasicWaitingBlocks {
  public:
   bool empty() const noexcept { return root_ == nullptr; }
   /// The earliest position that a block waits for; only where there is one.
-  std::uint64_t first_position() const noexcept { return root_->wait_position; }
+  auto first_position() const noexcept { return root_->wait_position; }
   /// The size of a block that waits for it.
   std::size_t first_bytes() const noexcept { return root_->capacity; }
-  void push(Block* block) noexcept {
+  void push(Waiting* block) noexcept {
     first_child(block) = nullptr;
     block->next = nullptr;
     root_ = root_ == nullptr ? block : join(root_, block);
   }
   /// Takes a block that waits for first_position().
-  Block* pop() noexcept {
-    Block* const block = root_;
+  Waiting* pop() noexcept {
+    Waiting* const block = root_;
     root_ = join_all(first_child(block));
     block->next = nullptr;
     return block;
@@ -35,28 +35,28 @@ class WaitingBlocks {
 
  private:
   /// A block that waits has a use, and so a slot.
-  static Block*& first_child(Block* block) noexcept { return block->uses.slots.get()->first_child; }
+  static Waiting*& first_child(Waiting* block) noexcept { return block->uses.slots.get()->first_child; }
   // `next` links the children of one block.
-  static Block* join(Block* a, Block* b) noexcept {
+  static Waiting* join(Waiting* a, Waiting* b) noexcept {
     if (b->wait_position < a->wait_position) std::swap(a, b);
     b->next = first_child(a);
     first_child(a) = b;
     return a;
   }
   /// Joins the children pairwise, and then all pairs: the two passes that give the heap its bound.
-  static Block* join_all(Block* child) noexcept {
-    Block* pairs = nullptr;
+  static Waiting* join_all(Waiting* child) noexcept {
+    Waiting* pairs = nullptr;
     while (child != nullptr) {
-      Block* const first = child;
-      Block* const second = first->next;
+      Waiting* const first = child;
+      Waiting* const second = first->next;
       child = second != nullptr ? second->next : nullptr;
-      Block* const joined = second != nullptr ? join(first, second) : first;
+      Waiting* const joined = second != nullptr ? join(first, second) : first;
       joined->next = pairs;
       pairs = joined;
     }
-    Block* root = nullptr;
+    Waiting* root = nullptr;
     while (pairs != nullptr) {
-      Block* const following = pairs->next;
+      Waiting* const following = pairs->next;
       pairs->next = nullptr;
       root = root == nullptr ? pairs : join(root, pairs);
       pairs = following;
@@ -64,7 +64,9 @@ class WaitingBlocks {
     return root;
   }
 
-  Block* root_ = nullptr;
+  Waiting* root_ = nullptr;
 };
+
+using WaitingBlocks = BasicWaitingBlocks<Block>;
 
 }  // namespace thole::inline v0_1::detail

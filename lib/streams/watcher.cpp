@@ -87,7 +87,7 @@ class Watcher {
           held->tidy();
           held->end_tidying();
           // What came meanwhile found this thread at work.
-          if (held->leftovers.empty() || !held->begin_tidying()) return held.reset();  // may end it: inside of `calls`
+          if (!held->has_too_much() || !held->begin_tidying()) return held.reset();  // may end it: inside of `calls`
         }
       }).detach();
     } catch (...) {
@@ -169,6 +169,10 @@ void watch(const std::shared_ptr<DeviceCore>& device, bool keenly) noexcept {
 
 void tidy_up(const std::shared_ptr<DeviceCore>& device) noexcept {
   if (!device->of_another_process()) immortal<Watcher>().tidy(device);
+}
+
+void give_event(const std::shared_ptr<DeviceCore>& device, EventHandle event, bool timed) noexcept {
+  if (device->events.give(event, timed) && !device->is_tidying()) tidy_up(device);
 }
 
 void end_device(DeviceCore* device) noexcept {

@@ -20,6 +20,9 @@ void watch(const std::shared_ptr<DeviceCore>& device, bool keenly = false) noexc
 /// device lives as long. Never throws or blocks.
 void tidy_up(const std::shared_ptr<DeviceCore>& device) noexcept;
 
+/// Gives the event back to the device's stock, and has those destroyed that are too many.
+void give_event(const std::shared_ptr<DeviceCore>& device, EventHandle event, bool timed = false) noexcept;
+
 /// Whether the thread looks at the device already, and will see what the caller has just left there; else watch().
 inline bool is_watched(const DeviceCore& device) noexcept {
   // A store there, a load here: in one order with the watcher's opposite ones, so that one of the two sees the other's.

@@ -116,6 +116,21 @@ TEST_CASE("a capture of thole's that begins while the stream is made to wait for
   }
 }
 
+TEST_CASE("a use whose stream has begun to capture meanwhile is refused, and it is that stream that the error names") {
+  const Scene scene;
+  const Rig& rig = scene.rig;
+  const Stream other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  DeviceBuffer<std::byte> memory(other, bytes);
+  buffer.async_from_device(other, memory.span());
+  rig.sim().after_call(SimulatedCall::capture_info, [&] { scene.begin(); });
+  const auto text = errc_text_of(
+      buffer.try_use_on(scene.stream, Access::device_reads, [](const std::byte*, NativeStream) { FAIL_CHECK("ran"); }),
+      Errc::capturing);
+  CHECK(has(text, "a graph capture has begun in stream " + std::to_string(scene.stream.id())));
+  scene.drop(scene.end());  // which was not invalidated
+}
+
 TEST_CASE("a stream that another thread synchronizes with begins no capture of thole's, and says why") {
   const Rig rig;
   const Stream stream(rig.device);

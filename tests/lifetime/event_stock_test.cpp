@@ -39,6 +39,51 @@ TEST_CASE("on a new device nothing that a program does with memory and streams m
   }
 }
 
+TEST_CASE("of the events that a burst has made some stay for the next one, and the others are destroyed") {
+  constexpr std::size_t most = detail::EventStock::most;
+  for (const bool timing : {false, true}) {
+    const Rig rig;
+    auto& core = *detail::HandleAccess::core(rig.device);
+    const Stream stream(rig.device);
+    const auto burst = [&](std::size_t count) {
+      std::vector<Event> events;
+      for (std::size_t i = 0; i != count; ++i) events.push_back(stream.record({.timing = timing}));
+      rig.sim().run_all();
+      stream.synchronize();
+    };
+    for (int again = 0; again != 3; ++again) burst(most - 2 * detail::EventStock::full);
+    until([&] { return !core.is_untidy() && !core.is_tidying(); });  // some have been made ahead meanwhile
+    CHECK(rig.calls(SimulatedCall::destroy_event) == 0);
+    CHECK(rig.sim().live_events() <= most);
+    burst(3 * most);
+    CHECK(made(rig) >= 3 * most);
+    until([&] { return !core.has_too_much() && !core.is_tidying(); });
+    CHECK(rig.sim().live_events() <= most + 64);  // and what the stream keeps for itself
+    CHECK(rig.sim().live_events() >= most / 2);
+    CHECK(stream.record({.timing = timing}).try_ready().has_value());
+  }
+}
+
+TEST_CASE("the events of many streams that were busy at one time do not stay when they have ended") {
+  const Rig rig(stepped(), {.bytes = 4 * MiB});
+  {
+    std::vector<Stream> streams;
+    for (int i = 0; i != 3'000; ++i) {
+      streams.emplace_back(rig.device);
+      rig.heap.make_buffer<std::byte>(64).use_on(streams.back(), Access::device_reads,
+                                                 [](const std::byte*, NativeStream) {});
+    }
+    CHECK(rig.sim().live_events() >= 3'000);
+    rig.sim().run_all();
+    (void)rig.heap.collect();
+  }
+  until([&] {
+    rig.sim().run_all();
+    (void)rig.heap.collect();
+    return rig.sim().live_events() <= detail::EventStock::most;
+  });
+}
+
 TEST_CASE("events that are taken are made again by a thread of the library's, before there are none") {
   const Rig rig;
   const Stream stream(rig.device);

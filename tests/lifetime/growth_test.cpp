@@ -6,6 +6,7 @@
 
 #include "../support/allocations.hpp"
 #include "../support/rig.hpp"
+#include "streams/stream_registry.hpp"
 
 using namespace support;
 
@@ -49,6 +50,7 @@ TEST_CASE(
     rounds(1'000);
     rig.until_tidy();
     const auto objects = live_allocations();
+    const auto records = rig.arena.stats().bookkeeping;  // of uses, too
     const auto events = rig.sim().live_events();
     auto before = calls(rig);
     rounds(1'000);
@@ -60,6 +62,7 @@ TEST_CASE(
     rig.until_tidy();
     CHECK(rig.sim().live_events() <= events + 64);
     CHECK(live_allocations() <= objects + 1'000);
+    CHECK(rig.arena.stats().bookkeeping <= records + 64 * KiB);
     CHECK(std::ranges::count_if(timelines, [](const auto& timeline) { return !timeline.expired(); }) <= 16);
     rig.settle(home);
     CHECK(buffer.try_borrow_mut().has_value());
@@ -79,9 +82,13 @@ TEST_CASE("streams that have ended leave nothing behind, however many there were
   rounds(500);
   rig.until_tidy();
   const auto objects = live_allocations();
+  const auto records = rig.arena.stats().bookkeeping;
+  const auto events = rig.sim().live_events();
   rounds(5'000);
   rig.until_tidy();
   CHECK(live_allocations() <= objects + 500);
+  CHECK(rig.arena.stats().bookkeeping <= records + 64 * KiB);
+  CHECK(rig.sim().live_events() <= events + 64);
 }
 
 TEST_CASE(
@@ -102,6 +109,37 @@ TEST_CASE(
   before = calls(rig);
   streams.push_back(use(kept));
   CHECK(calls(rig) - before <= alone);
+}
+
+TEST_CASE("20,000 streams with unfinished work are made and used in as many steps as ten times 2,000 are") {
+  const Rig rig(stepped(), {.bytes = 4 * MiB});
+  const auto& registry = *detail::HandleAccess::core(rig.device)->streams;
+  std::vector<Stream> streams;
+  streams.reserve(22'000);
+  struct Cost {
+    std::size_t steps, calls, objects;
+  };
+  const auto cost = [&] { return Cost{registry.looked_at(), calls(rig), live_allocations()}; };
+  const auto make = [&](std::size_t count) {
+    const Cost before = cost();
+    for (std::size_t i = 0; i != count; ++i) {
+      streams.emplace_back(rig.device);
+      rig.heap.make_buffer<std::byte>(64).use_on(streams.back(), Access::device_reads,
+                                                 [](const std::byte*, NativeStream) {});
+    }
+    const Cost after = cost();
+    return Cost{after.steps - before.steps, after.calls - before.calls, after.objects - before.objects};
+  };
+  const Cost few = make(2'000), many = make(20'000);
+  CHECK(few.steps <= 3 * 2'000);
+  CHECK(many.steps <= 3 * 20'000);
+  CHECK(many.calls <= 11 * few.calls);
+  CHECK(many.objects <= 11 * few.objects);
+  // One look at all of them takes a step each.
+  const auto before = registry.looked_at();
+  CHECK(rig.heap.collect() == 0);
+  CHECK(registry.looked_at() - before <= 2 * streams.size());
+  rig.sim().lose_device();  // all of it goes at once
 }
 
 TEST_CASE("collecting many blocks from one stream takes few questions") {

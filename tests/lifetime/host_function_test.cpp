@@ -200,6 +200,45 @@ TEST_CASE("device memory whose last owner is a host function is freed, however o
   }
 }
 
+TEST_CASE("try_launch_host_function returns what launch_host_function throws, and drops the function then") {
+  const Rig rig(under_test());
+  Stream stream(rig.device);
+  bool ran = false;
+  CHECK(stream.try_launch_host_function([&] { ran = true; }).has_value());
+  rig.finish(stream);
+  CHECK(ran);
+  const char* const call = "Stream::launch_host_function";
+  const auto refused = [&](const StreamRef& where, Errc wanted) {
+    auto held = std::make_shared<int>(1);
+    CHECK(errc_text_of(where.try_launch_host_function([held] {}), wanted).starts_with(call));
+    CHECK(errc_text([&] { where.launch_host_function([held] {}); }, wanted).starts_with(call));
+    CHECK(held.use_count() == 1);
+  };
+  CHECK(errc_text_of(stream.try_launch_host_function({}), Errc::invalid_argument).starts_with(call));
+  CHECK(errc_text([&] { stream.launch_host_function(nullptr); }, Errc::invalid_argument).starts_with(call));
+  if (rig.simulated()) {
+    for (int twice = 0; twice != 2; ++twice) {
+      rig.sim().fail_call(SimulatedCall::host_function, 1);
+      auto held = std::make_shared<int>(1);
+      const auto launch = [&] { return stream.try_launch_host_function([held] {}); };
+      if (twice == 0)
+        CHECK(errc_text_of(launch(), Errc::device_error).starts_with(call));
+      else
+        CHECK(errc_text([&] { stream.launch_host_function([held] {}); }, Errc::device_error).starts_with(call));
+      CHECK(held.use_count() == 1);
+    }
+  }
+  const StreamRef view = stream;
+  Stream moved = std::move(stream);
+  refused(stream, Errc::moved_from);
+  { const Stream gone(std::move(moved)); }
+  refused(view, Errc::invalid_argument);
+  if (!rig.simulated()) return;
+  const Stream lost(rig.device);
+  rig.sim().lose_device();
+  refused(lost, Errc::device_lost);
+}
+
 TEST_CASE("calls that need the device are errors in a host function, which say so, and the device works on") {
   const Rig rig(under_test());
   const Stream stream(rig.device), other(rig.device);
@@ -218,6 +257,7 @@ TEST_CASE("calls that need the device are errors in a host function, which say s
   (void)PinnedArena(rig.device, {.bytes = 3 * MiB});  // which stays pinned, for later arenas
   stream.launch_host_function([&] {
     note("try_use_on", buffer.try_use_on(other, Access::device_reads, [](const std::byte*, NativeStream) {}));
+    note("try_launch_host_function", other.try_launch_host_function([] {}));
     note("try_record", other.try_record());
     note("try_wait", other.try_wait(event));
     note("Stream::try_make", Stream::try_make(rig.device));
@@ -246,7 +286,7 @@ TEST_CASE("calls that need the device are errors in a host function, which say s
   (void)PinnedArena(rig.device, {.bytes = 3 * MiB});
   CHECK(Device(rig.device).trim_pinned() >= 3 * MiB);
   (void)PinnedArena(rig.device, {.bytes = 3 * MiB});
-  CHECK(said.size() == 9);
+  CHECK(said.size() == 10);
   for (const auto& [call, error] : said) {
     INFO(std::string(call));
     REQUIRE(error.has_value());

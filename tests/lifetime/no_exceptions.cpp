@@ -124,8 +124,12 @@ int main() {
   check(uses.try_run_on(*stream, [](NativeStream) {}).has_value(), "UseList::try_run_on");
   const auto refused = try_use_on(*stream, reads(*a), writes(*a), [](const int*, int*, NativeStream) {});
   check(!refused && refused.error().errc() == Errc::invalid_argument, "an error that is returned");
+  bool ran = false;  // seen when the event behind it is done
+  check(stream->try_launch_host_function([&ran] { ran = true; }).has_value(), "try_launch_host_function");
+  check(!stream->try_launch_host_function(nullptr).has_value(), "no function");
   const auto end = stream->try_record();
   check(end && end->wait_for(std::chrono::seconds(60)).has_value(), "the end of the stream");
+  check(ran, "the host function");
   check(a->try_borrow_mut().has_value() && b->try_borrow().has_value(), "borrows");
   graphs(*stream, heap);
   kernels(*stream, heap);

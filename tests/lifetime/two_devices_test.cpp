@@ -84,6 +84,62 @@ TEST_CASE("a buffer dropped while both devices read it is free when both are don
   }
 }
 
+TEST_CASE("one buffer goes to both devices, by an upload thread for each, round after round") {
+  for (const auto& [near, far] : pairs()) {
+    const PinnedArena arena(near, {.bytes = 2 * MiB});
+    const PinnedHeap heap(arena), results(PinnedArena(far, {.bytes = 4 * MiB}));
+    const Stream one(near), other(far);
+    DeviceBuffer<std::byte> first(one, MiB), second(other, MiB);
+    for (int round = 1; round != 20; ++round) {
+      auto buffer = heap.make_buffer<std::byte>(MiB, std::byte(0));
+      for (const int value : {round, round + 100}) {
+        fill(buffer, value);  // waits for what both devices read
+        const auto upload = [&](const Stream& stream, DeviceBuffer<std::byte>& memory) {
+          return std::thread([&] {
+            std::as_const(buffer).async_to_device(stream, memory.span());
+            (void)std::as_const(buffer).async_to_device(stream);
+            CHECK(all_are(buffer, value));
+          });
+        };
+        auto to_near = upload(one, first), to_far = upload(other, second);
+        to_near.join();
+        to_far.join();
+      }
+      buffer = {};
+      CHECK(holds(results, one, first, round + 100));
+      CHECK(holds(results, other, second, round + 100));
+    }
+    heap.drain();
+    CHECK(heap.try_make_buffer<std::byte>(arena.capacity()).has_value());
+  }
+}
+
+TEST_CASE("a buffer that another thread copies to its device in the middle of a copy to this one waits for both") {
+  using During = void (Simulation::*)(SimulatedCall, std::function<void()>);
+  for (const During during : {&Simulation::before_call, &Simulation::after_call})
+    for (const bool near_first : {false, true}) {
+      const Rig near, far;
+      const Stream one(near.device), other(far.device);
+      DeviceBuffer<std::byte> first(one, MiB), second(other, MiB);
+      auto buffer = near.heap.make_buffer<std::byte>(MiB, std::byte{7});
+      auto sim = near.sim();
+      (sim.*during)(SimulatedCall::copy,
+                    [&] { std::thread([&] { buffer.async_to_device(other, second.span()); }).join(); });
+      buffer.async_to_device(one, first.span());
+      const auto& early = near_first ? near : far;
+      const auto& late = near_first ? far : near;
+      early.sim().run_all();
+      errc_text_of(buffer.try_borrow_mut(), Errc::in_flight);
+      buffer = {};
+      (void)near.heap.collect();
+      CHECK(!near.all_free());
+      late.sim().run_all();
+      CHECK(near.all_free());
+      CHECK(device_holds(near, one, first, 7));
+      CHECK(device_holds(far, other, second, 7));
+    }
+}
+
 TEST_CASE("device memory of one device is refused in a stream of the other, and nothing is lost") {
   for (const auto& [near, far] : pairs()) {
     const PinnedHeap heap(PinnedArena(near, {.bytes = MiB}));

@@ -20,6 +20,7 @@
 #include "../support/sanitized.hpp"
 #include "api/handle_access.hpp"
 #include "model.hpp"
+#include "shared.hpp"
 
 namespace model {
 namespace {
@@ -27,71 +28,13 @@ namespace {
 using namespace thole;
 using Buffer = PinnedBuffer<Word>;
 
-Word word(std::uint64_t pattern, std::size_t i) { return static_cast<Word>(pattern * 0x9e3779b1u + i); }
-
-void write(Word* data, std::size_t count, std::uint64_t pattern) {
-  for (std::size_t i = 0; i != count; ++i) data[i] = word(pattern, i);
-}
-
-bool holds(const Word* data, std::size_t count, std::uint64_t pattern) {
-  for (std::size_t i = 0; i != count; ++i)
-    if (data[i] != word(pattern, i)) return false;
-  return true;
-}
-
-/// A buffer, perhaps with a borrow of it, and what it holds.
-struct Parcel {
-  std::unique_ptr<Buffer> buffer;
-  std::unique_ptr<Borrow<Word>> borrow;
-  std::uint64_t pattern = 0;
-};
-
-/// A buffer that several threads borrow and copy at the same time.
-struct Common {
-  std::shared_ptr<const Buffer> buffer;
-  std::uint64_t pattern = 0;
-};
-
-struct Shared {
-  Shared(Device on, const ArenaOptions& options)
-      : device(std::move(on)), arena(device, options), heap(arena), other_heap(arena, {.background_reclaim = true}) {}
-
-  Device device;
-  PinnedArena arena;
-  PinnedHeap heap;
-  PinnedHeap other_heap;
-  // Captures, or memory that goes back behind everything: that disturbs a capture which begins just then.
-  bool captures = true;
-  std::mutex mutex;
-  std::vector<Parcel> parcels;
-  std::array<Common, 4> common;
-  std::vector<std::string> wrong;
-  std::atomic<bool> stop{false};
-
-  void fail(std::string text) {
-    stop = true;
-    const std::scoped_lock lock(mutex);
-    wrong.push_back(std::move(text));
-  }
-  void send(Parcel parcel) {
-    const std::scoped_lock lock(mutex);
-    parcels.push_back(std::move(parcel));
-  }
-  std::optional<Parcel> receive() {
-    const std::scoped_lock lock(mutex);
-    if (parcels.empty()) return {};
-    std::optional<Parcel> parcel = std::move(parcels.front());
-    std::swap(parcels.front(), parcels.back());
-    parcels.pop_back();
-    return parcel;
-  }
-};
-
 class Worker {
  public:
   Worker(Shared& shared, std::uint64_t seed, std::size_t number)
       : shared_(shared), random_(seed * 1000 + number), patterns_(number << 40) {
     for (int i = 0; i != 2; ++i) streams_.emplace_back(shared.device);
+    const std::scoped_lock lock(shared_.mutex);
+    shared_.views.push_back(threads_own_);
   }
 
   void run(std::uint64_t operations) try {
@@ -103,6 +46,7 @@ class Worker {
         (void)shared_.receive();
       }
     for (const Stream& stream : streams_) stream.synchronize();
+    threads_own_.synchronize();
     for (Parcel& parcel : kept_) check(parcel);
   } catch (const std::exception& error) {
     shared_.fail(error.what());
@@ -110,7 +54,16 @@ class Worker {
 
  private:
   std::size_t below(std::size_t bound) { return random_() % bound; }
-  Stream& stream() { return streams_[below(streams_.size())]; }
+  Stream& own_stream() { return streams_[below(streams_.size())]; }
+  /// One of its own, or the thread's default stream, through this view or a new one.
+  StreamRef stream() {
+    const std::size_t which = below(8);
+    return which == 0 ? threads_own_ : which == 1 ? default_stream(shared_.device) : own_stream();
+  }
+  static StreamRef default_stream(const Device& device) {
+    constexpr std::uintptr_t per_thread = 2;  // cudaStreamPerThread
+    return unwrap(thole::detail::stream_from_native(device, reinterpret_cast<void*>(per_thread)));
+  }
   const PinnedHeap& heap() { return below(4) == 0 ? shared_.other_heap : shared_.heap; }
 
   void check(Parcel& parcel) {
@@ -160,7 +113,7 @@ class Worker {
 
   void round_trip() {
     Parcel parcel = make();
-    auto& there = stream();
+    const StreamRef there = stream();
     auto memory = parcel.buffer->async_to_device(there);
     if (below(3) == 0)
       there.launch_host_function([&shared = shared_, data = shared_.device.simulation().view_of(memory.span().native()),
@@ -255,7 +208,7 @@ class Worker {
     const auto enqueue = [&](NativeStream native) {
       if (backend.launch_host_function(native, &Look::run, look.get()).ok()) look.release();
     };
-    auto& there = stream();
+    const StreamRef there = stream();
     const bool recorded = below(2) == 0;
     if (recorded)
       enqueue(there.native());
@@ -281,6 +234,24 @@ class Worker {
         gone = from.deallocate(data);
     }
     if (!gone) broken("raw memory is not deallocated");
+  }
+
+  /// The handle of another thread's default stream means this thread's own one: nobody gets that by mistake.
+  void use_anothers_default_stream() {
+    std::optional<StreamRef> view;
+    {
+      const std::scoped_lock lock(shared_.mutex);
+      view = shared_.views[below(shared_.views.size())];
+    }
+    const bool mine = *view == threads_own_;
+    Parcel parcel = make();
+    auto memory = parcel.buffer->try_async_to_device(*view);
+    const auto ended = view->synchronize_for(thole::forever);
+    const auto right = [&](const auto& result) {
+      return mine ? result.has_value() : !result && result.error().errc() == Errc::invalid_argument;
+    };
+    if (!right(memory) || !right(ended)) broken("a default stream is its own thread's, and no other's");
+    keep(std::move(parcel));
   }
 
   /// Device memory that other streams fill and read than it was made on, and that goes at once.
@@ -324,12 +295,12 @@ class Worker {
   void graph() {
     if (!shared_.captures) return;
     Parcel parcel = make();
-    DeviceBuffer<Word> memory(stream(), parcel.buffer->size());
+    DeviceBuffer<Word> memory(own_stream(), parcel.buffer->size());
     for (const Stream& each : streams_) each.synchronize();
     constexpr SimulatedCaptureMode modes[] = {SimulatedCaptureMode::global, SimulatedCaptureMode::thread_local_,
                                               SimulatedCaptureMode::relaxed};
     auto simulation = shared_.device.simulation();
-    auto& there = stream();
+    auto& there = own_stream();
     simulation.begin_capture(there, modes[below(3)]);
     parcel.buffer->async_to_device(there, memory.span());
     // The copy back perhaps in a branch, behind the copy there, as thole sees to.
@@ -351,7 +322,7 @@ class Worker {
 
   void operation() {
     if (below(6) == 0) {
-      switch (below(5)) {
+      switch (below(6)) {
         case 0:
           return share();
         case 3:
@@ -360,6 +331,8 @@ class Worker {
           return use();
         case 2:
           return through_a_span();
+        case 4:
+          return use_anothers_default_stream();
         default:
           return below(64) == 0 ? fork_child() : heap_ends();
       }
@@ -413,6 +386,7 @@ class Worker {
   std::mt19937_64 random_;
   std::uint64_t patterns_;
   std::vector<Stream> streams_;
+  const StreamRef threads_own_ = default_stream(shared_.device);
   std::vector<Parcel> kept_;
   static inline std::atomic<std::size_t> functions_{0};
 };
@@ -430,6 +404,7 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   }
   shared.parcels.clear();
   shared.common = {};
+  shared.views.clear();
   if (!shared.wrong.empty()) broken(shared.wrong.front());
   shared.heap.drain();
   shared.other_heap.drain();

@@ -1,0 +1,83 @@
+#pragma once
+
+// What the threads of threads.cpp pass to each other, and how payloads are told apart.
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <thole/thole.hpp>
+
+#include "model.hpp"
+
+namespace model {
+
+inline Word word(std::uint64_t pattern, std::size_t i) { return static_cast<Word>(pattern * 0x9e3779b1u + i); }
+
+inline void write(Word* data, std::size_t count, std::uint64_t pattern) {
+  for (std::size_t i = 0; i != count; ++i) data[i] = word(pattern, i);
+}
+
+inline bool holds(const Word* data, std::size_t count, std::uint64_t pattern) {
+  for (std::size_t i = 0; i != count; ++i)
+    if (data[i] != word(pattern, i)) return false;
+  return true;
+}
+
+/// A buffer, perhaps with a borrow of it, and what it holds.
+struct Parcel {
+  std::unique_ptr<thole::PinnedBuffer<Word>> buffer;
+  std::unique_ptr<thole::Borrow<Word>> borrow;
+  std::uint64_t pattern = 0;
+};
+
+/// A buffer that several threads borrow and copy at the same time.
+struct Common {
+  std::shared_ptr<const thole::PinnedBuffer<Word>> buffer;
+  std::uint64_t pattern = 0;
+};
+
+struct Shared {
+  Shared(thole::Device on, const thole::ArenaOptions& options)
+      : device(std::move(on)), arena(device, options), heap(arena), other_heap(arena, {.background_reclaim = true}) {}
+
+  thole::Device device;
+  thole::PinnedArena arena;
+  thole::PinnedHeap heap;
+  thole::PinnedHeap other_heap;
+  // Captures, or memory that goes back behind everything: that disturbs a capture which begins just then.
+  bool captures = true;
+  std::mutex mutex;
+  std::vector<Parcel> parcels;
+  std::array<Common, 4> common;
+  std::vector<thole::StreamRef> views;  // each of one thread's own default stream
+  std::vector<std::string> wrong;
+  std::atomic<bool> stop{false};
+
+  void fail(std::string text) {
+    stop = true;
+    const std::scoped_lock lock(mutex);
+    wrong.push_back(std::move(text));
+  }
+  void send(Parcel parcel) {
+    const std::scoped_lock lock(mutex);
+    parcels.push_back(std::move(parcel));
+  }
+  std::optional<Parcel> receive() {
+    const std::scoped_lock lock(mutex);
+    if (parcels.empty()) return {};
+    std::optional<Parcel> parcel = std::move(parcels.front());
+    std::swap(parcels.front(), parcels.back());
+    parcels.pop_back();
+    return parcel;
+  }
+};
+
+}  // namespace model
