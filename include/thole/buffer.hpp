@@ -11,7 +11,6 @@
 #include <gsl/span>
 
 #include <thole/borrow.hpp>
-#include <thole/detail/kept.hpp>
 #include <thole/detail/parts.hpp>
 #include <thole/detail/returning.hpp>
 #include <thole/detail/std_parts.hpp>

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <thole/detail/block_head.hpp>
+#include <thole/detail/kept.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
 
@@ -18,7 +19,7 @@ THOLE_EXPORT Result<void> split_block(BlockHead* block, const std::size_t* sizes
 /// One part of neighbours, in their order: some blocks may be nullptr, nothing. On success their handles are gone; on
 /// failure nothing has changed.
 THOLE_EXPORT Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, const char* call) noexcept;
-/// Room for so many; nullptr where there is no memory for that.
+/// Room for so many; nullptr where there is no memory for that, which no_system_memory() says.
 struct THOLE_EXPORT PartBlocks {
   explicit PartBlocks(std::size_t count) noexcept;
   ~PartBlocks();
@@ -26,7 +27,6 @@ struct THOLE_EXPORT PartBlocks {
   PartBlocks& operator=(const PartBlocks&) = delete;
   BlockHead** const list;
 };
-/// The Error then.
 /// `count` empty elements. False: there is no memory for that.
 template <class T>
 bool try_resize(std::vector<T>& elements, std::size_t count) noexcept {
