@@ -223,7 +223,7 @@ Result<void> StreamRef::try_launch_host_function(std::function<void()> function)
   if (since == detail::Submission::Since::unknown) detail::keep_in_graph(kept);
   return {};
 } catch (const std::bad_alloc&) {
-  return tl::unexpected(detail::out_of_memory("Stream::launch_host_function"));
+  return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));
 }
 
 std::uint64_t StreamRef::id() const {
