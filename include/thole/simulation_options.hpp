@@ -75,6 +75,7 @@ enum class SimulatedCall {
   retain_in_graph,
   begin_capture,
   end_capture,
+  graph_nodes,
   instantiate_graph,
   launch_graph,
   destroy_graph,

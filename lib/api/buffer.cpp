@@ -260,7 +260,7 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
     if (const Status status = work->backend().device_address(*place, place); !status.ok())
       return tl::unexpected(work->error(status, "asking where the device finds the buffer"));
   work->expect_long_work();
-  work->be_of_any_size();
+  work->takes(Submission::some_operations);
   struct Enqueued {
     Submission& work;
     std::size_t bytes;

@@ -29,6 +29,7 @@ struct LaunchPlan {
   const std::shared_ptr<GraphUses> uses;
   std::vector<Used> all;
   std::vector<std::shared_ptr<GraphWrite>> writes;  // of each of them, or none
+  std::size_t nodes = 0;                            // of the graph
 };
 
 namespace {
@@ -182,6 +183,7 @@ Result<GraphExec> Graph::try_instantiate() const noexcept try {
   detail::GraphExecHandle exec = nullptr;
   const std::scoped_lock one_at_a_time(instantiating(graph_));
   const detail::CaptureGuard guard(*core_->backend);
+  (void)core_->note(core_->backend->graph_nodes(graph_, &plan->nodes));
   if (const Status status = core_->note(core_->backend->instantiate_graph(graph_, &exec)); !status.ok())
     return tl::unexpected(core_->error(status, call, "instantiating the graph"));
   GraphExec made;
@@ -238,10 +240,21 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
   if (!work) return tl::unexpected(std::move(work.error()));
   const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();
   if (auto used = work->use_all(held.data(), held.size(), writes); !used) return used;
+  const auto capturing = [&] {
+    return tl::unexpected(Error::make(Errc::capturing, [&] {
+      return std::string(call) +
+             ": the stream captures a graph, of which CUDA makes no launch a part; capture the work itself";
+    }));
+  };
+  if (work->capturing()) return capturing();
   work->expect_long_work();
-  work->be_of_any_size();
-  if (const Status status = device->backend->launch_graph(exec_, (*timeline)->native()); !status.ok())
-    return tl::unexpected(work->error(status, "launching the graph"));
+  work->takes(plan_->nodes + 1);
+  {
+    const detail::Timeline::NoCapture quiet(**timeline);
+    if (quiet.status().code == detail::StatusCode::capture) return capturing();
+    if (const Status status = device->backend->launch_graph(exec_, (*timeline)->native()); !status.ok())
+      return tl::unexpected(work->error(status, "launching the graph"));
+  }
   work->enqueued(held.bytes(), detail::Submission::Precision::at_once);
   return {};
 }

@@ -256,7 +256,7 @@ NativeStream StreamRef::native() const {
   // Whoever asks may enqueue work of its own that is long: what was copied before does not wait for it.
   detail::Timeline& timeline = *detail::unwrap(HandleAccess::timeline(*this, "Stream::native"));
   if (timeline.device()->of_another_process()) throw timeline.device()->lost_error("Stream::native");
-  if (!timeline.device()->lost() && !timeline.is_crowded()) (void)timeline.cover_all();
+  if (!timeline.device()->lost()) (void)timeline.cover_all();
   timeline.give_away();
   return static_cast<NativeStream>(timeline.native());
 }

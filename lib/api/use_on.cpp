@@ -130,7 +130,7 @@ Result<void> run_uses(const StreamRef& stream, const ListedUse* listed, std::siz
     if (const Status status = find_places(work->backend(), listed, count, places); !status.ok())
       return tl::unexpected(work->error(status, "asking where the device finds a buffer"));
   work->expect_long_work();
-  work->be_of_any_size();
+  work->takes(Submission::some_operations);
   struct Enqueued {
     Submission& work;
     std::size_t bytes;

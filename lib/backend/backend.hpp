@@ -203,10 +203,13 @@ class DeviceBackend {
   /// On an invalidated capture, or one with a fork that was not joined [73]: capture, and no graph [48]. A thread that
   /// may not end the capture ends it all the same, without a graph [49]. A stream that does not capture: capture [50].
   virtual Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept = 0;
+  /// How many nodes the graph has [80].
+  virtual Status graph_nodes(GraphHandle graph, std::size_t* count) noexcept = 0;
   /// Unsafe in capture [51].
   virtual Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept = 0;
   /// In the order of the stream [52], of whose queue each node takes a place. Branches are ordered by forks
-  /// and joins alone, and run beside each other as streams do: one that stands still does not hold another [53].
+  /// and joins alone, and run beside each other as streams do: one that stands still does not hold another [53]. On a
+  /// stream that captures: capture, which invalidates the capture, whatever the thread's mode [79].
   virtual Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept = 0;
   /// What was made from the graph, and launched, goes on [54]. After a loss the graphs go, and no error is told.
   virtual Status destroy_graph(GraphHandle graph) noexcept = 0;

@@ -56,7 +56,7 @@ Submission::Submission(Submission&& other) noexcept
       writes_(other.writes_),
       before_(other.before_),
       count_(std::exchange(other.count_, 0)),
-      of_any_size_(other.of_any_size_) {}
+      operations_(other.operations_) {}
 
 Submission::~Submission() {
   note_all(0);
@@ -295,8 +295,7 @@ void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
     }
   }
   // The position comes first, so that the event covers it.
-  const auto position = timeline_->issue();
-  if (of_any_size_ || of_ == Of::all_so_far) timeline_->note_of_any_size(position);
+  const auto position = timeline_->issue(operations_);
   // What is asked of captures when an event is recorded is what must be known here: it is asked once.
   if (precision == Precision::at_once && !has_no_event() && reserved_ == nullptr) (void)timeline_->reserve(&reserved_);
   Status recorded{StatusCode::not_ready};

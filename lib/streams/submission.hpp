@@ -57,8 +57,10 @@ class Submission {
   void cancel() noexcept { note_all(0); }
   /// The work may take long: what was enqueued before it gets its event in front, and does not wait for it.
   void expect_long_work() noexcept;
-  /// Nobody knows how much of the stream's queue the work takes: a graph, or what a function of the program's enqueues.
-  void be_of_any_size() noexcept { of_any_size_ = true; }
+  /// The work takes so many places of the stream's queue.
+  void takes(std::uint64_t operations) noexcept { operations_ = operations; }
+  /// A guess, where a function of the program's enqueues the work.
+  static constexpr std::uint64_t some_operations = 4;
 
   /// What a following event is for: the slack of copies, or an event at once.
   enum class Precision { coalesced, at_once };
@@ -103,7 +105,7 @@ class Submission {
   const std::shared_ptr<GraphWrite>* writes_ = nullptr;  // of many_
   std::uint64_t before_ = 0;                             // where there are writes_: what was issued before the work
   std::size_t count_ = 0;
-  bool of_any_size_ = false;
+  std::uint64_t operations_ = 1;
 };
 
 }  // namespace thole::inline v0_1::detail

@@ -140,7 +140,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   // ---- Positions
 
   /// The position of what the caller has just enqueued.
-  std::uint64_t issue() noexcept { return issued_.fetch_add(1, std::memory_order_acq_rel) + 1; }
+  /// `operations`: so many places of the queue it may take, which leaves out positions.
+  std::uint64_t issue(std::uint64_t operations = 1) noexcept {
+    return issued_.fetch_add(operations, std::memory_order_acq_rel) + operations;
+  }
   std::uint64_t issued() const noexcept { return issued_.load(std::memory_order_acquire); }
   /// Whether the position is known to be complete. Acquire: what its event ordered before is visible.
   bool done(std::uint64_t position) const noexcept { return completed_.load(std::memory_order_acquire) >= position; }
@@ -206,14 +209,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// Its place among the streams of the device: the registry's, under its lock.
   std::size_t registry_place = 0;
   /// Whether so much is still to be done that the queue may be full, and one more operation wait for room: many events,
-  /// of which there is one for some operations, or work of any size.
+  /// or many operations.
   bool is_crowded() noexcept;
-  /// What has the position may have filled the queue alone.
-  void note_of_any_size(std::uint64_t position) noexcept {
-    auto known = of_any_size_.load(std::memory_order_relaxed);
-    while (known < position && !of_any_size_.compare_exchange_weak(known, position, std::memory_order_relaxed)) {
-    }
-  }
   /// Until it is not; not_ready where the deadline is over.
   Status wait_for_room(const Deadline& deadline) noexcept;
   /// Whether uses have an event that is not known to be done.
@@ -230,6 +227,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   void destroy_native() noexcept;
 
   bool is_covered(std::uint64_t position) const noexcept;
+  Ticket* crowding() noexcept;
   Status take_ticket(Ticket** ticket, bool timed = false) noexcept;
   void recycle(Ticket* ticket) noexcept;
   void let_go(Ticket* ticket, Lock& lock) noexcept;
@@ -275,7 +273,6 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   // Written by who records and asks.
   alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers; release, acquire
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
-  std::atomic<std::uint64_t> of_any_size_{0};           // relaxed: the last such position; a hint
   std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
   std::mutex beginning_;  // a capture, or a call that would invalidate one; and synchronizing_
   std::size_t synchronizing_ = 0;
@@ -296,6 +293,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t few_pending_ = 8;
   static constexpr std::size_t many_pending_ = 32;
+  static constexpr std::uint64_t many_operations_ = 400;  // of the 1,022 that CUDA has room for
   static constexpr std::size_t most_stride_ = 31;
   static constexpr std::size_t most_free_ = 64;
 };

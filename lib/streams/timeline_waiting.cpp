@@ -316,20 +316,29 @@ void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
   }
 }
 
+/// The event that is done where the stream is not crowded; nullptr where there is none. Under the mutex.
+Ticket* Timeline::crowding() noexcept {
+  if (pending_.empty() || device_->lost()) return nullptr;
+  const auto last = issued();
+  const auto position = last > many_operations_ ? last - many_operations_ : 0;
+  const bool many_operations = !done(position);
+  if (pending_.size() < many_pending_ && !many_operations) return nullptr;
+  const auto by_events = pending_.size() < many_pending_ ? 0 : pending_.size() - many_pending_;
+  const auto by_operations = many_operations ? std::min(pending_.first_covering(position), pending_.size() - 1) : 0;
+  return pending_[std::max(by_events, by_operations)];
+}
+
 bool Timeline::is_crowded() noexcept {
   Lock lock(mutex_);
-  if (pending_.empty() || device_->lost()) return false;
-  if (!done(of_any_size_.load(std::memory_order_relaxed)))
-    return ask(pending_.newest(), lock, nullptr).code == StatusCode::not_ready;
-  if (pending_.size() < many_pending_) return false;
-  return ask(pending_[pending_.size() - many_pending_], lock, nullptr).code == StatusCode::not_ready;
+  Ticket* const ticket = crowding();
+  return ticket != nullptr && ask(ticket, lock, nullptr).code == StatusCode::not_ready;
 }
 
 Status Timeline::wait_for_room(const Deadline& deadline) noexcept {
-  if (!is_crowded()) return {};
   Lock lock(mutex_);
-  if (pending_.empty()) return {};
-  const Status status = ask(pending_.newest(), lock, &deadline);
+  Ticket* const ticket = crowding();
+  if (ticket == nullptr) return {};
+  const Status status = ask(ticket, lock, &deadline);
   return status.code == StatusCode::not_ready ? status : Status{};  // else recording an event says what is wrong
 }
 
@@ -356,7 +365,7 @@ void Timeline::take_finished(MovingBlocks& out, bool thorough) noexcept {
     if (thorough && !blocks_.empty() && pending_.size() < few_pending_) uncovered = last_wanted_;
   }
   if (device_->lost()) return;
-  if (uncovered != 0 && !is_behind_pending(uncovered)) (void)cover_for_others(uncovered);
+  if (uncovered != 0 && !is_crowded()) (void)cover_for_others(uncovered);
   Lock lock(mutex_);
   if (thorough)
     ask_for_all(out, lock);

@@ -85,6 +85,7 @@ class EveryCall {
         {"retain_in_graph", [&] { return b.retain_in_graph(graph_, this, nothing); }},
         {"begin_capture", [&] { return b.begin_capture(other_, CaptureMode::relaxed); }},
         {"end_capture", [&] { return b.end_capture(other_, &made_); }},
+        {"graph_nodes", [&] { return b.graph_nodes(graph_, &nodes_); }},
         {"instantiate_graph", [&] { return b.instantiate_graph(graph_, &made_); }},
         {"launch_graph", [&] { return b.launch_graph(exec_, stream_); }},
         {"unregister_host", [&] { return b.unregister_host(pinned_.get()); }},
@@ -142,6 +143,7 @@ class EveryCall {
   const void* address_ = nullptr;
   std::uint64_t id_ = 0;
   int priority_ = 0;
+  std::size_t nodes_ = 0;
   thole::detail::CaptureInfo info_;
   std::chrono::nanoseconds time_{0};
 };

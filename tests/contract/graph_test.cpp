@@ -235,3 +235,39 @@ CONTRACT_CASE("branches of a graph come between fork and join, in an order of th
   }
   for (const auto& order : orders) CHECK((order == "fxabj" || order == "faxbj" || order == "fabxj"));
 }
+
+CONTRACT_CASE("a launch on a stream that captures is refused and ends the capture, whatever the thread's mode [79]") {
+  const TestStream stream(backend), other(backend);
+  Count count;
+  CONTRACT_OK(backend, begin_capture(other, CaptureMode::relaxed));
+  CONTRACT_OK(backend, launch_host_function(other, &Count::add, &count));
+  const TestGraph graph(backend, end_capture(backend, other));
+  for (const CaptureMode mode : {CaptureMode::global, CaptureMode::thread_local_, CaptureMode::relaxed}) {
+    CONTRACT_OK(backend, begin_capture(stream, mode));
+    CONTRACT_CODE(backend, launch_graph(graph, stream), capture);
+    CaptureInfo info;
+    CONTRACT_OK(backend, capture_info(stream, &info));
+    CHECK(info.state == CaptureInfo::State::invalidated);
+    GraphHandle made = nullptr;
+    CONTRACT_CODE(backend, end_capture(stream, &made), capture);
+    CHECK(made == nullptr);
+  }
+  graph.launch(stream);
+  count.wait_for(1);
+  stream.synchronize();
+}
+
+CONTRACT_CASE("a graph says how many nodes it has [80]") {
+  const TestStream stream(backend);
+  Count count;
+  for (std::size_t nodes = 0; nodes != 4; ++nodes) {
+    CONTRACT_OK(backend, begin_capture(stream, CaptureMode::relaxed));
+    for (std::size_t i = 0; i != nodes; ++i) CONTRACT_OK(backend, launch_host_function(stream, &Count::add, &count));
+    GraphHandle graph = nullptr;
+    CONTRACT_OK(backend, end_capture(stream, &graph));
+    std::size_t said = 99;
+    CONTRACT_OK(backend, graph_nodes(graph, &said));
+    CHECK(said == nodes);
+    CONTRACT_OK(backend, destroy_graph(graph));
+  }
+}

@@ -1,6 +1,7 @@
 // Device memory that was made on one thread's default stream, and that another thread drops. When the memory is freed
 // is seen by the bytes that the simulated device has given.
 
+#include <memory>
 #include <optional>
 #include <thread>
 
@@ -77,4 +78,27 @@ TEST_CASE("memory made on a thread's default stream and dropped by another threa
       CHECK(!rig.device.lost());
     }).join();
   }
+}
+
+TEST_CASE(
+    "a stream of the program's is not touched for device memory whose handle went where nothing can be enqueued") {
+  const Rig rig;
+  const Stream own(rig.device);
+  detail::StreamHandle native = nullptr, next = nullptr;
+  REQUIRE(rig.backend().create_stream(&native).ok());
+  UseList list;
+  {
+    const auto theirs = detail::unwrap(detail::stream_from_native(rig.device, native));
+    auto memory = std::make_shared<std::optional<DeviceBuffer<std::byte>>>(std::in_place, theirs, bytes);
+    list.reads(**memory);
+    rig.settle(theirs);
+    own.launch_host_function([memory = std::move(memory)] { memory->reset(); });
+    rig.finish(own);
+  }
+  REQUIRE(rig.backend().destroy_stream(native).ok());
+  REQUIRE(rig.backend().create_stream(&next).ok());  // which may have the handle of the one that is gone
+  rig.sim().hold(detail::unwrap(detail::stream_from_native(rig.device, next)));
+  list.clear();
+  rig.until_device_memory_is_free();  // and not behind what the other stream has
+  CHECK(!Device(rig.device).take_error());
 }

@@ -404,28 +404,6 @@ TEST_CASE("the events of a graph that is gone serve others") {
   CHECK(rig.sim().live_events() <= events + 512);  // of 4,000: some executables are just being destroyed
 }
 
-TEST_CASE("a launch in a capture is a part of that graph, which answers as a whole or by its own writes") {
-  for (const CaptureOptions options : {CaptureOptions{}, CaptureOptions{.completion = each_write}}) {
-    Loop loop;
-    auto outer = capture(
-                     loop.stream,
-                     [&] {
-                       loop.exec->launch(loop.stream);
-                       (void)loop.rig.backend().launch_host_function(
-                           loop.stream.native(), [](void*) {}, nullptr);
-                     },
-                     options)
-                     .instantiate();
-    outer.launch(loop.stream);
-    loop.step(Loop::until_first);
-    errc_text_of(loop.first.try_borrow(), Errc::in_flight);  // of the inner launch nobody knows when it has written
-    loop.step(3 + (options.completion == each_write ? 2 : 0));
-    CHECK(loop.first.try_borrow().has_value() == (options.completion == each_write));
-    loop.rig.sim().run_all();
-    CHECK(loop.first.try_borrow().has_value());
-  }
-}
-
 TEST_CASE("a lost device ends the wait for a write with its loss") {
   Loop loop;
   loop.exec->launch(loop.stream);

@@ -279,7 +279,6 @@ TEST_CASE("a stream whose own queue few or many pieces of work have filled holds
   errc_text_of(buffer->wait_for(1ms), Errc::timed_out);
   errc_text_of(rig.heap.drain_for(1ms), Errc::timed_out);
   errc_text_of(stuck->synchronize_for(1ms), Errc::timed_out);
-  (void)stuck->native();
   CHECK(rig.heap.deallocate(raw, *stuck));
   memory.reset();
   buffer.reset();

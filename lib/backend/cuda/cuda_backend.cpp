@@ -301,6 +301,9 @@ class CudaBackend final : public DeviceBackend {
     if (status.ok()) *graph = made;
     return status;
   }
+  Status graph_nodes(GraphHandle graph, std::size_t* count) noexcept override {
+    return call([&] { return cudaGraphGetNodes(graph_of(graph), nullptr, count); });
+  }
   Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept override {
     cudaGraphExec_t made = nullptr;
     const Status status = call([&] { return cudaGraphInstantiate(&made, graph_of(graph), 0); });

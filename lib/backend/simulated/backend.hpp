@@ -74,6 +74,7 @@ class SimulatedBackend final : public DeviceBackend {
   Status retain_in_graph(GraphHandle graph, void* object, void (*released)(void*)) noexcept override;
   Status begin_capture(StreamHandle stream, CaptureMode mode) noexcept override;
   Status end_capture(StreamHandle stream, GraphHandle* graph) noexcept override;
+  Status graph_nodes(GraphHandle graph, std::size_t* count) noexcept override;
   Status instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept override;
   Status launch_graph(GraphExecHandle exec, StreamHandle stream) noexcept override;
   Status destroy_graph(GraphHandle graph) noexcept override;

@@ -50,6 +50,15 @@ Status SimulatedBackend::end_capture(StreamHandle handle, GraphHandle* graph) no
                      [&](Lock&, const auto& stream) -> Status { return finish_capture(stream, graph, garbage); });
 }
 
+Status SimulatedBackend::graph_nodes(GraphHandle graph, std::size_t* count) noexcept {
+  return call(*device_, SimulatedCall::graph_nodes, [&](Lock&) -> Status {
+    const auto found = machine().graphs.find(graph);
+    if (found == machine().graphs.end()) return refuse(Refusal::invalid_handle);
+    *count = found->second->nodes.size();
+    return {};
+  });
+}
+
 Status SimulatedBackend::instantiate_graph(GraphHandle graph, GraphExecHandle* exec) noexcept {
   return call(*device_, SimulatedCall::instantiate_graph, [&](Lock&) -> Status {
     const auto found = machine().graphs.find(graph);

@@ -151,40 +151,15 @@ void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& s
   enqueue_mark(stream, Operation::Kind::record, end, graph->nodes.size());
 }
 
-/// The graph's nodes become those of the capture that the stream takes part in: behind what the stream has there, and
-/// before what comes next in it. One branch goes on as the stream's own nodes; each other one gets a number that no
-/// stream has, since the same streams may take part in both captures.
-Status capture_launch(const Graph& graph, SimulatedStream& stream) {
-  Capture& capture = *stream.capture;
-  if (capture.invalidated) return refuse(Refusal::capture_invalidated);
-  struct Name {
-    std::uint64_t stream;
-    std::size_t before;  // so many nodes of that number come before the branch
-  };
-  std::map<std::uint64_t, Name> names;
-  const auto behind = stream.seen;
-  for (const Node& node : graph.nodes) {
-    if (names.empty()) names.emplace(node.stream, Name{stream.id, stream.seen[stream.id]});
-    if (!names.contains(node.stream)) names.emplace(node.stream, Name{++machine().last_stream_id, 0});
-    const Name name = names.at(node.stream);
-    Node made{node.operation, name.stream, behind};
-    for (const auto& [other, count] : node.after) {
-      const Name& before = names.at(other);
-      made.after[before.stream] = before.before + count;
-    }
-    capture.graph->nodes.push_back(std::move(made));
-    ++stream.seen[name.stream];
-  }
-  auto& retained = capture.graph->retained;
-  retained.insert(retained.end(), graph.retained.begin(), graph.retained.end());
-  return {};
-}
-
 }  // namespace
 
 Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
   const auto& graph = exec.graph;
-  if (stream->capture) return capture_launch(*graph, *stream);
+  if (stream->capture) {
+    if (stream->capture->invalidated) return refuse(Refusal::capture_invalidated);
+    invalidate(*stream->capture);
+    return refuse(Refusal::capture_unsupported);
+  }
   if (graph->nodes.empty()) return {};
   if (exec.last && !exec.last->done) {
     Operation wait;

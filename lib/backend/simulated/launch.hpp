@@ -6,7 +6,7 @@
 
 namespace thole::inline v0_1::detail::simulated {
 
-/// Enqueues the executable's operations, or adds them to the capture that the stream takes part in.
+/// Enqueues the executable's operations.
 Status launch_executable(GraphExec& exec, const StreamPtr& stream);
 
 }  // namespace thole::inline v0_1::detail::simulated
