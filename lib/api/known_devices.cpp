@@ -125,8 +125,9 @@ struct Gpus {
 
 Result<std::shared_ptr<DeviceCore>> gpu_of(const std::shared_ptr<DeviceCore>& near, StreamHandle native) {
   int ordinal = 0;
-  if (const Status status = cuda_device_of(native, &ordinal); !status.ok())
-    return tl::unexpected(no_stream(*near, status));
+  const Status status = cuda_device_of(native, &ordinal);
+  if (status.code == StatusCode::capture) return near;  // an invalidated one, whose stream cannot be asked
+  if (!status.ok()) return tl::unexpected(no_stream(*near, status));
   return ordinal == near->backend->ordinal() ? near : known_gpu(ordinal, 0);
 }
 

@@ -14,8 +14,8 @@
 //    process [3], and a capture in thread-local mode begun by the calling thread [4], unless the calling thread's own
 //    capture mode (exchange_capture_mode) is relaxed [5]. The layers above use CaptureGuard around them.
 //  - After the device is lost every call but describe and exchange_capture_mode returns device_lost; check_stream,
-//    device_address and retain_in_graph, which may need no call of the device, may be ok. The destroys, free_host and
-//    unregister_host let go all the same where they can [6].
+//    device_address, graph_nodes and retain_in_graph, which may need no call of the device, may be ok. The destroys,
+//    free_host and unregister_host let go all the same where they can [6].
 //  - What does not say so is safe in capture: it breaks none but that of the stream that it is given [69].
 //  - A stream takes hundreds of operations, about 1,000 on a GPU, where each node of a graph that is launched counts; a
 //    call that adds one more waits for room [7]. While
@@ -141,7 +141,7 @@ class DeviceBackend {
   /// captures: `capture`, which invalidates the capture, whatever the thread's mode [74].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
-  /// streams are always this device's [28].
+  /// streams are always this device's [28], and one whose capture is invalidated, which cannot be asked, counts so [81].
   virtual Status check_stream(StreamHandle stream) noexcept = 0;
   /// Whether the stream captures; `capture` for the legacy stream while a thread's default one captures. Never blocks,
   /// never invalidates [29], costs about 0.1 us.

@@ -100,7 +100,7 @@ class EveryCall {
 
   /// Whether it may be answered without a call of the driver: then it says nothing about the device.
   static bool may_need_no_call(std::string_view name) {
-    return name == "check_stream" || name == "device_address" || name == "retain_in_graph";
+    return name == "check_stream" || name == "device_address" || name == "graph_nodes" || name == "retain_in_graph";
   }
 
   /// Of all, where the calls have done nothing.

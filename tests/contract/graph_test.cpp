@@ -236,7 +236,9 @@ CONTRACT_CASE("branches of a graph come between fork and join, in an order of th
   for (const auto& order : orders) CHECK((order == "fxabj" || order == "faxbj" || order == "fabxj"));
 }
 
-CONTRACT_CASE("a launch on a stream that captures is refused and ends the capture, whatever the thread's mode [79]") {
+CONTRACT_CASE(
+    "a launch on a stream that captures is refused and ends the capture, whatever the thread's mode [79], and the "
+    "stream is known still [81]") {
   const TestStream stream(backend), other(backend);
   Count count;
   CONTRACT_OK(backend, begin_capture(other, CaptureMode::relaxed));
@@ -248,6 +250,7 @@ CONTRACT_CASE("a launch on a stream that captures is refused and ends the captur
     CaptureInfo info;
     CONTRACT_OK(backend, capture_info(stream, &info));
     CHECK(info.state == CaptureInfo::State::invalidated);
+    CONTRACT_OK(backend, check_stream(stream));
     GraphHandle made = nullptr;
     CONTRACT_CODE(backend, end_capture(stream, &made), capture);
     CHECK(made == nullptr);

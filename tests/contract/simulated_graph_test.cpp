@@ -64,14 +64,6 @@ void launch_standing(SimulatedBackend& backend, StreamHandle stream, Standing& s
   CONTRACT_OK(backend, launch_kernel(stream, nullptr, 0, &Standing::run, {std::shared_ptr<void>(), &standing}));
 }
 
-void run(SimulatedBackend& backend, const TestStream& stream, const SimulationOptions& options) {
-  if (options.stepped) {
-    backend.run_all();
-  } else {
-    stream.synchronize();
-  }
-}
-
 }  // namespace
 
 TEST_CASE("a forgotten join between branches of a graph shows in most launches of a stepped device, a join in none") {
@@ -99,48 +91,6 @@ TEST_CASE("a forgotten join between branches of a graph shows in most launches o
       CHECK(wrong >= 40);
     }
   }
-}
-
-TEST_CASE("a forgotten join shows in a graph that was launched into a capture, too, and a join in none") {
-  for (const bool stepped : {true, false})
-    for (const bool joined : {true, false}) {
-      CAPTURE(stepped);
-      CAPTURE(joined);
-      const SimulationOptions options{.stepped = stepped};
-      SimulatedBackend backend(options);
-      const TestStream first(backend), second(backend);
-      const OnDevice from(backend, bytes, first), device(backend, bytes, first), other(backend, bytes, first);
-      const Pinned source(backend, bytes), back(backend, bytes), again(backend, bytes), beside(backend, bytes);
-      const Fork inner(backend, first, second);
-      CONTRACT_OK(backend, copy(device.data(), from.data(), bytes, CopyKind::device_to_device, first));
-      if (joined) inner.order(first, second);
-      CONTRACT_OK(backend, copy(back.data(), device.data(), bytes, CopyKind::device_to_host, second));
-      CONTRACT_OK(backend, copy(other.data(), from.data(), bytes, CopyKind::device_to_device, second));
-      const TestGraph child(backend, inner.join());
-      // The same streams change their parts: what comes before, and behind, and a branch beside.
-      const Fork outer(backend, second, first);
-      CONTRACT_OK(backend, copy(from.data(), source.data(), bytes, CopyKind::host_to_device, second));
-      child.launch(second);
-      CONTRACT_OK(backend, copy(again.data(), other.data(), bytes, CopyKind::device_to_host, second));
-      CONTRACT_OK(backend, copy(beside.data(), source.data(), bytes, CopyKind::host_to_host, first));
-      CONTRACT_OK(backend, copy(beside.data(), source.data(), bytes, CopyKind::host_to_host, first));
-      outer.order(first, second);
-      const TestGraph graph(backend, end_capture(backend, second));
-      int wrong = 0;
-      for (unsigned char round = 1; round <= 50; ++round) {
-        source.fill(round);
-        graph.launch(first);
-        run(backend, first, options);
-        if (!back.holds(round)) ++wrong;
-        CHECK(again.holds(round));
-        CHECK(beside.holds(round));
-      }
-      if (joined) {
-        CHECK(wrong == 0);
-      } else {
-        CHECK(wrong >= 40);
-      }
-    }
 }
 
 TEST_CASE("the seed picks the order of a graph's branches, and in some launch each order comes") {
@@ -194,34 +144,6 @@ TEST_CASE("a kernel that stands still in a branch holds none of the others, whic
   one.open();
   first.synchronize();
   CHECK(backend.pending() == 0);
-}
-
-TEST_CASE("branches run beside each other in a graph that was launched into a capture, once and once more") {
-  SimulatedBackend backend({});
-  const TestStream first(backend), second(backend);
-  const TestEvent event(backend);
-  Standing standing;
-  Count count;
-  const Fork inner(backend, first, second);
-  launch_standing(backend, first, standing);
-  CONTRACT_OK(backend, launch_host_function(second, &Count::add, &count));
-  CONTRACT_OK(backend, record_event_in_graph(event, second));
-  const TestGraph child(backend, inner.join());
-  const Fork outer(backend, second, first);
-  child.launch(first);
-  child.launch(second);
-  outer.order(first, second);
-  const TestGraph graph(backend, end_capture(backend, second));
-  for (int round = 1; round != 10; ++round) {
-    standing.opened = false;
-    graph.launch(first);
-    count.wait_for(2 * round);
-    CONTRACT_OK(backend, synchronize_event(event));
-    CHECK(backend.pending(first) != 0);
-    standing.open();
-    first.synchronize();
-    CHECK(count.value() == 2 * round);
-  }
 }
 
 TEST_CASE("two launches of an executable with branches do not run beside each other, in whatever streams") {

@@ -183,8 +183,9 @@ class CudaBackend final : public DeviceBackend {
     if (process_ != this_process()) return {StatusCode::device_lost};
     if (is_default(stream)) return {};
     CUcontext context = nullptr;
-    if (const Status status = unless_unknown(status_of(context_of(stream_of(stream), &context))); !status.ok())
-      return status;
+    const Status asked = status_of(context_of(stream_of(stream), &context));
+    if (asked.code == StatusCode::capture) return {};  // void: the driver knows the stream, and says no more
+    if (const Status status = unless_unknown(asked); !status.ok()) return status;
     return {context == context_ ? StatusCode::ok : StatusCode::wrong_device};
   }
   Status capture_info(StreamHandle stream, CaptureInfo* info) noexcept override {
@@ -375,8 +376,9 @@ Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
     return status.ok() && !current_is_primary(*ordinal) ? Status{StatusCode::wrong_device} : status;
   }
   CUcontext context = nullptr;
-  if (const Status status = unless_unknown(status_of(context_of(stream_of(stream), &context))); !status.ok())
-    return status;
+  const Status asked = status_of(context_of(stream_of(stream), &context));
+  if (asked.code == StatusCode::capture) return asked;
+  if (const Status status = unless_unknown(asked); !status.ok()) return status;
   const CurrentContext current(context);
   return status_of(cudaGetDevice(ordinal));
 }
