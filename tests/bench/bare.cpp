@@ -59,6 +59,8 @@ BareStream::BareStream(int ordinal) {
 
 BareStream::~BareStream() { cudaStreamDestroy(static_cast<cudaStream_t>(stream_)); }
 
+void bare_use_device(int ordinal) { check(cudaSetDevice(ordinal)); }
+
 void bare_copy_to_device(void* target, const void* source, std::size_t bytes, thole::NativeStream stream) {
   check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream));
 }

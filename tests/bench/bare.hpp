@@ -27,6 +27,8 @@ class BareStream {
 };
 
 // On a GPU's streams.
+/// The calling thread's bare calls are for this GPU.
+void bare_use_device(int ordinal);
 void bare_copy_to_device(void* target, const void* source, std::size_t bytes, thole::NativeStream stream);
 void bare_launch(thole::NativeGraphExec exec, thole::NativeStream stream);
 /// Nanoseconds of one copy of a pinned buffer, with an event behind it or not, in threads with a stream each.
@@ -41,6 +43,7 @@ class BareStream {
   explicit BareStream(int) {}
   void* native() const { return nullptr; }
 };
+inline void bare_use_device(int) {}
 inline void bare_copy_to_device(void*, const void*, std::size_t, thole::NativeStream) {}
 inline void bare_launch(thole::NativeGraphExec, thole::NativeStream) {}
 inline double bare_copies(int, int, std::size_t, std::size_t, bool) { throw std::logic_error("built without CUDA"); }

@@ -53,6 +53,7 @@ enum class By { own_stream, foreign_stream, use_on_own, use_on_foreign };
 /// What one thread works with.
 struct Place {
   Place(const thole::Device& device, By by) {
+    if (on_gpu(device)) bare_use_device(device.ordinal());
     if (by == By::own_stream || by == By::use_on_own)
       own.emplace(device);
     else if (on_gpu(device))
