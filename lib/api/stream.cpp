@@ -83,8 +83,11 @@ Result<void> StreamRef::synchronize_for(std::chrono::nanoseconds timeout) const 
   auto timeline = HandleAccess::live_timeline(*this, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   const auto deadline = detail::end_of_wait(timeout);
-  // An event could have to wait for room in a full queue, and that wait has no end.
-  Status status = (*timeline)->wait_for_room(deadline);
+  detail::CaptureInfo capture;
+  Status status;
+  // An event could have to wait for room in a full queue, and that wait has no end. One of a capture has not.
+  if ((*timeline)->capture_info(&capture).ok() && capture.state == detail::CaptureInfo::State::none)
+    status = (*timeline)->wait_for_room(deadline);
   if (status.ok()) {
     auto end = try_record();
     if (!end) return tl::unexpected(std::move(end.error()));
