@@ -98,12 +98,13 @@ struct LaunchCheck {
     static_assert(all_listed,
                   "launch: all but the last two arguments, gpu_f and cpu_f, are thole::reads(x) or thole::writes(x)");
     if constexpr (all_listed) {
-      static_assert(std::is_invocable_v<Given<count - 2>, Pointer<I>..., NativeStream>,
+      static_assert(std::is_invocable_v<std::remove_reference_t<Given<count - 2>>&, Pointer<I>..., NativeStream&>,
                     "launch: gpu_f, the last but one, takes (const A*, B*, ..., NativeStream), a pointer for each use");
-      static_assert(std::is_invocable_v<Given<count - 1>, gsl::span<std::remove_pointer_t<Pointer<I>>>...>,
-                    "launch: cpu_f, the last, takes (gsl::span<const A>, gsl::span<B>, ...), a span for each use");
-      return std::is_invocable_v<Given<count - 2>, Pointer<I>..., NativeStream> &&
-             std::is_invocable_v<Given<count - 1>, gsl::span<std::remove_pointer_t<Pointer<I>>>...>;
+      static_assert(
+          std::is_invocable_v<std::decay_t<Given<count - 1>>&, gsl::span<std::remove_pointer_t<Pointer<I>>>...>,
+          "launch: cpu_f, the last, takes (gsl::span<const A>, gsl::span<B>, ...), a span for each use");
+      return std::is_invocable_v<std::remove_reference_t<Given<count - 2>>&, Pointer<I>..., NativeStream&> &&
+             std::is_invocable_v<std::decay_t<Given<count - 1>>&, gsl::span<std::remove_pointer_t<Pointer<I>>>...>;
     }
     return false;
   }

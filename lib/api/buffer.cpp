@@ -78,7 +78,8 @@ Result<void> start_borrow(Block& block, const char* call, std::chrono::nanosecon
     if (any_open(block.uses, against)) [[unlikely]] {
       // Before any waiting: a mistake is told at once.
       if (auto allowed = check_borrows(block, Writes, call); !allowed) return allowed;
-      if (Waits != Waiting::never && !deadline && in_host_function()) return tl::unexpected(host_function_error(call));
+      if (Waits != Waiting::never && !deadline && in_host_function() && !query(block.uses, against).ok())
+        return tl::unexpected(host_function_error(call));
       const Status status = Waits == Waiting::never ? query(block.uses, against) : wait(block.uses, against, deadline);
       if (Waits == Waiting::for_a_time && status.code == StatusCode::not_ready)
         return tl::unexpected(timed_out_error(block, call));
@@ -200,7 +201,7 @@ Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanosecon
   const Block& block = of(head);
   if (device_of(block).lost()) return tl::unexpected(device_of(block).lost_error(call));
   const Deadline deadline = timeout ? end_of_wait(*timeout) : std::nullopt;
-  if (!deadline && in_host_function() && any_open(block.uses, Against::everything))
+  if (!deadline && in_host_function() && !query(block.uses, Against::everything).ok())
     return tl::unexpected(host_function_error(call));
   const Status status = wait(block.uses, Against::everything, deadline);
   if (status.ok()) return {};

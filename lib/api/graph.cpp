@@ -238,8 +238,6 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
     return all;
   auto work = HandleAccess::begin_work(stream, call);
   if (!work) return tl::unexpected(std::move(work.error()));
-  const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();
-  if (auto used = work->use_all(held.data(), held.size(), writes); !used) return used;
   const auto capturing = [&] {
     return tl::unexpected(Error::make(Errc::capturing, [&] {
       return std::string(call) +
@@ -247,6 +245,8 @@ Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
     }));
   };
   if (work->capturing()) return capturing();
+  const auto* const writes = plan_->writes.empty() ? nullptr : plan_->writes.data();
+  if (auto used = work->use_all(held.data(), held.size(), writes); !used) return used;
   work->expect_long_work();
   work->takes(plan_->nodes + 1);
   {

@@ -147,8 +147,9 @@ Result<void> PinnedHeap::drain_within(std::optional<std::chrono::nanoseconds> ti
   const auto deadline = timeout ? detail::end_of_wait(*timeout) : std::nullopt;
   detail::DeviceCore& device = *core_->arena()->device();
   if (device.lost()) return tl::unexpected(device.lost_error(call));
-  if (!deadline && detail::in_host_function()) return tl::unexpected(detail::host_function_error(call));
   for (const auto& [timeline, at] : detail::open_positions(*core_)) {
+    if (!deadline && detail::in_host_function() && !timeline->query(at).ok())
+      return tl::unexpected(detail::host_function_error(call));
     const Status status = timeline->wait(at, deadline);
     if (status.ok()) continue;
     if (status.code == StatusCode::not_ready)

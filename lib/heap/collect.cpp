@@ -18,7 +18,9 @@ std::size_t hand_to_heaps(MovingBlocks& blocks) noexcept {
   return count;
 }
 
-std::size_t fetch_from_graphs() noexcept {
+}  // namespace
+
+std::size_t collect_from_graphs() noexcept {
   MovingBlocks blocks;
   take_released_from_graphs(blocks);
   std::size_t count = 0;
@@ -26,10 +28,8 @@ std::size_t fetch_from_graphs() noexcept {
   return count;
 }
 
-}  // namespace
-
 std::size_t collect(DeviceCore& device, Wanted wanted) noexcept {
-  std::size_t count = fetch_from_graphs();
+  std::size_t count = collect_from_graphs();
   device.streams->end_waiting();
   MovingBlocks blocks;
   device.streams->take_finished(blocks, wanted);

@@ -12,6 +12,8 @@ namespace thole::inline v0_1::detail {
 /// Everything of the device that is finished, on other devices, too, where they use memory across devices, and what
 /// graphs have let go of; returns how many blocks came back. Never waits for work.
 std::size_t collect(DeviceCore& device, Wanted wanted = Wanted::finished) noexcept;
+/// Takes what graphs that are gone held, without a call of the device, and returns the number of those blocks.
+std::size_t collect_from_graphs() noexcept;
 /// The blocks of one stream; a bounded number of queries.
 std::size_t collect_some(Timeline& timeline) noexcept;
 /// The blocks of some stream of the device, another one each time; a bounded number of queries.

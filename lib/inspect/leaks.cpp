@@ -13,6 +13,7 @@
 #include "base/deadline.hpp"
 #include "base/fork.hpp"
 #include "blocks/block_pool.hpp"
+#include "heap/collect.hpp"
 #include "heap/heap_core.hpp"
 #include "streams/part_blocks.hpp"
 
@@ -48,11 +49,11 @@ void let_go_of_leftovers() {
   const Deadline deadline = deadline_after(std::chrono::seconds(1));
   for (const auto& [core, device] : devices) {
     (void)ask_until(*deadline, [&left = *device] {
-      const bool gone = left.leftovers.empty() || left.lost();
+      const bool gone = left.lost() || left.leftovers.empty();
       return Status{gone ? StatusCode::ok : StatusCode::not_ready};
     });
-    if (!device->lost()) (void)device->collect(*device, Wanted::finished);
   }
+  (void)collect_from_graphs();
 }
 
 /// Statics of the program are destroyed before: this runs when the library is unloaded, or after them where it is

@@ -199,8 +199,10 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   if (block == nullptr) return false;
   leave_foreign(block);
   keep_place(block);
-  // A stream that is gone has no place, and what is done without one is freed elsewhere.
-  bool freed = block->made_on == nullptr && order_after(block->uses, Against::everything, timeline).ok();
+  // A stream that is gone has no place, and what is done without one is freed elsewhere. On a crowded one there was no
+  // room for its place yet; but here it is freed in that order, and the allocation waits for room there anyway.
+  const bool in_order = block->made_on == nullptr || block->made_on.get() == &timeline;
+  bool freed = in_order && order_after(block->uses, Against::everything, timeline).ok();
   if (freed) {
     const Timeline::NoCapture quiet(timeline);
     freed = quiet.status().ok() && free_on(block, timeline).ok();

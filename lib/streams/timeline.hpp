@@ -293,7 +293,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   static constexpr std::size_t least_asked_ = 64;
   static constexpr std::size_t few_pending_ = 8;
   static constexpr std::size_t many_pending_ = 32;
-  static constexpr std::uint64_t many_operations_ = 400;  // of the 1,022 that CUDA has room for
+  static constexpr std::uint64_t many_operations_ = 900;  // of the 1,022 that CUDA has room for, with the events
   static constexpr std::size_t most_stride_ = 31;
   static constexpr std::size_t most_free_ = 64;
 };

@@ -29,7 +29,9 @@ class Timeline::Pin {
   }
   ~Pin() {
     if (!lock_.owns_lock()) lock_.lock();
-    if (--ticket_->references == 0 && !ticket_->pending) timeline_.recycle(ticket_);
+    if (--ticket_->references != 0 || ticket_->pending) return;
+    timeline_.let_go(ticket_, lock_);
+    if (!lock_.owns_lock()) lock_.lock();
   }
   Pin(const Pin&) = delete;
   Pin& operator=(const Pin&) = delete;
@@ -336,10 +338,12 @@ bool Timeline::is_crowded() noexcept {
 
 Status Timeline::wait_for_room(const Deadline& deadline) noexcept {
   Lock lock(mutex_);
-  Ticket* const ticket = crowding();
-  if (ticket == nullptr) return {};
-  const Status status = ask(ticket, lock, &deadline);
-  return status.code == StatusCode::not_ready ? status : Status{};  // else recording an event says what is wrong
+  while (Ticket* const ticket = crowding()) {
+    const Status status = ask(ticket, lock, &deadline);
+    if (status.code == StatusCode::not_ready) return status;
+    if (!status.ok()) break;  // recording an event says what is wrong
+  }
+  return {};
 }
 
 bool Timeline::is_left_behind() noexcept {
