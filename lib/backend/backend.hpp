@@ -141,7 +141,8 @@ class DeviceBackend {
   /// captures: `capture`, which invalidates the capture, whatever the thread's mode [74].
   virtual Status stream_id(StreamHandle stream, std::uint64_t* id) noexcept = 0;
   /// Whether the stream belongs to this device (on a GPU: to its primary context): else wrong_device. The default
-  /// streams are always this device's [28], and one whose capture is invalidated, which cannot be asked, counts so [81].
+  /// streams are always this device's [28], and one whose capture is invalidated, which cannot be asked, counts so
+  /// [81].
   virtual Status check_stream(StreamHandle stream) noexcept = 0;
   /// Whether the stream captures; `capture` for the legacy stream while a thread's default one captures. Never blocks,
   /// never invalidates [29], costs about 0.1 us.
