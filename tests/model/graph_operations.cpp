@@ -172,7 +172,7 @@ void Program::launched(Graph& graph, const Lane& lane, bool all_named) {
       const auto found = graph.each_write || graph.forked
                              ? model::position_of_parts(lane.id, node.to->data + node.to_offset,
                                                         node.from->data + node.from_offset, node.count * sizeof(Word))
-                             : last - std::min(last, left);
+                             : Parts{last - std::min(last, left), last - std::min(last, left)};
       ledger_.launched(lane.id, found, node.from, node.from_offset, node.to, node.to_offset, node.count,
                        node.to_device);
       host.uses.pop_back();
@@ -182,7 +182,7 @@ void Program::launched(Graph& graph, const Lane& lane, bool all_named) {
         Ledger::note(other, {lane.id, last, node.to_device, true});
       }
       if (early && !node.to_device) {  // to be read then, and written when the launch is done
-        Ledger::note(host, {lane.id, found, true, true});
+        Ledger::note(host, {lane.id, found.last, true, true});
         Ledger::note(host, {lane.id, last, false, true});
         continue;
       }

@@ -38,12 +38,17 @@ void Ledger::look(const void* skip, std::size_t bytes) {
     const Copy& copy = arrived[i];
     const Word* const data = copy.destination->data + copy.offset;
     const std::size_t size = copy.expected->size() * sizeof(Word);
-    // Where several completed at once, only the last word of each is to be seen.
+    const auto writes_there = [&](const Copy& later) {
+      if (later.number <= copy.number) return false;
+      // By address: the memory may have been freed and given to another buffer meanwhile.
+      const Word* const again = later.destination->data + later.offset;
+      return again < data + copy.expected->size() && data < again + later.expected->size();
+    };
+    // Where several completed at once, only the last word of each is to be seen; and of one that another thread is in
+    // the middle of, some parts.
     const bool written_again =
-        std::any_of(arrived.begin() + static_cast<std::ptrdiff_t>(i) + 1, arrived.end(), [&](const Copy& later) {
-          // By address: the memory may have been freed and given to another buffer meanwhile.
-          const Word* const again = later.destination->data + later.offset;
-          return again < data + copy.expected->size() && data < again + later.expected->size();
+        std::ranges::any_of(arrived, writes_there) || std::ranges::any_of(copies_, [&](const Copy& later) {
+          return queues_.done(later.stream, later.first) && writes_there(later);
         });
     if (written_again || !copy.known) continue;
     if (skip != nullptr && copy.destination->overlaps(skip, bytes)) continue;
@@ -193,26 +198,27 @@ void Ledger::move_content(const Memory& from, std::size_t from_offset, Memory& t
 void Ledger::copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
                     std::size_t to_offset, std::size_t count, bool to_device) {
   const auto position = position_of_copy(stream, to->data + to_offset, from->data + from_offset);
-  launched(stream, position, from, from_offset, to, to_offset, count, to_device);
+  launched(stream, {position, position}, from, from_offset, to, to_offset, count, to_device);
   from->uses.back().tracked = to->uses.back().tracked = true;
 }
 
-void Ledger::launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
+void Ledger::launched(std::uint64_t stream, Parts parts, const MemoryPtr& from, std::size_t from_offset,
                       const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device) {
   clean(*from);
   clean(*to);
   move_content(*from, from_offset, *to, to_offset, count);
   const auto begin = from->content.begin() + static_cast<std::ptrdiff_t>(from_offset);
-  copies_.push_back({operations_, stream, position, to, to_offset,
+  copies_.push_back({++copies_ever_, operations_, stream, parts.first, parts.last, to, to_offset,
                      std::make_shared<const Content>(begin, begin + static_cast<std::ptrdiff_t>(count)), to_device,
                      from->known});
-  note(*from, {stream, position, false, false});
-  note(*to, {stream, position, true, false});
+  note(*from, {stream, parts.last, false, false});
+  note(*to, {stream, parts.last, true, false});
 }
 
 void Ledger::written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
                      std::shared_ptr<const Content> content) {
-  copies_.push_back({operations_, stream, position, memory, offset, std::move(content), memory->of_device, true});
+  copies_.push_back({++copies_ever_, operations_, stream, position, position, memory, offset, std::move(content),
+                     memory->of_device, true});
 }
 
 Content Ledger::fresh(std::size_t count) {

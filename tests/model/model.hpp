@@ -80,8 +80,10 @@ using MemoryPtr = std::shared_ptr<Memory>;
 
 /// A copy that has been enqueued, or the check of one.
 struct Copy {
+  std::uint64_t number = 0;  // of all copies, in program order
   std::uint64_t operation = 0;
   std::uint64_t stream = 0;
+  std::uint64_t first = 0;  // of its parts; without parts, its position
   std::uint64_t position = 0;
   MemoryPtr destination;
   std::size_t offset = 0;  // words, in the destination
@@ -136,8 +138,8 @@ class Ledger {
   void copied(std::uint64_t stream, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
               std::size_t to_offset, std::size_t count, bool to_device);
   /// The same as part of a graph's launch.
-  void launched(std::uint64_t stream, std::uint64_t position, const MemoryPtr& from, std::size_t from_offset,
-                const MemoryPtr& to, std::size_t to_offset, std::size_t count, bool to_device);
+  void launched(std::uint64_t stream, Parts parts, const MemoryPtr& from, std::size_t from_offset, const MemoryPtr& to,
+                std::size_t to_offset, std::size_t count, bool to_device);
   /// A kernel was just enqueued that writes this content, from that word of the memory on.
   void written(std::uint64_t stream, std::uint64_t position, const MemoryPtr& memory, std::size_t offset,
                std::shared_ptr<const Content> content);
@@ -164,6 +166,7 @@ class Ledger {
   std::vector<MemoryPtr> pinned_;
   std::vector<Copy> copies_;
   std::uint64_t operations_ = 0;
+  std::uint64_t copies_ever_ = 0;
   std::uint64_t contents_ = 0;
 };
 

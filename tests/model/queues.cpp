@@ -60,14 +60,23 @@ std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, co
   });
 }
 
-std::uint64_t position_of_parts(std::uint64_t stream, const void* destination, const void* source, std::size_t bytes) {
+Parts position_of_parts(std::uint64_t stream, const void* destination, const void* source, std::size_t bytes) {
   const auto offset = [](const void* at, const void* begin) {
     return reinterpret_cast<std::uintptr_t>(at) - reinterpret_cast<std::uintptr_t>(begin);
   };
-  return newest(stream, [&](const Operation& operation) {
-    return operation.kind == Operation::Kind::copy && offset(operation.destination, destination) < bytes &&
-           offset(operation.destination, destination) == offset(operation.source, source);
-  });
+  std::size_t seen = 0;  // an earlier launch of the same graph moves the same parts
+  const auto moves_them = [&](const Operation& operation) {
+    if (operation.kind != Operation::Kind::copy || offset(operation.destination, destination) >= bytes ||
+        offset(operation.destination, destination) != offset(operation.source, source))
+      return false;
+    seen += operation.bytes;
+    return true;
+  };
+  Parts parts;
+  parts.last = newest(stream, moves_them);
+  seen = 0;
+  parts.first = newest(stream, [&](const Operation& operation) { return moves_them(operation) && seen >= bytes; });
+  return parts;
 }
 
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument) {

@@ -42,8 +42,12 @@ class Queues {
 
 /// The position of the newest copy in the stream between these two; 0: it is not enqueued, or complete already.
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source);
-/// The same for a copy that may be moved in parts, in any order: of the last of them.
-std::uint64_t position_of_parts(std::uint64_t stream, const void* destination, const void* source, std::size_t bytes);
+struct Parts {
+  std::uint64_t first = 0;  // 0: complete already
+  std::uint64_t last = 0;
+};
+/// The same for a copy that may be moved in parts, in any order: of the first and the last of them.
+Parts position_of_parts(std::uint64_t stream, const void* destination, const void* source, std::size_t bytes);
 /// The same for a host function with this argument.
 std::uint64_t position_of_function(std::uint64_t stream, const void* argument);
 /// The same for a function that stands for a kernel.
