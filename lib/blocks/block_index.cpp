@@ -22,10 +22,17 @@ constexpr std::size_t words = granules / 64;
 constexpr std::size_t words_a_stripe = 16;  // 64 KiB
 constexpr std::size_t stripes = words / words_a_stripe;
 
+/// Its length is here, too: who looks for a foreign address finds a block of somebody else, which may end at any
+/// moment.
+struct Start {
+  std::atomic<Block*> block;
+  std::atomic<std::size_t> bytes;
+};
+
 /// Made of zeros by calloc, which touches no page of it: most of the pointers are never looked at.
 struct Leaf {
-  // In this order when a block is put in: the pointer, its bit, the count. The bit releases the pointer.
-  std::array<std::atomic<Block*>, granules> blocks;
+  // In this order when a block is put in: its start, the count, the bit, which releases the start.
+  std::array<Start, granules> blocks;
   std::array<std::atomic<std::uint64_t>, words> starts;
   std::array<std::atomic<std::uint16_t>, stripes> counts;
 };
@@ -79,25 +86,25 @@ struct Place {
   std::size_t index;  // of the granule in its leaf
 };
 
-/// The last start in a stripe up to a granule of it.
-Block* last_start(const Leaf& leaf, std::size_t stripe, std::size_t up_to) noexcept {
+constexpr std::size_t none = granules;
+
+/// The last granule of a stripe where a block starts, up to this one.
+std::size_t last_start(const Leaf& leaf, std::size_t stripe, std::size_t up_to) noexcept {
   const std::size_t first = stripe * words_a_stripe;
   for (std::size_t word = std::min(up_to / 64, first + words_a_stripe - 1) + 1; word-- > first;) {
     std::uint64_t starts = leaf.starts[word].load(std::memory_order_acquire);
     if (word == up_to / 64) starts &= ~std::uint64_t{0} >> (63 - up_to % 64);
-    if (starts != 0)
-      return leaf.blocks[word * 64 + 63 - static_cast<unsigned>(std::countl_zero(starts))].load(
-          std::memory_order_relaxed);
+    if (starts != 0) return word * 64 + 63 - static_cast<unsigned>(std::countl_zero(starts));
   }
-  return nullptr;
+  return none;
 }
 
-/// The last start in a leaf up to a granule of it.
-Block* last_start(const Leaf& leaf, std::size_t up_to) noexcept {
+/// The last granule of a leaf where a block starts, up to this one.
+std::size_t last_start(const Leaf& leaf, std::size_t up_to) noexcept {
   for (std::size_t stripe = up_to / 64 / words_a_stripe + 1; stripe-- > 0;)
     if (leaf.counts[stripe].load(std::memory_order_relaxed) != 0)
-      if (Block* const block = last_start(leaf, stripe, up_to); block != nullptr) return block;
-  return nullptr;
+      if (const std::size_t found = last_start(leaf, stripe, up_to); found != none) return found;
+  return none;
 }
 
 }  // namespace
@@ -110,7 +117,8 @@ bool BlockIndex::add(Block& block) noexcept {
   while (longest < block.capacity && !root().longest.compare_exchange_weak(longest, block.capacity)) {
   }
   const Place place(address);
-  leaf->blocks[place.index].store(&block, std::memory_order_relaxed);
+  leaf->blocks[place.index].bytes.store(block.capacity, std::memory_order_relaxed);
+  leaf->blocks[place.index].block.store(&block, std::memory_order_relaxed);
   leaf->counts[place.stripe()].fetch_add(1, std::memory_order_relaxed);
   leaf->starts[place.word()].fetch_or(place.bit(), std::memory_order_release);
   return true;
@@ -118,7 +126,8 @@ bool BlockIndex::add(Block& block) noexcept {
 
 Block* BlockIndex::at(const void* address) noexcept {
   const Leaf* const leaf = number_of(address) % granule != 0 ? nullptr : find_leaf(number_of(address));
-  return leaf == nullptr ? nullptr : leaf->blocks[Place(number_of(address)).index].load(std::memory_order_acquire);
+  return leaf == nullptr ? nullptr
+                         : leaf->blocks[Place(number_of(address)).index].block.load(std::memory_order_acquire);
 }
 
 Block* BlockIndex::remove(const void* address) noexcept {
@@ -126,8 +135,9 @@ Block* BlockIndex::remove(const void* address) noexcept {
   Leaf* const leaf = find_leaf(number_of(address));
   if (leaf == nullptr) return nullptr;
   const Place place(number_of(address));
-  if (leaf->blocks[place.index].load(std::memory_order_relaxed) == nullptr) return nullptr;
-  Block* const block = leaf->blocks[place.index].exchange(nullptr, std::memory_order_acq_rel);
+  std::atomic<Block*>& found = leaf->blocks[place.index].block;
+  if (found.load(std::memory_order_relaxed) == nullptr) return nullptr;
+  Block* const block = found.exchange(nullptr, std::memory_order_acq_rel);
   if (block == nullptr) return nullptr;
   leaf->starts[place.word()].fetch_and(~place.bit(), std::memory_order_relaxed);
   leaf->counts[place.stripe()].fetch_sub(1, std::memory_order_relaxed);
@@ -141,8 +151,13 @@ Block* BlockIndex::around(const void* address) noexcept {
   for (std::uintptr_t at = wanted; wanted - at < longest + leaf_bytes; up_to = granules - 1) {
     // No leaf: no block has ever started in it. A block may still reach over it from below.
     if (const Leaf* const leaf = find_leaf(at); leaf != nullptr)
-      if (Block* const block = last_start(*leaf, up_to); block != nullptr)
-        return wanted - number_of(block->data) < block->capacity ? block : nullptr;
+      if (const std::size_t found = last_start(*leaf, up_to); found != none) {
+        const Start& start = leaf->blocks[found];
+        const std::uintptr_t begin = at / leaf_bytes * leaf_bytes + found * granule;
+        return wanted - begin < start.bytes.load(std::memory_order_relaxed)
+                   ? start.block.load(std::memory_order_relaxed)
+                   : nullptr;
+      }
     if (at < leaf_bytes) break;
     at -= leaf_bytes;
   }

@@ -3,10 +3,11 @@
 // Which block an address lies in, for programs that keep raw addresses. Only blocks whose address was given away as one
 // are here.
 //
-// A leaf stands for 32 MiB of addresses: for each granule a pointer, to the block that starts there; a bit that says
-// so; and for each stripe of 64 KiB how many start in it. The block of an inner address is the nearest start at or
-// below it: while that block is here nothing else starts inside of it, so that looking needs no lock, whatever other
-// threads put in and take out meanwhile.
+// A leaf stands for 32 MiB of addresses: for each granule a pointer, to the block that starts there, and its length; a
+// bit that says so; and for each stripe of 64 KiB how many start in it. The block of an inner address is the nearest
+// start at or below it: while that block is here nothing else starts inside of it, so that looking needs no lock,
+// whatever other threads put in and take out meanwhile. Nor does it look into a block: the nearest start below a
+// foreign address is somebody else's, who may be giving it back.
 
 #include <cstddef>
 

@@ -74,6 +74,16 @@ TEST_CASE("an address that is nobody's is told at once, wherever it is") {
   CHECK(BlockIndex::remove(long_one->data) == long_one.get());
 }
 
+TEST_CASE("who looks for a foreign address never looks into the block below it, which may be ending") {
+  const auto ending = block(base + 200 * leaf, 4096);
+  REQUIRE(BlockIndex::add(*ending));
+  ending->data = nullptr;  // as another thread does that takes it out at this moment and uses its record again
+  ending->capacity = ~std::size_t{0};
+  CHECK(BlockIndex::around(address(base + 200 * leaf + 4096)) == nullptr);
+  CHECK(BlockIndex::around(address(base + 200 * leaf + 4095)) == ending.get());
+  CHECK(BlockIndex::remove(address(base + 200 * leaf)) == ending.get());
+}
+
 TEST_CASE("a block is found while others come and go beside it, and of two who remove one, one gets it") {
   const auto kept = block(base + 100 * leaf + 4096, 4096);
   const auto shared = block(base + 100 * leaf + 64, 64);
