@@ -17,6 +17,7 @@
 #include <thole/device_buffer.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
+#include <thole/parts.hpp>
 #include <thole/stream.hpp>
 
 namespace thole::inline v0_1 {
@@ -74,7 +75,6 @@ THOLE_EXPORT Result<void> copy_from_device(BlockHead* block, std::size_t offset,
 THOLE_EXPORT Result<DeviceBlock*> copy_to_new_device_block(BlockHead* block, std::size_t bytes,
                                                            const StreamRef& stream) noexcept;
 THOLE_EXPORT Error too_small_error(const char* call, std::size_t wanted, std::size_t has);
-THOLE_EXPORT Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size);
 
 }  // namespace detail
 
@@ -265,20 +265,14 @@ class [[nodiscard]] PinnedBuffer {
   /// Two buffers of the first `n` elements and of the rest, that share this one's memory; this one is moved from. Each
   /// is a PinnedBuffer as any, with uses and borrows of its own, so that parts may be copied, borrowed and dropped
   /// independently; what still uses this one uses both. The memory comes back when all parts are gone. Does not wait.
-  /// Throws `Error`, and nothing has changed then: `invalid_argument` beyond the end, `borrowed` while a borrow lives
-  /// or a graph or a `UseList` names the buffer, `out_of_memory`, `moved_from`.
+  /// Throws `Error`, and nothing has changed then: `invalid_argument` beyond the end, `borrowed` while a borrow, a
+  /// graph (after its end until `drain()`, or shortly) or a `UseList` has the buffer, `out_of_memory`, `moved_from`.
   std::pair<PinnedBuffer, PinnedBuffer> split_at(std::size_t n) && {
     return detail::unwrap(std::move(*this).try_split_at(n));
   }
   /// As `split_at`, without throwing.
   [[nodiscard]] Result<std::pair<PinnedBuffer, PinnedBuffer>> try_split_at(std::size_t n) && noexcept {
-    constexpr const char* call = "PinnedBuffer::split_at";
-    if (n > size()) return tl::unexpected(detail::outside_error(call, 0, n, size()));
-    const std::size_t sizes[] = {n, size() - n};
-    detail::BlockHead* blocks[2];
-    PinnedBuffer parts[2];
-    if (auto split = split_into(sizes, 2, blocks, parts, call); !split) return tl::unexpected(std::move(split.error()));
-    return std::pair(std::move(parts[0]), std::move(parts[1]));
+    return detail::PartAccess::split_at(*this, n, "PinnedBuffer::split_at");
   }
   /// As `split_at`, into as many parts as there are sizes, in elements, which are all of the buffer together.
   std::vector<PinnedBuffer> split(gsl::span<const std::size_t> sizes) && {
@@ -290,20 +284,7 @@ class [[nodiscard]] PinnedBuffer {
   }
   /// As that, without throwing.
   [[nodiscard]] Result<std::vector<PinnedBuffer>> try_split(gsl::span<const std::size_t> sizes) && noexcept {
-    constexpr const char* call = "PinnedBuffer::split";
-    std::size_t sum = 0;
-    for (const std::size_t part : sizes) {
-      if (part > size() - sum) return tl::unexpected(detail::outside_error(call, sum, part, size()));
-      sum += part;
-    }
-    if (sum != size()) return tl::unexpected(detail::outside_error(call, 0, sum, size()));
-    const detail::PartBlocks blocks(sizes.size());
-    std::vector<PinnedBuffer> parts;
-    if (blocks.list == nullptr || !detail::try_resize(parts, sizes.size()))
-      return tl::unexpected(detail::no_system_memory(call));
-    if (auto split = split_into(sizes.data(), sizes.size(), blocks.list, parts.data(), call); !split)
-      return tl::unexpected(std::move(split.error()));
-    return parts;
+    return detail::PartAccess::split(*this, sizes, "PinnedBuffer::split");
   }
 
   /// For kernels and library calls: runs `f(pointer, NativeStream)`, which enqueues work that uses the buffer, and
@@ -337,12 +318,9 @@ class [[nodiscard]] PinnedBuffer {
   friend class PinnedArena;
   friend class PinnedHeap;
   friend struct detail::ListAccess;
+  friend struct detail::PartAccess;
   template <class U>
   friend class DeviceBuffer;
-  template <class U>
-  friend Result<PinnedBuffer<U>> try_join(std::vector<PinnedBuffer<U>>&& parts) noexcept;
-  template <class U, class... Others>
-  friend PinnedBuffer<U> join(PinnedBuffer<U>&& first, Others&&... others);
   PinnedBuffer(detail::BlockHead* block, T* data, std::size_t size) noexcept
       : block_(block), span_(data, size), valid_(true) {}
 
@@ -374,41 +352,16 @@ class [[nodiscard]] PinnedBuffer {
         run, [&](NativeStream native) -> R { return std::invoke(std::forward<F>(f), at<Element>(place), native); });
   }
 
-  /// Gives parts of these sizes, all of the buffer, to `parts`; `blocks` is room for as many.
-  Result<void> split_into(const std::size_t* sizes, std::size_t count, detail::BlockHead** blocks, PinnedBuffer* parts,
-                          const char* call) noexcept {
-    if (!valid_) return tl::unexpected(detail::moved_from(call, "the buffer"));
-    if (block_ != nullptr) {
-      if (auto split = detail::split_block(block_, sizes, count, sizeof(T), blocks, call); !split) return split;
-      T* data = span_.data();
-      for (std::size_t i = 0; i != count; data += sizes[i], ++i)
-        if (blocks[i] != nullptr) parts[i] = PinnedBuffer(blocks[i], data, sizes[i]);
-    }
-    be_moved_from();
-    return {};
+  // ---- For detail::PartAccess
+  using PartBlock = detail::BlockHead;
+  static constexpr std::size_t element_bytes = sizeof(T);
+  static PinnedBuffer of_part(detail::BlockHead* block, std::size_t size) noexcept {
+    return PinnedBuffer(block, static_cast<T*>(detail::block_data(block)), size);
   }
-
   void be_moved_from() noexcept {
     block_ = nullptr;
     span_ = {};
     valid_ = false;
-  }
-
-  /// One buffer of the parts `part_at(0)` and so on, which are moved from; where that fails nothing has changed.
-  /// `blocks` is room for as many.
-  template <class PartAt>
-  static Result<PinnedBuffer> join_all(std::size_t count, detail::BlockHead** blocks, PartAt part_at) noexcept {
-    std::size_t size = 0;
-    for (std::size_t i = 0; i != count; ++i) {
-      const PinnedBuffer& part = part_at(i);
-      if (!part.valid_) return tl::unexpected(detail::moved_from("join", "a part"));
-      blocks[i] = part.block_;
-      size += part.size();
-    }
-    auto joined = detail::join_blocks(blocks, count, "join");
-    if (!joined) return tl::unexpected(std::move(joined.error()));
-    for (std::size_t i = 0; i != count; ++i) part_at(i).be_moved_from();
-    return PinnedBuffer(*joined, static_cast<T*>(detail::block_data(*joined)), size);
   }
 
   void check(const char* call) const {
@@ -419,32 +372,5 @@ class [[nodiscard]] PinnedBuffer {
   gsl::span<T> span_;
   bool valid_;
 };
-
-/// One buffer of parts that are neighbours in one allocation (`PinnedBuffer::split`), in their order; they are moved
-/// from. What uses a part uses the buffer. Parts of 0 elements are left out. Does not wait. Throws `Error`, and nothing
-/// has changed then: `invalid_argument` for no neighbours, `borrowed` as `split_at`, `out_of_memory`, `moved_from`.
-///
-/// Thread safety: needs exclusive access to the parts.
-template <class T>
-[[nodiscard]] Result<PinnedBuffer<T>> try_join(std::vector<PinnedBuffer<T>>&& parts) noexcept {
-  const detail::PartBlocks blocks(parts.size());
-  if (blocks.list == nullptr) return tl::unexpected(detail::no_system_memory("join"));
-  return PinnedBuffer<T>::join_all(parts.size(), blocks.list,
-                                   [&](std::size_t i) -> PinnedBuffer<T>& { return parts[i]; });
-}
-/// As `try_join`, but throws.
-template <class T>
-PinnedBuffer<T> join(std::vector<PinnedBuffer<T>>&& parts) {
-  return detail::unwrap(try_join(std::move(parts)));
-}
-/// `join(std::move(a), std::move(b), ...)`.
-template <class T, class... Others>
-PinnedBuffer<T> join(PinnedBuffer<T>&& first, Others&&... others) {
-  static_assert((std::is_same_v<Others, PinnedBuffer<T>> && ...), "join(std::move(a), std::move(b), ...)");
-  PinnedBuffer<T>* const parts[] = {&first, &others...};
-  detail::BlockHead* blocks[1 + sizeof...(Others)];
-  return detail::unwrap(PinnedBuffer<T>::join_all(1 + sizeof...(Others), blocks,
-                                                  [&](std::size_t i) -> PinnedBuffer<T>& { return *parts[i]; }));
-}
 
 }  // namespace thole::inline v0_1

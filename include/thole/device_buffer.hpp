@@ -4,12 +4,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include <gsl/span>
+
+#include <thole/detail/parts.hpp>
 #include <thole/detail/std_parts.hpp>
 #include <thole/error.hpp>
 #include <thole/export.hpp>
+#include <thole/parts.hpp>
 #include <thole/source_location.hpp>
 #include <thole/stream.hpp>
 
@@ -133,10 +139,10 @@ class [[nodiscard]] DeviceSpan {
 };
 
 /// Owns `size()` elements of device memory; move-only. Allocated in the order of the stream it was made on and freed
-/// after the last work that thole enqueued for it, on whatever streams: neither waits, and no stream does because of
-/// it. Work that the program itself enqueues on another stream must be ordered before the drop by the program, as with
-/// cudaFreeAsync. A foreign stream that a DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory
-/// Allocator".
+/// after the last work that thole enqueued for it, on whatever streams: neither waits, but for room where it was made
+/// on a foreign stream whose queue is full, and no stream does because of it. Work that the program itself enqueues on
+/// another stream must be ordered before the drop by the program, as with cudaFreeAsync. A foreign stream that a
+/// DeviceBuffer was made on must outlive it. CUDA: "Stream Ordered Memory Allocator".
 ///
 /// Thread safety: const members of one object may be called by many threads at once; others need exclusive access.
 template <class T>
@@ -202,12 +208,50 @@ class [[nodiscard]] DeviceBuffer {
                                                               std::chrono::nanoseconds timeout,
                                                               SourceLocation location = THOLE_HERE) const noexcept;
 
+  /// Two buffers of the first `n` elements and of the rest, that share this one's memory; this one is moved from, and
+  /// its spans are dangling. Each is a DeviceBuffer as any, with uses of its own, so that streams that use different
+  /// parts do not wait for each other; what still uses this one uses both. The memory is freed as this one's would
+  /// have been, when all parts are gone. `join` makes one of them again. Does not wait. Throws `Error`, and nothing has
+  /// changed then: `invalid_argument` beyond the end, `borrowed` while a graph (after its end until
+  /// `PinnedHeap::drain()`, or shortly), a `UseList` or a call has the buffer, `out_of_memory`, `moved_from`.
+  std::pair<DeviceBuffer, DeviceBuffer> split_at(std::size_t n) && {
+    return detail::unwrap(std::move(*this).try_split_at(n));
+  }
+  /// As `split_at`, without throwing.
+  [[nodiscard]] Result<std::pair<DeviceBuffer, DeviceBuffer>> try_split_at(std::size_t n) && noexcept {
+    return detail::PartAccess::split_at(*this, n, "DeviceBuffer::split_at");
+  }
+  /// As `split_at`, into as many parts as there are sizes, in elements, which are all of the buffer together.
+  std::vector<DeviceBuffer> split(gsl::span<const std::size_t> sizes) && {
+    return detail::unwrap(std::move(*this).try_split(sizes));
+  }
+  /// As that: `split({a, b, c})`.
+  std::vector<DeviceBuffer> split(std::initializer_list<std::size_t> sizes) && {
+    return std::move(*this).split(gsl::span<const std::size_t>(sizes.begin(), sizes.size()));
+  }
+  /// As that, without throwing.
+  [[nodiscard]] Result<std::vector<DeviceBuffer>> try_split(gsl::span<const std::size_t> sizes) && noexcept {
+    return detail::PartAccess::split(*this, sizes, "DeviceBuffer::split");
+  }
+
  private:
   friend class PinnedBuffer<T>;
   friend class PinnedBuffer<const T>;
   friend struct detail::ListAccess;
+  friend struct detail::PartAccess;
   DeviceBuffer(detail::DeviceBlock* block, std::size_t size) noexcept : block_(block), size_(size) {}
   T* data() const noexcept { return static_cast<T*>(detail::device_block_data(block_)); }
+  // ---- For detail::PartAccess
+  using PartBlock = detail::DeviceBlock;
+  static constexpr std::size_t element_bytes = sizeof(T);
+  static DeviceBuffer of_part(detail::DeviceBlock* block, std::size_t size) noexcept {
+    return DeviceBuffer(block, size);
+  }
+  void be_moved_from() noexcept {
+    block_ = nullptr;
+    size_ = 0;
+    valid_ = false;
+  }
   /// What `make()` returns, filled by the stream.
   template <class Make>
   Result<PinnedBuffer<T>> fill(const StreamRef& stream, Make make) const noexcept;

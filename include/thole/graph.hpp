@@ -74,10 +74,10 @@ class [[nodiscard]] THOLE_EXPORT GraphExec {
   Device device() const;
   /// Enqueues the graph's work in the stream, as one use of all that was captured, each in its direction, with one
   /// event: it comes after the earlier uses on whatever streams that it must come after, and `borrow_mut()` afterwards
-  /// waits for this launch and for nothing behind it (see `CaptureOptions` for what reads). Returns at once. While the
-  /// stream is captured itself, the launch becomes part of that graph. Throws `Error`: `borrowed` where a borrow
-  /// forbids one of the uses (nothing is launched then), `wrong_device` where the stream is of another kind of device,
-  /// `device_lost`, `moved_from`, `out_of_memory`.
+  /// waits for this launch and for nothing behind it (see `CaptureOptions` for what reads). Returns at once. Throws
+  /// `Error`, and nothing is launched then: `borrowed` where a borrow forbids one of the uses, `capturing` in a
+  /// capture, which CUDA allows no launch, `wrong_device` where the stream is of another kind of device, `device_lost`,
+  /// `moved_from`, `out_of_memory`.
   void launch(const StreamRef& stream) { detail::unwrap(try_launch(stream)); }
   /// As `launch`, without throwing.
   [[nodiscard]] Result<void> try_launch(const StreamRef& stream) noexcept;

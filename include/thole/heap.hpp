@@ -174,11 +174,12 @@ class [[nodiscard]] THOLE_EXPORT PinnedHeap {
   /// Gives the memory back, which starts at the address; it is reused when all recorded uses are done. Never waits.
   /// False for any other address, and of a heap that was moved from; true for nullptr.
   bool deallocate(void* data) const noexcept;
-  /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far. In a
-  /// capture the graph keeps it, too, and what came before the capture is known to be done when the stream has been
-  /// used through thole once more, or its capture was thole's. Throws
-  /// `Error` where that cannot be noted, and the memory stays the caller's: the stream is gone, another thread's or
-  /// another kind of device's (`invalid_argument`, `moved_from`, `wrong_device`), `device_lost`, `out_of_memory`.
+  /// As `deallocate`, and the memory is not reused before the stream has done all that it has been given so far; waits
+  /// for room where that is a foreign one whose queue is full. In a capture the graph keeps it, too, and what came
+  /// before the capture is known to be done when the stream has been used through thole once more, or its capture was
+  /// thole's. Throws `Error` where that cannot be noted, and the memory stays the caller's: the stream is gone, another
+  /// thread's or another kind of device's (`invalid_argument`, `moved_from`, `wrong_device`), `device_lost`,
+  /// `out_of_memory`.
   bool deallocate(void* data, const StreamRef& stream) const;
   /// As `deallocate`, and the memory is not reused before the arena's device has done all that it has been given so
   /// far, by whomever: also in streams that nobody has told thole of. For memory whose uses nobody recorded, as behind

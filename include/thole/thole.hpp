@@ -17,6 +17,7 @@
 #include <thole/graph.hpp>
 #include <thole/heap.hpp>
 #include <thole/launch.hpp>
+#include <thole/parts.hpp>
 #include <thole/pin_method.hpp>
 #include <thole/report.hpp>
 #include <thole/simulation.hpp>

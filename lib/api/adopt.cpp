@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include <gsl/util>
+
 #include <thole/arena.hpp>
 
 #include "api/block_rules.hpp"
@@ -131,10 +133,13 @@ Result<detail::BlockHead*> PinnedArena::adopt_block(const Device& device, const 
     if (!core) return tl::unexpected(std::move(core.error()));
     auto block = take_whole(*core, memory.bytes, call, location);
     if (!block) return tl::unexpected(std::move(block.error()));
-    if (auto pinned = pin(**core, wanted, std::move(release)); !pinned) {
-      detail::drop_handle(*block);
+    bool is_pinned = false;
+    const auto given_up = gsl::finally([&] {
+      if (!is_pinned) detail::drop_handle(*block);
+    });
+    if (auto pinned = pin(**core, wanted, std::move(release)); !pinned)
       return tl::unexpected(std::move(pinned.error()));
-    }
+    is_pinned = true;
     return *block;
   } catch (const std::bad_alloc&) {
     return tl::unexpected(no_memory(call));

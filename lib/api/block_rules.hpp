@@ -1,5 +1,7 @@
 #pragma once
 
+// Defined in: block_rules.cpp, buffer.cpp
+
 // The rules of PinnedBuffer about one block, as the calls that use one or many ask for them.
 
 #include <memory>
@@ -32,6 +34,9 @@ Result<void> check_borrows(const Block& block, bool writes, const char* call) no
 inline bool begin(Block& block, bool writes) noexcept {
   return writes ? block.holders.begin_write_shared() : block.holders.begin_read();
 }
+/// Waits until the block could be borrowed, as PinnedBuffer::try_borrow_for and try_borrow_mut_for do, and does not
+/// borrow it. Any number of threads may wait so for one block.
+Result<void> wait_to_borrow(Block& block, bool writes, std::chrono::nanoseconds timeout, const char* call) noexcept;
 /// Whether a stream of that device may use the block; notes it where the block is of another device's arena.
 Result<void> check_device(const Block& block, const std::shared_ptr<DeviceCore>& device, const char* call) noexcept;
 

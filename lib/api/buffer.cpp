@@ -67,7 +67,8 @@ class HeldBorrow {
 /// Whether a borrow waits for the device.
 enum class Waiting { never, until_done, for_a_time };
 
-template <bool Writes, Waiting Waits>
+/// `Takes`: without it, it is as if the borrow had ended at once, and nobody else could have met it.
+template <bool Writes, Waiting Waits, bool Takes = true>
 Result<void> start_borrow(Block& block, const char* call, std::chrono::nanoseconds timeout = {}) noexcept {
   constexpr Against against = Writes ? Against::everything : Against::writes;
   if (!block.of_this_process()) [[unlikely]]
@@ -86,13 +87,13 @@ Result<void> start_borrow(Block& block, const char* call, std::chrono::nanosecon
       if (!status.ok()) return tl::unexpected(unfinished_error(block, status, call, Waits != Waiting::never));
     }
     (void)forget_done(block);  // the next borrow then need not look at all
-    if (!begin(block, Writes)) [[unlikely]]
+    if (Takes ? !begin(block, Writes) : !check_borrows(block, Writes, call)) [[unlikely]]
       return tl::unexpected(borrowed_error(block, call, Writes));
     // As in begin_untouched(): another thread may have submitted a use in between. Whether all is done, and not whether
     // all is known to be: else what cannot be known would be looked at for ever.
     if (!any_open(block.uses, against) || query(block.uses, against).ok()) [[likely]]
       return {};
-    end_borrow<Writes>(&block);
+    if constexpr (Takes) end_borrow<Writes>(&block);
   }
 }
 
@@ -196,6 +197,11 @@ Result<void> begin_write_for(BlockHead* block, std::chrono::nanoseconds timeout,
   return start_borrow<true, Waiting::for_a_time>(of(block), call, timeout);
 }
 
+Result<void> wait_to_borrow(Block& block, bool writes, std::chrono::nanoseconds timeout, const char* call) noexcept {
+  return writes ? start_borrow<true, Waiting::for_a_time, false>(block, call, timeout)
+                : start_borrow<false, Waiting::for_a_time, false>(block, call, timeout);
+}
+
 Result<void> wait_for_uses(BlockHead* head, std::optional<std::chrono::nanoseconds> timeout,
                            const char* call) noexcept {
   const Block& block = of(head);
@@ -269,13 +275,6 @@ Result<void> use_on(BlockHead* head, const StreamRef& stream, bool writes, void 
   } const enqueued{*work, block.capacity};
   run(context, static_cast<thole::NativeStream>(work->timeline().native()));
   return {};
-}
-
-Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
-  return Error::make(Errc::invalid_argument, [&] {
-    return std::string(call) + ": " + std::to_string(count) + " elements from element " + std::to_string(offset) +
-           " on, of a buffer of " + std::to_string(size);
-  });
 }
 
 Error too_small_error(const char* call, std::size_t wanted, std::size_t has) {

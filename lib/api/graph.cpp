@@ -1,8 +1,5 @@
 #include <thole/graph.hpp>
 
-#include <array>
-#include <cstddef>
-#include <functional>
 #include <mutex>
 #include <new>
 #include <string>
@@ -164,24 +161,13 @@ Device Graph::device() const {
   return HandleAccess::device(core_);
 }
 
-namespace {
-
-/// Held while a graph is instantiated, by who has it. CUDA: "Graph object thread safety": a graph is for one thread at
-/// a time. Some graphs share one.
-std::mutex& instantiating(const void* graph) noexcept {
-  static std::array<std::mutex, 16> locks;
-  return locks[std::hash<const void*>()(graph) / alignof(std::max_align_t) % locks.size()];
-}
-
-}  // namespace
-
 Result<GraphExec> Graph::try_instantiate() const noexcept try {
   constexpr const char* call = "Graph::instantiate";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the graph"));
   if (core_->lost()) return tl::unexpected(core_->lost_error(call));
   auto plan = std::make_shared<detail::LaunchPlan>(uses_);
   detail::GraphExecHandle exec = nullptr;
-  const std::scoped_lock one_at_a_time(instantiating(graph_));
+  const std::scoped_lock one_at_a_time(core_->streams->graphs.instantiating(graph_));
   const detail::CaptureGuard guard(*core_->backend);
   (void)core_->note(core_->backend->graph_nodes(graph_, &plan->nodes));
   if (const Status status = core_->note(core_->backend->instantiate_graph(graph_, &exec)); !status.ok())

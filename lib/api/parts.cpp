@@ -1,6 +1,7 @@
 #include <thole/detail/parts.hpp>
 
-#include <new>
+#include <algorithm>
+#include <cstdlib>
 #include <string>
 
 #include <thole/borrow.hpp>
@@ -78,8 +79,17 @@ Result<BlockHead*> join_blocks(BlockHead* const* blocks, std::size_t count, cons
   return joined;
 }
 
-PartBlocks::PartBlocks(std::size_t count) noexcept : list(new (std::nothrow) BlockHead* [count] {}) {}
-PartBlocks::~PartBlocks() { delete[] list; }
+Error outside_error(const char* call, std::size_t offset, std::size_t count, std::size_t size) {
+  return Error::make(Errc::invalid_argument, [&] {
+    return std::string(call) + ": " + std::to_string(count) + " elements from element " + std::to_string(offset) +
+           " on, of a buffer of " + std::to_string(size);
+  });
+}
+
+void* allocate_pointers(std::size_t count) noexcept {
+  return std::calloc(std::max<std::size_t>(count, 1), sizeof(void*));
+}
+void free_pointers(void* pointers) noexcept { std::free(pointers); }
 
 void* block_data(const BlockHead* block) noexcept {
   return block != nullptr ? static_cast<const Block*>(block)->data : nullptr;

@@ -171,9 +171,7 @@ Result<void> PinnedHeap::wait_raw(const void* data, bool writes, std::chrono::na
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   detail::BlockHead* const block = raw_block(data);
   if (block == nullptr) return tl::unexpected(not_this_heaps(call));
-  auto waited = writes ? detail::begin_write_for(block, timeout, call) : detail::begin_read_for(block, timeout, call);
-  if (waited) writes ? detail::end_borrow<true>(block) : detail::end_borrow<false>(block);
-  return waited;
+  return detail::wait_to_borrow(detail::of(block), writes, timeout, call);
 }
 
 Result<void> PinnedHeap::try_wait_for(const void* data, Access::Reads,

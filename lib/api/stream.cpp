@@ -183,6 +183,9 @@ Result<void> StreamRef::try_wait(const Event& event) const noexcept {
   if (capture.state == detail::CaptureInfo::State::none) (void)timeline.cover_all();
   if (ticket.capture != 0) timeline.expose();
   const Status status = other->order_before(timeline, HandleAccess::ticket(event));
+  if (status.ok() && ticket.capture == 0) timeline.record_if_due(0);
+  if (status.ok() && ticket.capture != 0 && capture.state == detail::CaptureInfo::State::none)
+    timeline.be_branch_of(ticket.capture);
   if (status.ok()) return {};
   if (other->device()->lost()) return tl::unexpected(other->device()->lost_error(call));
   return tl::unexpected(device.error(status, call, "waiting for an event"));
@@ -216,6 +219,7 @@ Result<void> StreamRef::try_launch_host_function(std::function<void()> function)
     return tl::unexpected(work.error(status, "enqueueing a host function"));
   }
   timeline_->note_unseen();  // what is freed in the stream's order comes after it
+  if (!work.capturing()) timeline_->count_without_position();
   // A capture may have begun or ended on another thread since the first question: then the graph and the stream keep
   // it.
   detail::CaptureInfo after;
@@ -224,6 +228,7 @@ Result<void> StreamRef::try_launch_host_function(std::function<void()> function)
   if (since == detail::Submission::Since::begun && !keep_in_graph(work, after.graph, kept).ok())
     detail::keep_in_graph(kept);  // for good, rather than run after its end
   if (since == detail::Submission::Since::unknown) detail::keep_in_graph(kept);
+  if (!work.capturing()) timeline_->record_if_due(0);
   return {};
 } catch (const std::bad_alloc&) {
   return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/immortal.hpp"
 #include "blocks/block.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -20,22 +21,23 @@ class MovingBlocks {
   MovingBlocks() = default;
   /// All have been put where others find them.
   ~MovingBlocks() {
-    if (!begun_) return;
-    arrivals_.fetch_add(1, std::memory_order_relaxed);
-    under_way_.fetch_sub(1, std::memory_order_release);  // pairs with MemorySearch::missed_some()
+    if (counted_ == nullptr) return;
+    counted_->arrivals.fetch_add(1, std::memory_order_relaxed);
+    counted_->under_way.fetch_sub(1, std::memory_order_release);  // pairs with MemorySearch::missed_some()
   }
   MovingBlocks(const MovingBlocks&) = delete;
   MovingBlocks& operator=(const MovingBlocks&) = delete;
 
   /// For blocks that do not go through the list.
   void begin() noexcept {
-    if (begun_) return;
-    begun_ = true;
-    under_way_.fetch_add(1, std::memory_order_relaxed);  // released by the lock of the place
+    if (counted_ != nullptr) return;
+    counted_ = &immortal<Lists>();
+    counted_->under_way.fetch_add(1, std::memory_order_relaxed);  // released by the lock of the place
   }
   /// There were none after all.
   void cancel() noexcept {
-    if (std::exchange(begun_, false)) under_way_.fetch_sub(1, std::memory_order_release);  // see heap/quota.hpp
+    if (Lists* const counted = std::exchange(counted_, nullptr); counted != nullptr)
+      counted->under_way.fetch_sub(1, std::memory_order_release);  // see heap/quota.hpp
   }
   bool empty() const noexcept { return blocks_.empty(); }
   void push(Block* block) noexcept {
@@ -48,7 +50,7 @@ class MovingBlocks {
     blocks_.splice(other);
   }
 
-  static bool any() noexcept { return under_way_.load(std::memory_order_acquire) != 0; }
+  static bool any() noexcept { return immortal<Lists>().under_way.load(std::memory_order_acquire) != 0; }
   /// Waits until none are on their way, so that those that were are where others find them. Gives up after a tenth of a
   /// second, since busy threads always move some. Sleeps between looks: the thread that has some may need the
   /// processor.
@@ -63,11 +65,15 @@ class MovingBlocks {
 
  private:
   friend class MemorySearch;
-  alignas(64) static inline constinit std::atomic<std::uint64_t> under_way_{0};  // lists
-  static inline constinit std::atomic<std::uint64_t> arrivals_{0};               // lists, ever
+  /// All that there are in this process: those that its parent's other threads had at the fork never arrive.
+  struct alignas(64) Lists {
+    std::atomic<std::uint64_t> under_way{0};
+    std::atomic<std::uint64_t> arrivals{0};  // ever
+    static std::uint64_t arrived() noexcept { return immortal<Lists>().arrivals.load(std::memory_order_acquire); }
+  };
 
   BlockList blocks_;
-  bool begun_ = false;
+  Lists* counted_ = nullptr;  // where it is counted, once it has begun
 };
 
 /// A look into every place, one after the other, from its construction on.
@@ -75,11 +81,11 @@ class MemorySearch {
  public:
   /// Whether blocks went from a place that had not been looked at yet to one that had been: they may have been missed.
   bool missed_some() const noexcept {
-    return MovingBlocks::any() || MovingBlocks::arrivals_.load(std::memory_order_relaxed) != arrivals_before_;
+    return MovingBlocks::any() || MovingBlocks::Lists::arrived() != arrivals_before_;
   }
 
  private:
-  std::uint64_t arrivals_before_ = MovingBlocks::arrivals_.load(std::memory_order_acquire);
+  std::uint64_t arrivals_before_ = MovingBlocks::Lists::arrived();
 };
 
 }  // namespace thole::inline v0_1::detail

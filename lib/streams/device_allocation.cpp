@@ -10,6 +10,7 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
   DeviceBlock* const block = new_device_block(work.timeline().device());
   if (block == nullptr) return tl::unexpected(work.error({StatusCode::out_of_memory}, "making a record"));
   if (bytes == 0) return block;
+  block->bytes = bytes;
   Result<void> used;
   Status status;
   if (work.capturing()) {
@@ -22,6 +23,7 @@ Result<DeviceBlock*> allocate_device(Submission& work, std::size_t bytes, bool i
     const auto allocate = [&] {
       const Timeline::NoCapture quiet(work.timeline());
       if (!quiet.status().ok()) return quiet.status();
+      work.timeline().count_without_position();
       return work.core().note(work.backend().allocate_device(bytes, work.timeline().native(), &block->data));
     };
     if (used) status = allocate();

@@ -43,7 +43,8 @@ bool used_elsewhere(const DeviceBlock* block) noexcept {
 }
 
 /// Under a NoCapture.
-Status free_on(DeviceBlock* block, const Timeline& timeline) noexcept {
+Status free_on(DeviceBlock* block, Timeline& timeline) noexcept {
+  timeline.count_without_position();
   DeviceBackend& backend = *block->core->backend;
   const CaptureGuard guard(backend);
   return block->core->note(backend.free_device(block->data, timeline.native()));
@@ -60,9 +61,13 @@ bool free_in_order(DeviceBlock* block) noexcept {
   if (timeline == nullptr || timeline->of_another_thread() || used_elsewhere(block)) return false;
   const Timeline::Call call(*timeline);
   if (!call || timeline->is_crowded()) return false;
-  const Timeline::NoCapture quiet(*timeline, std::try_to_lock);
-  if (!quiet.status().ok()) return false;
-  return free_on(block, *timeline).ok();  // refused, perhaps once: it is tried again, and then the error is kept
+  {
+    const Timeline::NoCapture quiet(*timeline, std::try_to_lock);
+    // Refused, perhaps once: it is tried again, and then the error is kept.
+    if (!quiet.status().ok() || !free_on(block, *timeline).ok()) return false;
+  }
+  timeline->record_if_due(0);
+  return true;
 }
 
 /// It could not be freed in the order of its stream (that captures, or others use it). Its place in that order, behind
@@ -105,16 +110,48 @@ bool free_when_done(DeviceBlock* block) noexcept {
   return true;
 }
 
+/// Nobody holds the part any more: what uses it uses the whole. Returns that where nobody holds it, either. Where there
+/// is no memory to note its uses it is lost, rather than used twice.
+DeviceBlock* end_part(DeviceBlock* part) noexcept {
+  DeviceBlock* const whole = std::exchange(part->whole, nullptr);
+  if (!copy_open(part->uses, whole->uses)) whole->hold();
+  recycle(part);
+  return whole->let_go() ? whole : nullptr;
+}
+
+/// One that has waited.
+void end_waiting_part(DeviceBlock* part) noexcept {
+  const std::shared_ptr<DeviceCore> core = part->core;
+  if (DeviceBlock* const whole = end_part(part); whole != nullptr) {
+    leave_foreign(whole);
+    wait_to_be_freed(whole);
+  }
+  core->streams->device_blocks_left.fetch_sub(1, std::memory_order_release);
+}
+
 /// Nothing is there to be freed, or it went with the device.
 bool nothing_to_free(const DeviceBlock* block) noexcept { return block->data == nullptr || block->core->lost(); }
 
 /// Nobody holds the block any more.
 void free_last(DeviceBlock* block) noexcept {
   if (!in_host_function()) {
+    if (block->whole != nullptr) {
+      block = end_part(block);
+      return block != nullptr ? free_device_block(block) : void();
+    }
     if (nothing_to_free(block) || free_in_order(block)) return recycle(block);
     keep_place(block);
   }
   wait_to_be_freed(block);
+}
+
+/// The handle of memory that is no part, or of all its parts, is gone.
+void drop_handle_of_whole(DeviceBlock* block) noexcept {
+  if (block->let_go_if_alone()) return free_last(block);
+  // A graph, a list or a call keeps the memory on, and the program may destroy a stream of its own with the handle.
+  if (block->made_on != nullptr && block->made_on->foreign() && !block->core->lost() && !in_host_function())
+    keep_place(block);
+  if (block->let_go()) free_device_block(block);
 }
 
 }  // namespace
@@ -139,6 +176,7 @@ DeviceBlock* new_device_block(std::shared_ptr<DeviceCore> core) noexcept {
 void recycle(DeviceBlock* block) noexcept {
   forget_all(block->uses);
   block->data = nullptr;
+  block->bytes = 0;
   block->made_on.reset();
   const std::shared_ptr<DeviceCore> core = std::move(block->core);  // may end the device, when all here is done
   immortal<Pool>().give(block);
@@ -167,6 +205,10 @@ void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcep
   for (auto left = std::min(at_most, waiting.size()); left != 0; --left) {
     DeviceBlock* const block = waiting.pop();
     if (block == nullptr) return;
+    if (block->whole != nullptr) {
+      end_waiting_part(block);
+      continue;
+    }
     // Not in the order of its stream: this thread need not be the program's, which may begin a capture there meanwhile
     // that a free, or a wait, would invalidate. An event does not.
     bool gone = nothing_to_free(block);
@@ -197,6 +239,10 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
   auto& waiting = timeline.device()->streams->device_blocks;
   DeviceBlock* const block = waiting.pop();
   if (block == nullptr) return false;
+  if (block->whole != nullptr) {
+    end_waiting_part(block);
+    return true;
+  }
   leave_foreign(block);
   keep_place(block);
   // A stream that is gone has no place, and what is done without one is freed elsewhere. On a crowded one there was no
@@ -213,11 +259,12 @@ bool free_one_behind_its_uses(Timeline& timeline) noexcept {
 
 void drop_device_block_handle(DeviceBlock* block) noexcept {
   if (block->core->of_another_process()) return;
-  if (block->let_go_if_alone()) return free_last(block);
-  // A graph, a list or a call keeps the memory on, and the program may destroy a stream of its own with the handle.
-  if (block->made_on != nullptr && block->made_on->foreign() && !block->core->lost() && !in_host_function())
-    keep_place(block);
-  if (block->let_go()) free_device_block(block);
+  DeviceBlock* const whole = block->whole;
+  if (whole == nullptr) return drop_handle_of_whole(block);
+  // The whole's own handle is there as long as one of a part is.
+  const bool last = whole->part_handles.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  if (block->let_go()) free_last(block);
+  if (last) drop_handle_of_whole(whole);
 }
 
 void free_device_block(DeviceBlock* block) noexcept {

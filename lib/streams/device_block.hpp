@@ -18,10 +18,14 @@ namespace thole::inline v0_1::detail {
 struct DeviceBlock {
   std::shared_ptr<DeviceCore> core;
   void* data = nullptr;               ///< nullptr: 0 bytes
+  std::size_t bytes = 0;              ///< at `data`
   std::shared_ptr<Timeline> made_on;  ///< whose order frees it; nullptr: when all its uses are done, on any stream
   Uses uses;
   Submitting submitting;        ///< the calls that are about to add to the uses
   DeviceBlock* next = nullptr;  ///< of the list in which it waits
+  // Of memory that was split (device_parts.hpp).
+  DeviceBlock* whole = nullptr;                ///< what it is a part of, which it holds; nullptr: none
+  std::atomic<std::uint32_t> part_handles{0};  ///< of parts; the last to go takes the whole's own
 
   /// The life of the record that is going on, in the upper half: spans remember theirs. In the lower, who holds the
   /// memory: the handle, each graph node, calls that go on. One word, so that no span can hold memory that is gone.
@@ -44,6 +48,16 @@ struct DeviceBlock {
     } while (!life.compare_exchange_weak(now, now - 1, std::memory_order_acq_rel, std::memory_order_relaxed));
     return true;
   }
+  /// From now on its spans are of memory that is gone. False, and nothing has changed: another holds it than the
+  /// handle, whose owner calls this. Acquire: as let_go().
+  bool begin_next_life() noexcept {
+    const std::uint64_t alone = std::uint64_t{generation()} << 32 | 1;
+    auto now = alone;
+    return life.compare_exchange_strong(now, alone + next_life, std::memory_order_acq_rel, std::memory_order_relaxed);
+  }
+  /// As if begin_next_life() had not been called. In between nobody can have held it.
+  void go_back_a_life() noexcept { life.fetch_sub(next_life, std::memory_order_release); }
+  static constexpr std::uint64_t next_life = std::uint64_t{1} << 32;
   /// True: nobody holds the memory any more, and the caller alone frees it.
   bool let_go() noexcept {
     return (life.fetch_sub(1, std::memory_order_acq_rel) & 0xffffffff) == 1;  // all that was done is done before

@@ -1,6 +1,8 @@
 #include "streams/graph_uses.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <new>
 #include <utility>
 
@@ -34,37 +36,53 @@ GraphUses::~GraphUses() {
   }
 }
 
-bool GraphUses::add(const Used& used, const std::shared_ptr<Timeline>& by, Branches* before) noexcept try {
+bool GraphUses::hold(const Used& used) noexcept try {
   const std::scoped_lock lock(mutex_);
   const auto [place, is_new] = pieces_.try_emplace(piece(used));
-  Piece& known = place->second;
-  const auto is_by = [&](const std::weak_ptr<Timeline>& other) { return other.lock() == by; };
+  place->second.used.writes = place->second.used.writes || used.writes;
+  if (!is_new) return true;
+  place->second.used = used;
+  if (used.block != nullptr)
+    used.block->holders.add_graph();
+  else
+    used.device_block->hold();
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
+}
+
+void GraphUses::must_come_after(const Used& used, const std::shared_ptr<Timeline>& by, Branches& before) const {
+  const std::scoped_lock lock(mutex_);
+  const Piece& known = pieces_.at(piece(used));
+  const auto come_after = [&](const std::weak_ptr<Timeline>& other) {
+    auto timeline = other.lock();
+    if (timeline != nullptr && timeline != by && std::ranges::find(before, timeline) == before.end())
+      before.push_back(std::move(timeline));
+  };
+  std::ranges::for_each(known.writers, come_after);
+  if (used.writes) std::ranges::for_each(known.readers, come_after);
+}
+
+bool GraphUses::add(const Used& used, const std::shared_ptr<Timeline>& by, const Branches& before) noexcept try {
+  const std::scoped_lock lock(mutex_);
+  Piece& known = pieces_.at(piece(used));
+  known.used.writes = known.used.writes || used.writes;
   // All that needs memory comes first.
-  if (before != nullptr) before->reserve(known.readers.size() + 1);
-  if (!used.writes && std::ranges::none_of(known.readers, is_by)) known.readers.push_back(by);
+  Streams& same = used.writes ? known.writers : known.readers;
+  same.reserve(same.size() + 1);
   if (launches == GraphLaunches::seen_by_write && used.block != nullptr && used.writes) {
     auto& write = writes_[used.block];
     if (write == nullptr) write = std::make_shared<GraphWrite>(device_);
     write->expect();
   }
-  if (is_new) {
-    known.used = used;
-    if (used.block != nullptr)
-      used.block->holders.add_graph();
-    else
-      used.device_block->hold();
-  }
-  if (before != nullptr) {
-    const auto come_after = [&](const std::weak_ptr<Timeline>& other) {
-      if (auto timeline = other.lock(); timeline != nullptr && timeline != by) before->push_back(std::move(timeline));
-    };
-    come_after(known.writer);
-    if (used.writes) std::ranges::for_each(known.readers, come_after);
-  }
-  if (!used.writes) return true;
-  known.used.writes = true;
-  known.writer = by;
-  known.readers.clear();
+  // What comes after this one comes after those as well.
+  const auto come_before = [&](const std::weak_ptr<Timeline>& other) {
+    const auto timeline = other.lock();
+    return timeline == nullptr || timeline == by || std::ranges::find(before, timeline) != before.end();
+  };
+  std::erase_if(known.readers, come_before);
+  if (used.writes) std::erase_if(known.writers, come_before);
+  same.push_back(by);
   return true;
 } catch (const std::bad_alloc&) {
   return false;
@@ -89,7 +107,7 @@ std::vector<std::shared_ptr<GraphWrite>> GraphUses::writes(const std::vector<Use
 
 void GraphUses::add_all(const GraphUses& other) {
   for (const Used& used : other.all())
-    if (!add(used, nullptr)) throw std::bad_alloc();
+    if (!hold(used)) throw std::bad_alloc();
 }
 
 std::vector<Used> GraphUses::all() const {
@@ -156,6 +174,10 @@ std::shared_ptr<GraphUses> GraphTable::of_graph(const std::shared_ptr<DeviceCore
   auto together = std::make_shared<GraphUses>(device, std::min(living.back()->launches, GraphLaunches::seen));
   for (const auto& uses : living) together->add_all(*uses);
   return together;
+}
+
+std::mutex& GraphTable::instantiating(GraphHandle graph) noexcept {
+  return instantiating_[std::hash<const void*>()(graph) / alignof(std::max_align_t) % instantiating_.size()];
 }
 
 void GraphTable::end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept {

@@ -5,6 +5,7 @@
 // graph has let go of and that nobody else holds wait here until somebody reclaims, at the latest the library's own
 // thread, since a graph's release runs on a thread of the driver's and may not call the device.
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -34,10 +35,15 @@ class GraphUses {
 
   using Branches = std::vector<std::shared_ptr<Timeline>>;
 
-  /// The graph holds the memory from now on; the caller holds it, too. `by`: the stream that captures the use. Appends
-  /// to `before`, if that is given, the other streams of the capture whose uses it must come after; until it returns
-  /// these it has added nothing. False: the system has no memory.
-  bool add(const Used& used, const std::shared_ptr<Timeline>& by, Branches* before = nullptr) noexcept;
+  /// The graph holds the memory from now on; the caller holds it, too. False: the system has no memory; then it does
+  /// not.
+  bool hold(const Used& used) noexcept;
+  /// Appends to `before` the streams of the capture, but for `by`, whose uses of the memory, which the graph holds, a
+  /// use that `by` captures must come after. Throws std::bad_alloc.
+  void must_come_after(const Used& used, const std::shared_ptr<Timeline>& by, Branches& before) const;
+  /// `by` captures a use of the memory, which the graph holds, and comes after those in `before`. False: the system has
+  /// no memory.
+  bool add(const Used& used, const std::shared_ptr<Timeline>& by, const Branches& before) noexcept;
   /// The write, which was added, is in the graph, and nothing follows it in the stream yet.
   void written(const Block& block, const Timeline& stream) noexcept;
   /// What the other holds, too. Throws std::bad_alloc.
@@ -52,10 +58,12 @@ class GraphUses {
  private:
   const std::shared_ptr<DeviceCore> device_;
   mutable std::mutex mutex_;
+  using Streams = std::vector<std::weak_ptr<Timeline>>;
+  /// A use stays here until a write comes after it: who is refused, or is not ordered yet, has changed nothing.
   struct Piece {
     Used used;
-    std::weak_ptr<Timeline> writer;                // the stream of the last use that writes; none: nothing has
-    std::vector<std::weak_ptr<Timeline>> readers;  // those of the uses that read since
+    Streams writers;
+    Streams readers;
   };
   std::unordered_map<const void*, Piece> pieces_;
   std::unordered_map<const Block*, std::shared_ptr<GraphWrite>> writes_;
@@ -74,6 +82,10 @@ class GraphTable {
   /// and its launches count as a whole. Throws std::bad_alloc.
   std::shared_ptr<GraphUses> of_graph(const std::shared_ptr<DeviceCore>& device, GraphHandle graph) const;
 
+  /// Held while the graph is instantiated, by who has it. CUDA: "Graph object thread safety": a graph is for one thread
+  /// at a time. Some graphs share one.
+  std::mutex& instantiating(GraphHandle graph) noexcept;
+
   /// Nobody uses them any more: has them destroyed.
   void end(const std::shared_ptr<DeviceCore>& device, GraphHandle graph, GraphExecHandle exec) noexcept;
 
@@ -86,6 +98,7 @@ class GraphTable {
   mutable std::mutex mutex_;
   std::unordered_map<GraphHandle, Entry> by_handle_;
   std::size_t drop_beyond_ = 64;
+  std::array<std::mutex, 16> instantiating_;
 };
 
 /// Moves all blocks that graphs have let go of, and that nobody holds any more, to `out`.

@@ -47,8 +47,10 @@ Status GraphWrite::order_before(Timeline& waiter) const noexcept {
   if (device_->lost()) return {StatusCode::device_lost};
   const Timeline::NoCapture quiet(waiter);  // a capture that began now would take the wait, and be void
   if (!quiet.status().ok()) return quiet.status();
-  for (EventHandle const event : events_)
+  for (EventHandle const event : events_) {
+    waiter.count_without_position();
     if (const Status status = waiter.device()->backend->wait_event(waiter.native(), event); !status.ok()) return status;
+  }
   return {};
 }
 

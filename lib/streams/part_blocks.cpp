@@ -39,18 +39,10 @@ Block* give_back(Block* part) noexcept {
 }  // namespace
 
 bool copy_uses(const Uses& from, Block& to) noexcept {
-  const std::int64_t since = used_since(from).count();
-  const auto note_all = [&](Against against) {
-    return for_each_open(from, against, [&](const OpenUse& open) {
-      WasOpen was_open;
-      if (!reserve(to.uses, *open.timeline, &was_open, true)) return false;
-      to.used.store(true, std::memory_order_release);
-      note(to.uses, *open.timeline, open.position, against == Against::writes, since);
-      return true;
-    });
-  };
-  // Both, since what was written last may be followed by reads that are open, too.
-  return note_all(Against::writes) && note_all(Against::everything);
+  const bool any = any_open(from, Against::everything);
+  const bool copied = copy_open(from, to.uses);
+  if (any) to.used.store(true, std::memory_order_release);
+  return copied;
 }
 
 Block* make_part(Block& of, std::byte* data, std::size_t bytes) noexcept {

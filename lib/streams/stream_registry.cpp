@@ -25,13 +25,11 @@ std::shared_ptr<Timeline> StreamRegistry::add(const std::shared_ptr<DeviceCore>&
 
 std::shared_ptr<Timeline> StreamRegistry::of_capturing(const std::shared_ptr<DeviceCore>& device, StreamHandle native,
                                                        std::uint64_t capture, Timeline::Kind kind) {
-  std::shared_ptr<Timeline> known;  // let go of after the lock
+  std::shared_ptr<Timeline> own, known;  // let go of after the lock
   const std::scoped_lock lock(mutex_);
   // A stream of the library's own is known by its handle, which is nobody else's as long as it is open.
-  looked_at_ += all_.size();
-  for (Timeline* const timeline : all_)
-    if (timeline != nullptr && !timeline->foreign() && timeline->native() == native && timeline->is_usable())
-      if ((known = timeline->weak_from_this().lock()) != nullptr) return known;
+  if (const auto found = by_handle_.find(native); found != by_handle_.end())
+    if ((own = found->second.lock()) != nullptr && !own->foreign() && own->is_usable()) return own;
   if (all_.size() >= drop_beyond_) drop_ended();
   auto& place = capturing_[key_of(native, kind)];
   known = place.timeline.lock();
@@ -46,8 +44,8 @@ std::shared_ptr<Timeline> StreamRegistry::of_capturing(const std::shared_ptr<Dev
 std::shared_ptr<Timeline> StreamRegistry::known_legacy() noexcept {
   const std::scoped_lock lock(mutex_);
   for (const std::uintptr_t handle : {0U, 1U}) {  // CUDA: 0 and cudaStreamLegacy
-    const auto found = foreign_.find(reinterpret_cast<StreamHandle>(handle));
-    if (found == foreign_.end()) continue;
+    const auto found = by_handle_.find(reinterpret_cast<StreamHandle>(handle));
+    if (found == by_handle_.end()) continue;
     if (auto known = found->second.lock(); known != nullptr && known->is_usable()) return known;
   }
   return nullptr;
@@ -69,7 +67,7 @@ std::shared_ptr<Timeline> StreamRegistry::of(const std::shared_ptr<DeviceCore>& 
   if (all_.size() >= drop_beyond_) drop_ended();
   make_room();
   auto& with_id = by_id_[id];
-  auto* const with_handle = kind == Timeline::Kind::foreign ? &foreign_[native] : nullptr;
+  auto* const with_handle = kind == Timeline::Kind::of_thread ? nullptr : &by_handle_[native];
   auto timeline = add(device, native, id, kind);
   with_id = timeline;
   if (with_handle == nullptr) return timeline;
@@ -92,7 +90,7 @@ void StreamRegistry::drop_ended() noexcept {
   ++times_moved_;
   for (std::size_t place = 0; place != all_.size(); ++place) all_[place]->registry_place = place;
   std::erase_if(by_id_, [](const auto& entry) { return entry.second.expired(); });
-  std::erase_if(foreign_, [](const auto& entry) { return entry.second.expired(); });
+  std::erase_if(by_handle_, [](const auto& entry) { return entry.second.expired(); });
   std::erase_if(capturing_, [](const auto& entry) { return entry.second.timeline.expired(); });
   drop_beyond_ = std::max(std::size_t{64}, 2 * all_.size());
 }

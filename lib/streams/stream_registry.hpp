@@ -87,7 +87,7 @@ class StreamRegistry {
 
   mutable std::mutex mutex_;
   std::unordered_map<std::uint64_t, std::weak_ptr<Timeline>> by_id_;
-  std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> foreign_;  // by native handle; not of_thread
+  std::unordered_map<StreamHandle, std::weak_ptr<Timeline>> by_handle_;  // but those of threads
   std::map<CapturingKey, Capturing> capturing_;
   List all_;  // nullptr: it has ended
   std::vector<std::shared_ptr<Timeline>> ending_;

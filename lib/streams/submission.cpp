@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <new>
 #include <string>
 #include <utility>
 
@@ -59,6 +60,7 @@ Submission::Submission(Submission&& other) noexcept
       operations_(other.operations_) {}
 
 Submission::~Submission() {
+  if (core().of_another_process()) return;  // a child that leaves a function which has forked
   note_all(0);
   if (reserved_ != nullptr) timeline_->give_back(reserved_);
 }
@@ -135,15 +137,23 @@ Result<void> Submission::reserve_and_order(Used* all, std::size_t count) noexcep
 }
 
 /// `orders`: the work is still to be enqueued.
-Status Submission::keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept {
+Status Submission::keep_in(const CaptureInfo& capture, const Used& used, bool orders) noexcept try {
   std::shared_ptr<GraphUses> uses;
   if (const Status status =
           core().streams->graphs.of_capture(timeline_->device(), capture, GraphLaunches::unseen, &uses);
       !status.ok())
     return status;
+  // What is refused below, has not been written.
+  if (!uses->hold({used.block, used.device_block, used.writes && !orders, false})) return {StatusCode::out_of_memory};
+  const auto by = timeline_->shared_from_this();
   GraphUses::Branches before;
-  if (!uses->add(used, timeline_->shared_from_this(), orders ? &before : nullptr)) return {StatusCode::out_of_memory};
-  return order_in_capture(before);
+  if (orders) {
+    uses->must_come_after(used, by, before);
+    if (const Status status = order_in_capture(before); !status.ok()) return status;
+  }
+  return {uses->add(used, by, before) ? StatusCode::ok : StatusCode::out_of_memory};
+} catch (const std::bad_alloc&) {
+  return {StatusCode::out_of_memory};
 }
 
 /// Other streams of the capture have used the memory: an edge of the graph for each.
@@ -278,6 +288,7 @@ void Submission::wait_for_work() noexcept {
 }
 
 void Submission::enqueued(std::size_t bytes, Precision precision) noexcept {
+  if (core().of_another_process()) return;  // as in the destructor
   trace(call_, bytes, timeline_->native());
   CaptureInfo after;
   if (has_no_event() && of_ == Of::all_so_far) {

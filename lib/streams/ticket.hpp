@@ -19,6 +19,7 @@ struct Ticket {
   EventHandle event = nullptr;
   std::uint64_t serial = 0;       ///< its place in the order of all events of the stream
   std::uint64_t position = 0;     ///< it covers the uses up to this one
+  std::uint64_t operations = 0;   ///< of the stream, as Timeline::operations() counts them, that came before it
   std::uint64_t capture = 0;      ///< not 0: it was recorded in the capture with this number, and is broken
   unsigned references = 0;        ///< Event handles, and threads that ask or wait for it
   bool pending = false;           ///< it is in the list
@@ -57,14 +58,18 @@ class TicketList {
     tickets_.erase(std::find(tickets_.begin() + static_cast<std::ptrdiff_t>(first_), tickets_.end(), ticket));
   }
   /// The index of the first ticket that covers the position; size() where none does.
-  std::size_t first_covering(std::uint64_t position) const noexcept {
+  std::size_t first_covering(std::uint64_t position) const noexcept { return first(&Ticket::position, position); }
+  /// The same of the first that so many operations came before.
+  std::size_t first_behind(std::uint64_t operations) const noexcept { return first(&Ticket::operations, operations); }
+
+ private:
+  std::size_t first(std::uint64_t Ticket::*what, std::uint64_t least) const noexcept {
     const auto from = tickets_.begin() + static_cast<std::ptrdiff_t>(first_);
-    const auto found = std::lower_bound(from, tickets_.end(), position,
-                                        [](const Ticket* ticket, std::uint64_t at) { return ticket->position < at; });
+    const auto found = std::lower_bound(from, tickets_.end(), least,
+                                        [&](const Ticket* ticket, std::uint64_t at) { return ticket->*what < at; });
     return static_cast<std::size_t>(found - from);
   }
 
- private:
   std::vector<Ticket*> tickets_;
   std::size_t first_ = 0;
 };

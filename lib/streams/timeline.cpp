@@ -49,6 +49,13 @@ void Timeline::leave() noexcept {
   if (calls_.fetch_sub(1, std::memory_order_acq_rel) == (closed | 1)) destroy_native();
 }
 
+/// Whether it takes part in a capture that another stream has begun.
+bool Timeline::is_branch() noexcept {
+  CaptureInfo info;
+  return capture_info(&info).ok() && info.state != CaptureInfo::State::none &&
+         info.id == branch_of_.load(std::memory_order_acquire);
+}
+
 bool Timeline::end() noexcept {
   if (device_->lost()) {
     close();
@@ -60,6 +67,7 @@ bool Timeline::end() noexcept {
   last_position_.store(last, std::memory_order_release);
   Status status = cover(last);
   if (!status.ok()) status = cover(last);  // a driver may refuse one call and take the next
+  if (status.code == StatusCode::capture && is_branch()) return false;  // it ends after that
   if (status.code == StatusCode::capture) {
     // A capture dies with its stream, whoever began it: a mistake that the program may ask for. Its end makes the
     // stream an ordinary one again, whatever the call answers.
@@ -207,19 +215,23 @@ Status Timeline::record_locked(Ticket* ticket, CaptureInfo* after) noexcept {
   }
   if (!room) return {StatusCode::out_of_memory};
   const auto position = issued();  // all of it was enqueued before
+  const auto before = operations();
   bytes_since_ticket_.store(0, std::memory_order_relaxed);
   Status status = device_->note(device_->backend->record_event(ticket->event, native_));
   ticket->broken = !status.ok();
+  count_without_position();
   if (status.ok()) status = capture_info(after);
   if (status.ok() && after->state != CaptureInfo::State::none) status = {StatusCode::capture};
   if (!status.ok()) return status;
   const std::scoped_lock lock(mutex_);
   ticket->serial = ++last_serial_;
   ticket->position = position;
+  ticket->operations = before;
   ticket->pending = true;
   pending_.append(ticket);
   has_many_.store(pending_.size() >= ask_beyond_, std::memory_order_relaxed);
   recorded_.store(position, std::memory_order_release);
+  recorded_operations_.store(before, std::memory_order_relaxed);
   return {};
 }
 
@@ -318,6 +330,9 @@ void Timeline::record_if_due(std::size_t bytes) noexcept {
   bytes_since_ticket_.store(since, std::memory_order_relaxed);
   if (since >= bytes_per_ticket || issued() - recorded_.load(std::memory_order_relaxed) >= uses_per_ticket)
     (void)cover_all();
+  // Work without a position needs one more, so that somebody can tell how far the stream is.
+  if (operations() - recorded_operations_.load(std::memory_order_relaxed) < operations_per_ticket) return;
+  if (Ticket* ticket = nullptr; record(&ticket).ok()) release(ticket);
 }
 
 /// Where nobody waits and no block is dropped, as with one buffer that is copied for ever, nobody else finds events

@@ -7,7 +7,8 @@
 // Every use of memory in a stream gets the next position, taken after the work was enqueued. An event covers all
 // positions that were taken before it was recorded. Events may lag behind the uses. One is recorded after
 // `uses_per_ticket` uses or `bytes_per_ticket` bytes of blocks, before work that may be long, directly behind a device
-// write and on a foreign stream, and when somebody asks.
+// write and on a foreign stream, and when somebody asks; and after `operations_per_ticket` operations of any kind, so
+// that it is known how many are still to be done: a queue that is full makes its callers wait.
 //
 // A Timeline is shared: by the stream's handles, by the slots of memory that it uses, by Event handles. It keeps its
 // device. It serves one stream and no other ever after, so that nobody can meet a wrong one.
@@ -39,6 +40,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
  public:
   static constexpr std::uint64_t uses_per_ticket = 16;
   static constexpr std::size_t bytes_per_ticket = std::size_t{1} << 20;
+  static constexpr std::uint64_t operations_per_ticket = 128;
   static constexpr unsigned bounded_queries = 8;  // of a look for finished blocks that is not thorough
 
   /// Whose the native stream is.
@@ -137,6 +139,9 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// The stream's capture now; none where may_capture() is false. Never blocks, never disturbs a capture.
   Status capture_info(CaptureInfo* info) noexcept;
 
+  /// The stream takes part in that capture, which another stream has begun.
+  void be_branch_of(std::uint64_t capture) noexcept { branch_of_.store(capture, std::memory_order_release); }
+
   // ---- Positions
 
   /// The position of what the caller has just enqueued.
@@ -145,6 +150,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
     return issued_.fetch_add(operations, std::memory_order_acq_rel) + operations;
   }
   std::uint64_t issued() const noexcept { return issued_.load(std::memory_order_acquire); }
+  /// The caller has enqueued an operation that has no position. Relaxed: only its number counts.
+  void count_without_position() noexcept { without_position_.fetch_add(1, std::memory_order_relaxed); }
+  /// How many operations the stream has been given through thole: places of its queue that they took.
+  std::uint64_t operations() const noexcept { return issued() + without_position_.load(std::memory_order_relaxed); }
   /// Whether the position is known to be complete. Acquire: what its event ordered before is visible.
   bool done(std::uint64_t position) const noexcept { return completed_.load(std::memory_order_acquire) >= position; }
 
@@ -156,7 +165,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status cover_in_call(std::uint64_t position) noexcept;
   /// Covers everything that was issued, if anything is not covered.
   Status cover_all() noexcept { return cover(issued()); }
-  /// Records if `bytes` more make the slack too large. Failing is no harm: whoever needs an answer records again.
+  /// Records if `bytes` more, or the operations since the last event, make the slack too large. Failing is no harm:
+  /// whoever needs an answer records again.
   void record_if_due(std::size_t bytes) noexcept;
   /// An event behind all that the stream has been given so far, by whomever. The caller keeps it and calls release().
   Status record(Ticket** ticket, bool timed = false) noexcept;
@@ -225,6 +235,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   bool enter() noexcept;
   void leave() noexcept;
   void destroy_native() noexcept;
+  bool is_branch() noexcept;
 
   bool is_covered(std::uint64_t position) const noexcept;
   Ticket* crowding() noexcept;
@@ -242,7 +253,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   Status finish_asking(Ticket* ticket, Status status) noexcept;
   Status resolve(std::uint64_t position, const Deadline* deadline) noexcept;
   bool is_behind_pending(std::uint64_t position) noexcept;
-  void complete(std::uint64_t serial, std::uint64_t position) noexcept;
+  void complete(std::uint64_t serial, std::uint64_t position, std::uint64_t operations) noexcept;
   void set_aside(Ticket* ticket) noexcept;
   Status not_covered() const noexcept;
 
@@ -259,10 +270,12 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   const std::uint64_t thread_;  // of_thread: whose
   std::atomic<bool> exposed_;
   std::atomic<bool> given_away_;
-  std::atomic<std::uint64_t> unseen_{0};  // the position that the last such work would have; see note_unseen()
+  std::atomic<std::uint64_t> branch_of_{0};  // a capture's number; release and acquire, as for exposed_
+  std::atomic<std::uint64_t> unseen_{0};     // the position that the last such work would have; see note_unseen()
 
   // Written by who uses the stream.
   alignas(64) std::atomic<std::uint64_t> issued_{0};
+  std::atomic<std::uint64_t> without_position_{0};
   std::atomic<std::size_t> bytes_since_ticket_{0};  // relaxed: a hint
   std::atomic<std::uint32_t> calls_{0};             // calls going on, and `closed`
   std::atomic<std::uint64_t> last_position_{0};     // release in end()
@@ -273,6 +286,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   // Written by who records and asks.
   alignas(64) std::atomic<std::uint64_t> recorded_{0};  // the last position that a ticket covers; release, acquire
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
+  std::atomic<std::uint64_t> recorded_operations_{0};   // relaxed: a hint
   std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
   std::mutex beginning_;  // a capture, or a call that would invalidate one; and synchronizing_
   std::size_t synchronizing_ = 0;
@@ -282,6 +296,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   TicketList pending_;
   std::vector<Ticket*> free_;  // tickets with an event, to be recorded again
   std::uint64_t last_serial_ = 0;
+  std::uint64_t completed_operations_ = 0;
   std::size_t ask_beyond_ = least_asked_;  // with so many pending tickets, look for finished ones
   std::atomic<bool> has_many_{false};      // relaxed: a hint that there were, so that most need not take the mutex
   WaitingBlocks blocks_;

@@ -52,7 +52,8 @@ Ticket* Timeline::covering(std::uint64_t position) noexcept {
 }
 
 /// All events up to this one are done. Under the mutex.
-void Timeline::complete(std::uint64_t serial, std::uint64_t position) noexcept {
+void Timeline::complete(std::uint64_t serial, std::uint64_t position, std::uint64_t operations) noexcept {
+  completed_operations_ = std::max(completed_operations_, operations);
   if (completed_.load(std::memory_order_relaxed) < position) completed_.store(position, std::memory_order_release);
   while (!pending_.empty() && pending_.oldest()->serial <= serial) {
     Ticket* const ticket = pending_.pop_oldest();
@@ -75,7 +76,7 @@ void Timeline::set_aside(Ticket* ticket) noexcept {
 /// Under the mutex, after a call about the ticket's event.
 Status Timeline::finish_asking(Ticket* ticket, Status status) noexcept {
   if (status.ok()) {
-    if (!ticket->done.load(std::memory_order_relaxed)) complete(ticket->serial, ticket->position);
+    if (!ticket->done.load(std::memory_order_relaxed)) complete(ticket->serial, ticket->position, ticket->operations);
   } else if (status.code == StatusCode::capture || status.code == StatusCode::invalid) {
     set_aside(ticket);
     return {StatusCode::capture, status.native};
@@ -190,6 +191,7 @@ Status Timeline::synchronize() noexcept {
   }
   // In this order: no event up to the serial covers a later position, which would then count as covered for ever.
   const auto position = issued();
+  const auto before = operations();
   Status status;
   {
     const CaptureGuard guard(*device_->backend);
@@ -197,7 +199,7 @@ Status Timeline::synchronize() noexcept {
   }
   if (!status.ok()) return status;
   const std::scoped_lock lock(mutex_);
-  complete(serial, position);
+  complete(serial, position, before);
   return status;
 }
 
@@ -224,6 +226,7 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
     // CUDA: "Event Management", cudaStreamWaitEvent: the wait is for the event as it is recorded now, so that the
     // ticket may serve again once the call has returned.
     status = waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+    waiter.count_without_position();
     if (status.code != StatusCode::capture && status.code != StatusCode::invalid) return status;
     // The waiter captures since a moment ago, or a capture took the event: the event itself says.
     lock.lock();
@@ -237,6 +240,7 @@ Status Timeline::order_before(Timeline& waiter, Ticket* ticket) noexcept {
   if (device_->lost()) return {StatusCode::device_lost};
   const NoCapture none_begins(waiter);  // one that goes on may be what it joins
   if (ticket->capture == 0 && !none_begins.status().ok()) return none_begins.status();
+  if (ticket->capture == 0) waiter.count_without_position();
   return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
 }
 
@@ -321,12 +325,12 @@ void Timeline::ask_for_all(MovingBlocks& out, Lock& lock) noexcept {
 /// The event that is done where the stream is not crowded; nullptr where there is none. Under the mutex.
 Ticket* Timeline::crowding() noexcept {
   if (pending_.empty() || device_->lost()) return nullptr;
-  const auto last = issued();
-  const auto position = last > many_operations_ ? last - many_operations_ : 0;
-  const bool many_operations = !done(position);
+  const auto all = operations();
+  const auto before = all > many_operations_ ? all - many_operations_ : 0;
+  const bool many_operations = completed_operations_ < before;
   if (pending_.size() < many_pending_ && !many_operations) return nullptr;
   const auto by_events = pending_.size() < many_pending_ ? 0 : pending_.size() - many_pending_;
-  const auto by_operations = many_operations ? std::min(pending_.first_covering(position), pending_.size() - 1) : 0;
+  const auto by_operations = many_operations ? std::min(pending_.first_behind(before), pending_.size() - 1) : 0;
   return pending_[std::max(by_events, by_operations)];
 }
 

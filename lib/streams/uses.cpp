@@ -271,6 +271,20 @@ bool forget_some(Uses& uses, May may_go, Then then) noexcept {
 
 }  // namespace
 
+bool copy_open(const Uses& from, Uses& to) noexcept {
+  const std::int64_t since = used_since(from).count();
+  const auto note_all = [&](Against against) {
+    return for_each_open(from, against, [&](const OpenUse& open) {
+      WasOpen was_open;
+      if (!reserve(to, *open.timeline, &was_open, true)) return false;
+      note(to, *open.timeline, open.position, against == Against::writes, since);
+      return true;
+    });
+  };
+  // Both, since what was written last may be followed by reads that are open, too.
+  return note_all(Against::writes) && note_all(Against::everything);
+}
+
 bool forget_done(Block& block) noexcept {
   // Positions that are done stay done, and a call under way keeps its slot.
   return !forget_some(block.uses, is_vacant, [&](bool left) {

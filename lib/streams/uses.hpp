@@ -96,6 +96,8 @@ void note(Uses& uses, const Timeline& timeline, std::uint64_t position, bool wri
 /// before it.
 void note_launch(Uses& uses, const Timeline& timeline, std::uint64_t position, std::uint64_t before,
                  std::shared_ptr<GraphWrite> write, std::int64_t since_ns) noexcept;
+/// The open uses of `from` are uses of `to`, too. False: the system has no memory.
+bool copy_open(const Uses& from, Uses& to) noexcept;
 /// Forgets the streams if nothing is open or under way, so that the next borrow need not look. Returns whether it did.
 bool forget_done(Block& block) noexcept;
 /// Nobody holds the memory any more: forgets the streams.

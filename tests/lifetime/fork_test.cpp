@@ -7,15 +7,19 @@
 #include <array>
 #include <cstdio>
 #include <functional>
+#include <future>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <thole/graph.hpp>
+
 #include "../support/child.hpp"
 #include "../support/rig.hpp"
 #include "../support/sanitized.hpp"
+#include "blocks/moving_blocks.hpp"
 
 using namespace support;
 
@@ -154,6 +158,10 @@ int use_device(const Device& device) {
   if (heap.stats().in_flight != 0 || heap.stats().in_use != bytes) return 2;
   bool ran = false;
   stream.launch_host_function([&ran] { ran = true; });
+  stream.synchronize();
+  std::vector<Graph> graphs;  // so many that each lock for graphs that there may be is somebody's
+  for (int i = 0; i != 64; ++i) graphs.push_back(capture(stream, [&] { stream.launch_host_function([] {}); }));
+  for (Graph& graph : graphs) graph.instantiate().launch(stream);
   stream.synchronize();
   return ran ? 0 : 3;
 }
@@ -363,4 +371,71 @@ TEST_CASE("a child that is forked in the middle of any call drops what it has in
     met += forked;
   }
   CHECK(met >= 20);
+}
+
+TEST_CASE("a child leaves a function that has forked, while another thread of the parent records an event there" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+  DeviceBuffer<std::byte> memory(stream, bytes);
+  int result = -1;
+  std::promise<void> records, forked;
+  std::jthread other;
+  pid_t child = 0;
+  try {
+    use_on(stream, writes(buffer), writes(memory), [&](std::byte*, std::byte*, NativeStream) {
+      rig.sim().before_call(SimulatedCall::record_event, [&] {
+        records.set_value();
+        forked.get_future().wait();
+      });
+      other = std::jthread([&] { (void)stream.record(); });
+      records.get_future().wait();
+      child = fork();
+      if (child == 0) {
+        alarm(60);
+        throw 0;  // the call ends in the child, too
+      }
+      int status = 0;
+      if (waitpid(child, &status, 0) == child && WIFEXITED(status)) result = WEXITSTATUS(status);
+      forked.set_value();
+    });
+  } catch (int) {
+    std::_Exit(0);
+  }
+  CHECK(result == 0);
+}
+
+TEST_CASE("a child that is forked in a host function is in none, and uses a new device" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig(Device::simulated());
+  const Stream stream(rig.device);
+  int result = -1;
+  stream.launch_host_function([&] { result = in_child(use_a_new_device); });
+  stream.synchronize();
+  CHECK(result == 0);
+}
+
+TEST_CASE("a child does not wait for the blocks that another thread of its parent had in its hands" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  for (int i = 0; i != 2; ++i) {
+    rig.heap.make_buffer<std::byte>(bytes).async_to_device(stream, target.span());
+    (void)stream.native();  // an event for each
+  }
+  rig.sim().run_all();
+  int result = -1;
+  const auto ask = SimulatedCall::query_event;
+  rig.sim().before_call(ask, [&] {
+    rig.sim().before_call(ask, [&] {  // the first block is found, and not put anywhere yet
+      CHECK(detail::MovingBlocks::any());
+      result = in_child([] { return detail::MovingBlocks::any() ? 1 : 0; });
+    });
+  });
+  (void)rig.heap.collect();
+  CHECK(result == 0);
+  CHECK(rig.all_free());
+  CHECK(!detail::MovingBlocks::any());
 }

@@ -256,9 +256,13 @@ constexpr std::size_t queue_limit = 1000;
 // Simulated alone, which says how much is in a queue.
 TEST_CASE("a stream whose own queue few or many pieces of work have filled holds up no wait with an end, and no drop") {
   const Rig rig(Device::simulated({.stepped = true, .queue_limit = queue_limit}), {.bytes = 1 * MiB});
-  int launches = 0;
+  enum { copies, two_launches, new_memory, behind_others, waits, functions } of = copies;
   SUBCASE("many copies") {}
-  SUBCASE("two launches of a graph") { launches = 2; }
+  SUBCASE("two launches of a graph") { of = two_launches; }
+  SUBCASE("device memory that is made, filled and dropped") { of = new_memory; }
+  SUBCASE("copies that each wait for another stream") { of = behind_others; }
+  SUBCASE("waits") { of = waits; }
+  SUBCASE("host functions") { of = functions; }
   const Stream gated(rig.device);
   std::optional<Stream> stuck(rig.device);
   auto memory = std::make_optional<DeviceBuffer<std::byte>>(*stuck, bytes);
@@ -266,14 +270,35 @@ TEST_CASE("a stream whose own queue few or many pieces of work have filled holds
   void* const raw = rig.heap.allocate(bytes);
   rig.settle(*stuck);
   std::optional<GraphExec> exec;
-  if (launches != 0)
+  if (of == two_launches)
     exec = capture(*stuck, [&] {
              for (int i = 0; i != 490; ++i) buffer->async_to_device(*stuck, memory->span());
            }).instantiate();
   Gate gate(rig, gated);
-  stuck->wait(gated.record());
-  for (int i = 0; i != launches; ++i) exec->launch(*stuck);
-  while (rig.sim().pending(*stuck) < queue_limit) buffer->async_to_device(*stuck, memory->span());
+  const Event opened = gated.record();
+  std::optional<DeviceBuffer<std::byte>> used_by_gated(std::in_place, gated, bytes);
+  stuck->wait(opened);
+  buffer->async_to_device(*stuck, memory->span());
+  for (int i = 0; i != 2 && exec; ++i) exec->launch(*stuck);
+  while (rig.sim().pending(*stuck) + 8 < queue_limit) {
+    if (of == new_memory)
+      (void)buffer->async_to_device(*stuck);
+    else if (of == behind_others)
+      buffer->async_to_device(*stuck, used_by_gated->span());
+    else if (of == waits)
+      stuck->wait(opened);
+    else if (of == functions)
+      stuck->launch_host_function([] {});
+    else
+      buffer->async_to_device(*stuck, memory->span());
+  }
+  // The rest, of what nobody has a position for.
+  void* const native = detail::HandleAccess::raw(*stuck, "test");
+  while (rig.sim().pending(*stuck) < queue_limit)
+    REQUIRE(rig.backend()
+                .launch_host_function(
+                    native, [](void*) {}, nullptr)
+                .ok());
 
   errc_text_of(buffer->try_borrow_mut_for(1ms), Errc::timed_out);
   errc_text_of(buffer->wait_for(1ms), Errc::timed_out);
@@ -288,6 +313,7 @@ TEST_CASE("a stream whose own queue few or many pieces of work have filled holds
   exec.reset();
   stuck.reset();
   CHECK(!rig.all_free());
+  used_by_gated.reset();
   gate.open();
   rig.until_device_memory_is_free();
   rig.heap.drain();

@@ -1,7 +1,11 @@
 // Streams fork and join in a capture: record() and wait() there are those of the capture. One case counts waits, which
 // the simulated device does.
 
+#include <future>
+#include <thread>
 #include <vector>
+
+#include <gsl/util>
 
 #include <thole/graph.hpp>
 
@@ -12,6 +16,7 @@ using namespace support;
 namespace {
 
 constexpr std::size_t bytes = 4 * KiB;
+void* const per_thread_stream = reinterpret_cast<void*>(2);  // cudaStreamPerThread
 
 }  // namespace
 
@@ -42,6 +47,26 @@ TEST_CASE("streams that wait for an event of a capture take part in it, and are 
     rig.settle(left);
     left.synchronize();
   }
+}
+
+TEST_CASE("a stream that was forked and joined may be dropped before the capture ends, which goes on") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, bytes);
+  const auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{6});
+  rig.settle(stream);
+  const auto streams = rig.simulated() ? rig.calls(SimulatedCall::destroy_stream) : 0;
+  auto exec = capture(stream, [&] {
+                const Stream branch(rig.device);
+                branch.wait(stream.record());
+                buffer.async_to_device(branch, target.span());
+                stream.wait(branch.record());
+              }).instantiate();
+  CHECK(!Device(rig.device).take_error());
+  exec.launch(stream);
+  rig.settle(stream);
+  CHECK(device_holds(rig, stream, target, 6));
+  if (rig.simulated()) until([&] { return rig.calls(SimulatedCall::destroy_stream) == streams + 1; });
 }
 
 TEST_CASE("what is copied in a forked stream is a use of each launch, too") {
@@ -167,6 +192,64 @@ TEST_CASE("what one stream of a capture reads another one writes afterwards, wit
                   right.wait(fork);
                   buffer.async_to_device(left, read.span());
                   buffer.async_from_device(right, written.span());
+                  stream.wait(left.record());
+                  stream.wait(right.record());
+                }).instantiate();
+    for (int value = 1; value != 4; ++value) {
+      fill(buffer, value);
+      exec.launch(stream);
+      rig.settle(stream);
+      CHECK(device_holds(rig, stream, read, value));
+      CHECK(all_are(buffer, 99));
+    }
+  }
+}
+
+TEST_CASE("who comes after a use that was refused in a capture comes after what that one had to wait for") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device), left(rig.device), right(rig.device);
+  DeviceBuffer<std::byte> read(stream, bytes), written(stream, bytes);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
+  rig.settle(stream);
+  std::promise<void> joined, over;
+  std::jthread other;  // which ends after what it waits for
+  const auto ended = gsl::finally([&] { over.set_value(); });
+  (void)capture(stream, [&] {
+    const Event fork = stream.record();
+    left.wait(fork);
+    right.wait(fork);
+    other = std::jthread([&] {  // whose per-thread default stream nobody else can make another one wait for
+      const auto theirs = detail::unwrap(detail::stream_from_native(rig.device, per_thread_stream));
+      theirs.wait(fork);
+      buffer.async_to_device(theirs, read.span());
+      stream.wait(theirs.record());
+      joined.set_value();
+      over.get_future().wait();
+    });
+    joined.get_future().wait();
+    for (const Stream* each : {&left, &right, &left})
+      errc_text([&] { buffer.async_from_device(*each, written.span()); }, Errc::capturing);
+    stream.wait(left.record());
+    stream.wait(right.record());
+  });
+}
+
+TEST_CASE("the same, where an event was refused") {
+  for (std::uint64_t seed = 0; seed != 20; ++seed) {
+    const Rig rig(stepped(seed));
+    const Stream stream(rig.device), left(rig.device), right(rig.device);
+    DeviceBuffer<std::byte> read(stream, bytes);
+    const auto written = rig.heap.make_buffer<std::byte>(bytes, std::byte{99}).async_to_device(stream);
+    auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{0});
+    rig.settle(stream);
+    auto exec = capture(stream, [&] {
+                  const Event fork = stream.record();
+                  left.wait(fork);
+                  right.wait(fork);
+                  buffer.async_to_device(left, read.span());
+                  rig.sim().fail_call(SimulatedCall::record_event, 1);
+                  errc_text([&] { buffer.async_from_device(right, written.span()); }, Errc::device_error);
+                  buffer.async_from_device(stream, written.span());
                   stream.wait(left.record());
                   stream.wait(right.record());
                 }).instantiate();

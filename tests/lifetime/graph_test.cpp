@@ -364,7 +364,7 @@ TEST_CASE("where two captures went into one graph, a launch is a use of what bot
               .of_capture(core, {detail::CaptureInfo::State::active, 1, native}, detail::GraphLaunches::unseen, &uses)
               .ok());
   auto* const block = static_cast<detail::Block*>(writes(second).use.block);
-  REQUIRE(uses->add({block, nullptr, true, false}, nullptr));
+  REQUIRE(uses->hold({block, nullptr, true, false}));
   uses.reset();
   auto exec = Graph::from_native(rig.device, static_cast<NativeGraph>(native)).instantiate();
   Gate gate(rig, stream);

@@ -135,6 +135,12 @@ TEST_CASE("20,000 streams with unfinished work are made and used in as many step
   CHECK(many.steps <= 3 * 20'000);
   CHECK(many.calls <= 11 * few.calls);
   CHECK(many.objects <= 11 * few.objects);
+  // A view of one that captures is found by its handle.
+  const auto looks = registry.looked_at();
+  rig.sim().begin_capture(streams.back());
+  CHECK(detail::unwrap(detail::stream_from_native(rig.device, streams.back().native())) == streams.back());
+  (void)rig.sim().end_capture(streams.back());
+  CHECK(registry.looked_at() == looks);
   // One look at all of them takes a step each.
   const auto before = registry.looked_at();
   CHECK(rig.heap.collect() == 0);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "../support/adopted.hpp"
 #include "../support/allocations.hpp"
 #include "../support/rig.hpp"
 #include "../support/sanitized.hpp"
@@ -42,6 +43,20 @@ TEST_CASE("an arena that cannot be made for want of memory leaves nothing pinned
     });
   CHECK(rig.sim().arena_bytes() == before);
   CHECK(rig.sim().pinned_bytes() <= before + 4 * MiB);
+}
+
+TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothing behind" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Mapped memory(16 * KiB);
+  std::vector<std::size_t> left;
+  left.reserve(8);
+  for (int repeat = 0; repeat != 8; ++repeat) {
+    const Device device = stepped();
+    with_ever_more_memory([&] { return PinnedArena::try_adopt_buffer(device, memory.span(), [] {}).has_value(); });
+    until([&] { return device.simulation().pinned_bytes() == 0; });  // what was adopted in the end
+    left.push_back(live_allocations());
+  }
+  CHECK(left.back() <= left[3]);  // what is used again has been made by then
 }
 
 TEST_CASE("an arena that cannot grow for want of memory says so, and grows when there is some" *

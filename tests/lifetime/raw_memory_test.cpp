@@ -377,3 +377,18 @@ TEST_CASE("many threads may use one address in turn and at once: each is refused
   rig.heap.drain();
   CHECK(rig.heap.stats().in_use == 0);
 }
+
+TEST_CASE("many threads may wait for one address at once: who only waits stands in nobody's way") {
+  const Rig rig(running_under_test());
+  std::byte* const data = allocated(rig);
+  std::atomic<int> refused{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i != 4; ++i)
+    threads.emplace_back([&] {
+      for (int round = 0; round != 5000; ++round)
+        if (!rig.heap.try_wait_for(data, Access::device_writes, std::chrono::nanoseconds(0))) ++refused;
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(refused.load() == 0);
+  CHECK(rig.heap.deallocate(data));
+}

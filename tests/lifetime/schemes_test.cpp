@@ -203,8 +203,8 @@ TEST_CASE("a graph that forks and joins has the nodes that a hand gives it, and 
     for (std::size_t i = 0; i <= branches; ++i) out.push_back(rig.heap.make_buffer<std::byte>(bytes));
     std::size_t steps = 0;
     {
-      Memory memory(stream, (branches + 2) * bytes);
-      const auto part = [&](std::size_t i) { return memory.span().subspan(i * bytes, bytes); };
+      auto memory = Memory(stream, (branches + 2) * bytes).split(std::vector<std::size_t>(branches + 2, bytes));
+      const auto part = [&](std::size_t i) { return memory[i].span(); };
       std::vector<Stream> forked;
       auto exec = capture(stream,
                           [&] {
@@ -222,6 +222,8 @@ TEST_CASE("a graph that forks and joins has the nodes that a hand gives it, and 
                           },
                           {.completion = completion})
                       .instantiate();
+      // Each branch waits for the fork, and is waited for; the rest is for what is read, and not for other branches.
+      CHECK(rig.waits() == 2 * branches + branches + 1);
       for (std::size_t i = 0; i != launches; ++i) exec.launch(stream);
       steps = rig.steps();
       for (const auto& buffer : out) CHECK(all_are(buffer, 5));

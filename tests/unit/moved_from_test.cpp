@@ -288,11 +288,11 @@ TEST_CASE("every call of a buffer that was moved from, or with one, says moved_f
                       {"PinnedBuffer::use_on", [&] { buffer.use_on(stream, writes, nothing); }},
                       {"PinnedBuffer::use_on", [&] { raise(gone.try_use_on(stream, reads, nothing)); }},
                       {"PinnedBuffer::use_on", [&] { raise(buffer.try_use_on(stream, writes, nothing)); }},
-                      {"PinnedBuffer::split_at", [&] { (void)std::move(buffer).split_at(0); }},
+                      {"PinnedBuffer::split_at", [&] { (void)std::move(buffer).split_at(2); }},
                       {"PinnedBuffer::split_at", [&] { raise(std::move(buffer).try_split_at(0)); }},
                       {"PinnedBuffer::split",
                        [&] {
-                         (void)std::move(buffer).split({0, 0});
+                         (void)std::move(buffer).split({2, 2});
                        }},
                       {"PinnedBuffer::split", [&] { (void)std::move(buffer).split(sizes); }},
                       {"PinnedBuffer::split", [&] { raise(std::move(buffer).try_split(sizes)); }},
@@ -329,7 +329,14 @@ TEST_CASE("every call of device memory that was moved from, or with it, says mov
        {"use_on", [&] { use_on(stream, thole::reads(gone), nothing); }},
        {"use_on", [&] { use_on(stream, thole::writes(memory), nothing); }},
        {"UseList::reads", [&] { list.reads(gone); }},
-       {"UseList::writes", [&] { list.writes(memory); }}});
+       {"UseList::writes", [&] { list.writes(memory); }},
+       {"DeviceBuffer::split_at", [&] { (void)std::move(memory).split_at(2); }},
+       {"DeviceBuffer::split_at", [&] { raise(std::move(memory).try_split_at(0)); }},
+       {"DeviceBuffer::split",
+        [&] {
+          (void)std::move(memory).split({2, 2});
+        }},
+       {"join", [&] { (void)join(std::move(memory)); }}});
   CHECK(gone.size() == 0);
   CHECK(gone.size_bytes() == 0);
   CHECK(gone.empty());

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <gsl/util>
+
 #include "backend/simulated/backend.hpp"
 #include "backend/simulated/call.hpp"
 #include "backend/simulated/capture.hpp"
@@ -149,6 +151,12 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle,
     // What this stream frees before is free again when this memory is first used.
     const DevicePiece made = device.memory.allocate(bytes, stream->leaving_bytes);
     if (made.address == nullptr) return refuse(Refusal::out_of_memory);
+    bool inserted = false, enqueued = false;
+    const auto given_back = gsl::finally([&] {  // where the system has no memory
+      if (enqueued) return;
+      if (inserted) machine().device_memory.erase(made.address);
+      device.memory.free(made, bytes);
+    });
     Operation operation;
     operation.kind = Operation::Kind::allocate;
     operation.destination = made.address;
@@ -162,7 +170,9 @@ Status SimulatedBackend::allocate_device(std::size_t bytes, StreamHandle handle,
     range.device = &device;
     range.usable = false;
     machine().device_memory.insert(range);
+    inserted = true;
     enqueue(stream, std::move(operation));
+    enqueued = true;
     *data = made.address;
     return {};
   });
