@@ -80,6 +80,7 @@ struct Lane {
   std::optional<thole::StreamRef> ref;
   std::uint64_t id = 0;
   std::size_t device = 0;
+  int priority = 0;  // that the device gave it
   std::optional<Graph> capture;
   std::uint64_t branch_of = 0;  // it was forked into the capture that this stream began
   bool held = false;

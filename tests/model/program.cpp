@@ -58,7 +58,7 @@ void Program::operation() {
   if (which < 96) return chance(4) ? drain() : synchronize();
   if (which < 97) return chance(3) ? make_arena() : make_heap();
   if (which < 98) return make_lane();
-  if (which < 99) return stats();
+  if (which < 99) return chance(3) ? look_at_lane() : stats();
   fault();
 }
 

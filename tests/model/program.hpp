@@ -210,6 +210,7 @@ class Program {
   void make_arena();
   void make_heap();
   void make_lane();
+  void look_at_lane();
   void drop_arena();
   void drop_heap();
   void drop_lane();
