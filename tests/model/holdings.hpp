@@ -3,6 +3,7 @@
 // What a random program has in its hands, each beside what the model knows of it, and what it may do.
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -89,6 +90,11 @@ struct Lane {
 struct KeptEvent {
   thole::Event event;
   Use use;
+  bool timed = false;  // it was recorded to measure time
+  std::size_t device = 0;
+  std::uint64_t number = 0;           // of all events
+  std::uint64_t after = 0;            // the event with this number lies before it; 0: none that it was measured from
+  std::chrono::nanoseconds least{0};  // that the device takes from there
 };
 
 /// Memory that is known by its address alone.
@@ -140,6 +146,7 @@ struct Traits {
   bool background = false;
   bool two_devices = false;
   bool large = false;
+  std::chrono::nanoseconds clock{0};  // what the device takes for an operation, by its own clock
   bool after_all = false;  // memory goes back behind everything, which disturbs a capture that begins just then: none
 };
 

@@ -191,17 +191,15 @@ void Program::event() {
     say(fmt::format("record({})", lane->id));
     if (lane->capture) {  // an event of the capture, which answers nothing
       (void)call(true, {}, [&] {
-        const auto ready = lane->ref->record().try_ready();
+        const thole::Event captured = lane->ref->record({.timing = chance(2)});
+        const auto ready = captured.try_ready();
         if (ready || ready.error().errc() != Errc::capturing) broken("an event of a capture answers");
+        ask_in_capture(captured);
       });
       ledger_.look();
       return;
     }
-    (void)call(true, {}, [&] {
-      auto made = lane->ref->record();
-      const auto position = position_of_record(lane->id, thole::detail::HandleAccess::ticket(made)->event);
-      events_.push_back({std::move(made), {lane->id, position, false, false}});
-    });
+    (void)keep_event(*lane, chance(3));
     ledger_.look();
     return;
   }

@@ -20,13 +20,18 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   const bool watched = traits_.orphans || traits_.background;
   traits_.after_all = watched && !traits_.foreign && !traits_.two_devices && chance(2);
   if (watched) ledger_.set_watched();
+  if (chance(2)) traits_.clock = std::chrono::nanoseconds(1 + below(5000));
+  // Simulated time costs none.
   for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
-    devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
-  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
-                             traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
-                             traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
-                             traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
-                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "");
+    devices_.push_back(thole::Device::simulated({.bytes_per_second = traits_.clock.count() != 0 && chance(2) ? 1e9 : 0,
+                                                 .latency = traits_.clock,
+                                                 .stepped = true,
+                                                 .seed = random_()}));
+  traits_text_ = fmt::format(
+      "seed {}:{}{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "", traits_.lost ? " lost" : "",
+      traits_.foreign ? " foreign" : "", traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
+      traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "", traits_.large ? " large" : "",
+      traits_.after_all ? " after-all" : "", traits_.clock.count() != 0 ? " clock" : "");
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();
@@ -63,7 +68,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(44)) {
+  switch (below(48)) {
     case 0:
     case 1:
       return dangling_span();
@@ -124,6 +129,11 @@ void Program::rare_operation() {
     case 40:
     case 41:
       return report();
+    case 42:
+    case 43:
+    case 44:
+    case 45:
+      return measure();
     default:
       return use_on();
   }
@@ -187,6 +197,8 @@ void Program::lose_device() {
     (void)call(false, {Errc::device_lost}, [&] { raw.heap.deallocate_after_all(raw.memory->data); });
     if (!raw.heap.find(raw.memory->data)) broken("raw memory of a lost device is not found");
   }
+  for (const KeptEvent& kept : events_)
+    (void)call(false, {Errc::device_lost}, [&] { (void)kept.event.elapsed_since(events_.front().event); });
   drop_everything();
   await_notices();
   (void)devices_[0].take_error();

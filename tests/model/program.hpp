@@ -141,6 +141,15 @@ class Program {
   void timed_synchronize();
   void timed_to_host();
 
+  // ---- measure_operations.cpp: events that measure time
+  KeptEvent* keep_event(Lane& lane, bool timed);
+  void measure();
+  void ask_for_time();
+  void ask_in_capture(const thole::Event& captured);
+  void moved_from_event();
+  std::vector<Errc> no_time(const KeptEvent& start, const KeptEvent& end) const;
+  void check_time(const KeptEvent& start, const KeptEvent& end, std::chrono::nanoseconds time) const;
+
   // ---- notice_operations.cpp: functions that run, and coroutines that go on, when an event is ready
   void ask_for_notice();
   void co_await_event();
@@ -259,6 +268,7 @@ class Program {
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
+  std::uint64_t event_numbers_ = 0;
   unsigned tags_ = 0;
   bool freed_in_capture_ = false;  // by a stream's order: no event says when, until the capture has ended
   bool after_all_ = false;         // raw memory was given back behind everything
