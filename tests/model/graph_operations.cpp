@@ -123,6 +123,7 @@ void Program::capture_by_thole() {
 
 /// Whether there is one; mostly makes one where there is none.
 bool Program::has_executable(Graph& graph) {
+  if (graph.native != nullptr) hand_over(graph);
   if (graph.graph && graph.executables.size() < 3 && (graph.executables.empty() || chance(4))) {
     say("instantiate a graph");
     graph.executables.push_back(graph.graph->instantiate());
@@ -207,6 +208,12 @@ void Program::destroy_graph() {
   if (graphs_.empty()) return;
   std::swap(graphs_[below(graphs_.size())], graphs_.back());
   Graph& graph = graphs_.back();
+  if (graph.native != nullptr) {
+    if (chance(2))
+      hand_over(graph);
+    else
+      destroy_native(graph);
+  }
   say("destroy a graph or an executable");
   if (!graph.executables.empty() && (chance(2) || !graph.graph)) {
     std::swap(graph.executables[below(graph.executables.size())], graph.executables.back());

@@ -66,6 +66,8 @@ struct Node {
 
 struct Graph {
   std::optional<thole::SimulatedGraph> graph;
+  void* native = nullptr;  // the program's own, which it has not handed to thole yet
+  std::size_t device = 0;  // of `native`
   std::vector<thole::SimulatedGraph::Executable> executables;
   std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
   std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();

@@ -68,7 +68,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(48)) {
+  switch (below(51)) {
     case 0:
     case 1:
       return dangling_span();
@@ -134,6 +134,10 @@ void Program::rare_operation() {
     case 44:
     case 45:
       return measure();
+    case 46:
+    case 47:
+    case 48:
+      return capture_by_hand();
     default:
       return use_on();
   }
@@ -205,6 +209,11 @@ void Program::lose_device() {
 }
 
 void Program::drop_everything() {
+  // Whatever has become of the device.
+  for (Graph& graph : graphs_)
+    if (graph.native != nullptr)
+      graph.graph = thole::Graph::from_native(devices_[graph.device],
+                                              static_cast<thole::NativeGraph>(std::exchange(graph.native, nullptr)));
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
          !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty() || !raws_.empty()) {
     const auto drop_one = [&](auto& from) {

@@ -213,7 +213,13 @@ class Program {
 
   // ---- elsewhere_operations.cpp: graphs that thole knows nothing of
   void capture_elsewhere();
+  void capture_raw_work(Graph& graph, const Lane& lane, void* native, const HostBuffer& host);
   void launch_elsewhere(Graph& graph);
+
+  // ---- native_operations.cpp: graphs that the program makes, and hands to thole
+  void capture_by_hand();
+  void hand_over(Graph& graph);
+  void destroy_native(Graph& graph);
 
   // ---- place_operations.cpp: arenas, heaps, streams, events and the calls on all of them
   void make_arena();
