@@ -37,12 +37,18 @@ void Program::capture_raw_work(Graph& graph, const Lane& lane, void* native, con
   }
   const std::size_t count = std::min(host.memory->count, there->memory->count);
   if (count == 0) return;
-  const Node node = writes ? Node{there->memory, host.memory, 0, 0, count, false, false}
-                           : Node{host.memory, there->memory, 0, 0, count, true, false};
-  refused(backend(device(lane))
-              .copy(node.to->data, node.from->data, count * sizeof(Word),
-                    writes ? detail::CopyKind::device_to_host : detail::CopyKind::host_to_device, native)
-              .ok());
+  Node node = writes ? Node{there->memory, host.memory, 0, 0, count, false, false}
+                     : Node{host.memory, there->memory, 0, 0, count, true, false};
+  // By either of the addresses that pinned memory has.
+  if (chance(2)) node.place = place(lane, *host.memory);
+  const Word* const at = node.place != nullptr ? node.place : host.memory->data;
+  const auto status =
+      writes ? backend(device(lane))
+                   .copy(const_cast<Word*>(at), there->memory->data, count * sizeof(Word),
+                         detail::CopyKind::device_to_host, native)
+             : backend(device(lane))
+                   .copy(there->memory->data, at, count * sizeof(Word), detail::CopyKind::host_to_device, native);
+  refused(status.ok());
   graph.nodes->push_back(node);
 }
 

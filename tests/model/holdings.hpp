@@ -61,7 +61,8 @@ struct Node {
   std::size_t to_offset = 0;
   std::size_t count = 0;
   bool to_device = false;
-  bool kernel_writes = false;  // of a kernel, which has only `from`
+  bool kernel_writes = false;   // of a kernel, which has only `from`
+  const Word* place = nullptr;  // where the device finds the pinned side's words; nullptr: the copy names the host's
 };
 
 struct Graph {
@@ -148,6 +149,7 @@ struct Traits {
   bool background = false;
   bool two_devices = false;
   bool large = false;
+  bool own_addresses = false;         // a device may find pinned memory elsewhere than the CPU does
   std::chrono::nanoseconds clock{0};  // what the device takes for an operation, by its own clock
   bool after_all = false;  // memory goes back behind everything, which disturbs a capture that begins just then: none
 };

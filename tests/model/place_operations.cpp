@@ -301,6 +301,8 @@ void Program::stats() {
 void Program::fault() {
   if (!traits_.faults || fault_) return;
   using thole::SimulatedCall;
+  // A device that finds pinned memory where the CPU does need not be asked.
+  if (traits_.own_addresses && chance(8)) return fault(SimulatedCall::device_address);
   constexpr SimulatedCall calls[] = {
       SimulatedCall::register_host, SimulatedCall::allocate_host,   SimulatedCall::allocate_device,
       SimulatedCall::create_stream, SimulatedCall::create_event,    SimulatedCall::record_event,
@@ -310,6 +312,10 @@ void Program::fault() {
   const auto which = calls[below(std::size(calls))];
   // Behind a use on a foreign stream thole waits where it cannot record; nobody would step the device.
   if (traits_.foreign && which == SimulatedCall::record_event) return;
+  fault(which);
+}
+
+void Program::fault(thole::SimulatedCall which) {
   const std::size_t nth = 1 + below(3);
   say(fmt::format("fault: call {} of kind {}", nth, static_cast<int>(which)));
   auto simulation = devices_[0].simulation();

@@ -20,18 +20,22 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   const bool watched = traits_.orphans || traits_.background;
   traits_.after_all = watched && !traits_.foreign && !traits_.two_devices && chance(2);
   if (watched) ledger_.set_watched();
+  traits_.own_addresses = chance(3);
   if (chance(2)) traits_.clock = std::chrono::nanoseconds(1 + below(5000));
-  // Simulated time costs none.
-  for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
-    devices_.push_back(thole::Device::simulated({.bytes_per_second = traits_.clock.count() != 0 && chance(2) ? 1e9 : 0,
-                                                 .latency = traits_.clock,
-                                                 .stepped = true,
-                                                 .seed = random_()}));
-  traits_text_ = fmt::format(
-      "seed {}:{}{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "", traits_.lost ? " lost" : "",
-      traits_.foreign ? " foreign" : "", traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
-      traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "", traits_.large ? " large" : "",
-      traits_.after_all ? " after-all" : "", traits_.clock.count() != 0 ? " clock" : "");
+  for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i) {
+    own_addresses_.push_back(traits_.own_addresses && (i == 0 || chance(2)));
+    thole::SimulationOptions options{.latency = traits_.clock, .stepped = true};  // simulated time costs none
+    if (traits_.clock.count() != 0 && chance(2)) options.bytes_per_second = 1e9;
+    options.own_addresses = own_addresses_.back();
+    options.seed = random_();
+    devices_.push_back(thole::Device::simulated(options));
+  }
+  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
+                             traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
+                             traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
+                             traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
+                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "",
+                             traits_.clock.count() != 0 ? " clock" : "", traits_.own_addresses ? " own-addresses" : "");
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();
@@ -68,7 +72,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(51)) {
+  switch (below(54)) {
     case 0:
     case 1:
       return dangling_span();
@@ -138,6 +142,10 @@ void Program::rare_operation() {
     case 47:
     case 48:
       return capture_by_hand();
+    case 49:
+    case 50:
+    case 51:
+      return copy_by_place();
     default:
       return use_on();
   }

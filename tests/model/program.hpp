@@ -66,6 +66,9 @@ class Program {
   bool after(Lane& lane, std::uint64_t stream);
   bool busy_for_host(const Memory& memory, bool writes) const;
   const thole::Device& device(const Lane& lane) const { return devices_[lane.device]; }
+  /// Where work in the stream finds memory: device memory anywhere, pinned memory perhaps at an address of the
+  /// device's.
+  const Word* place(const Lane& lane, const Memory& memory) const;
 
   // ---- host_operations.cpp
   void make();
@@ -121,6 +124,9 @@ class Program {
 
   // ---- kernel_operations.cpp: launch() with a function for the CPU
   void launch_kernel();
+
+  // ---- zero_copy_operations.cpp: work that finds pinned memory where the device does
+  void copy_by_place();
 
   // ---- part_operations.cpp: parts of one allocation
   void split_buffer();
@@ -240,6 +246,7 @@ class Program {
   void synchronize();
   void stats();
   void fault();
+  void fault(thole::SimulatedCall which);
 
   // ---- program.cpp
   void operation();
@@ -254,6 +261,7 @@ class Program {
   Traits traits_;
   std::string traits_text_;
   std::vector<thole::Device> devices_;
+  std::vector<bool> own_addresses_;  // of each of them
   std::vector<Arena> arenas_;
   std::vector<Heap> heaps_;
   std::vector<Lane> lanes_;
