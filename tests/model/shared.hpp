@@ -25,9 +25,10 @@ inline void write(Word* data, std::size_t count, std::uint64_t pattern) {
   for (std::size_t i = 0; i != count; ++i) data[i] = word(pattern, i);
 }
 
-inline bool holds(const Word* data, std::size_t count, std::uint64_t pattern) {
+/// `first`: of the pattern's words, where `data` starts.
+inline bool holds(const Word* data, std::size_t count, std::uint64_t pattern, std::size_t first = 0) {
   for (std::size_t i = 0; i != count; ++i)
-    if (data[i] != word(pattern, i)) return false;
+    if (data[i] != word(pattern, first + i)) return false;
   return true;
 }
 
@@ -36,6 +37,7 @@ struct Parcel {
   std::unique_ptr<thole::PinnedBuffer<Word>> buffer;
   std::unique_ptr<thole::Borrow<Word>> borrow;
   std::uint64_t pattern = 0;
+  std::size_t first = 0;  // of the pattern's words: a part may start in the middle
 };
 
 /// A buffer that several threads borrow and copy at the same time.
