@@ -37,6 +37,7 @@ void Worker::run(std::uint64_t operations) {
   } catch (const std::exception& error) {
     shared_.fail(error.what());
   }
+  await_notices();
 }
 
 /// What is about objects that others have, too, or about work that thole does not see.
@@ -57,8 +58,29 @@ void Worker::shared() {
   }
 }
 
+void Worker::several() {
+  switch (below(9)) {
+    case 0:
+      return list();
+    case 1:
+      return shared_list();
+    case 2:
+    case 3:
+      return shared_parts();
+    case 8:
+      return drop_parts();
+    case 4:
+      return wait_in_vain();
+    case 5:
+    case 6:
+      return wait_for_a_time();
+    default:
+      return ask_for_notice();
+  }
+}
+
 void Worker::operation() {
-  if (below(6) == 0) return shared();
+  if (below(4) == 0) return below(3) == 0 ? several() : shared();
   const std::size_t which = below(40);
   if (which < 18) return round_trip();
   if (which < 26) return receive();
@@ -67,8 +89,10 @@ void Worker::operation() {
   if (which < 36) return graph();
   if (which < 37) return static_cast<void>(shared_.heap.collect());
   switch (below(12)) {
-    case 0:
+    case 0: {
+      const std::unique_lock none_stands_still(shared_.unpinning);
       return static_cast<void>(shared_.arena.trim());
+    }
     case 1: {
       const auto& memory = shared_.heap;
       const auto figures = memory.stats();
@@ -115,6 +139,8 @@ std::uint64_t run_threads(std::uint64_t seed, std::uint64_t operations, std::siz
   }
   shared.parcels.clear();
   shared.common = {};
+  shared.lists = {};
+  shared.pieces.clear();
   shared.views.clear();
   if (!shared.wrong.empty()) broken(shared.wrong.front());
   shared.heap.drain();

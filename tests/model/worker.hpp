@@ -1,16 +1,18 @@
 #pragma once
 
-// Defined in: worker_operations.cpp, threads.cpp
+// Defined in: worker_operations.cpp, worker_waits.cpp, worker_lists.cpp, threads.cpp
 
-// One thread of threads.cpp: it works in streams of its own, and passes buffers and borrows to the others. A payload is
-// told by its pattern, wherever it went; work behind thole's back looks at it late.
+// One thread of threads.cpp: it works in streams of its own, and passes buffers, borrows, parts and lists of uses to
+// the others. A payload is told by its pattern, wherever it went; work behind thole's back looks at it late.
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <random>
+#include <shared_mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -23,6 +25,23 @@
 
 namespace model {
 
+/// A stream stands still while it lives: what it was given is surely not done.
+class StandingStill {
+ public:
+  StandingStill(Shared& shared, const thole::StreamRef& stream)
+      : none_unpins_(shared.unpinning), simulation_(shared.device.simulation()), stream_(stream) {
+    simulation_.hold(stream_);
+  }
+  StandingStill(const StandingStill&) = delete;
+  StandingStill& operator=(const StandingStill&) = delete;
+  ~StandingStill() { simulation_.release(stream_); }
+
+ private:
+  const std::shared_lock<std::shared_mutex> none_unpins_;
+  thole::Simulation simulation_;
+  const thole::StreamRef stream_;
+};
+
 class Worker {
  public:
   using Buffer = thole::PinnedBuffer<Word>;
@@ -34,6 +53,7 @@ class Worker {
   // ---- threads.cpp
   void operation();
   void shared();
+  void several();
 
   std::size_t below(std::size_t bound) { return random_() % bound; }
   thole::Stream& own_stream() { return streams_[below(streams_.size())]; }
@@ -76,6 +96,24 @@ class Worker {
   /// Enqueues, behind thole's back, a look at this payload.
   void look_later(thole::NativeStream native, const Word* data, std::size_t count, std::uint64_t pattern,
                   std::size_t first = 0);
+  /// The same, that writes it.
+  void write_later(thole::NativeStream native, Word* data, std::size_t count, std::uint64_t pattern);
+
+  // ---- worker_waits.cpp: waits with an end, and notices
+  std::chrono::nanoseconds short_time();
+  void wait_in_vain();
+  void wait_for_a_time();
+  void ask_for_notice();
+  void await_notices();
+
+  // ---- worker_lists.cpp: several buffers as one use, and parts of one
+  void list();
+  void shared_list();
+  void use_part(Piece& piece);
+  static std::vector<Piece> split(Piece piece, const std::vector<std::size_t>& sizes);
+  bool join(Piece& one, Piece& other);
+  void shared_parts();
+  void drop_parts();
 
   Shared& shared_;
   std::mt19937_64 random_;
@@ -83,6 +121,7 @@ class Worker {
   std::vector<thole::Stream> streams_;
   const thole::StreamRef threads_own_ = default_stream(shared_.device);
   std::vector<Parcel> kept_;
+  std::vector<std::shared_ptr<std::atomic<int>>> notices_;  // how often each was told
   static inline std::atomic<std::size_t> functions_{0};
 };
 

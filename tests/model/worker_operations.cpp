@@ -28,6 +28,17 @@ struct Look {
   }
 };
 
+/// Or writes it.
+struct Write {
+  Word* data;
+  std::size_t count;
+  std::uint64_t pattern;
+  static void run(void* argument) {
+    const std::unique_ptr<Write> self(static_cast<Write*>(argument));
+    write(self->data, self->count, self->pattern);
+  }
+};
+
 }  // namespace
 
 void Worker::look_later(NativeStream native, const Word* data, std::size_t count, std::uint64_t pattern,
@@ -35,6 +46,12 @@ void Worker::look_later(NativeStream native, const Word* data, std::size_t count
   auto look = std::make_unique<Look>(Look{shared_, data, count, pattern, first});
   auto& backend = *thole::detail::HandleAccess::core(shared_.device)->backend;
   if (backend.launch_host_function(native, &Look::run, look.get()).ok()) look.release();
+}
+
+void Worker::write_later(NativeStream native, Word* data, std::size_t count, std::uint64_t pattern) {
+  auto work = std::make_unique<Write>(Write{data, count, pattern});
+  auto& backend = *thole::detail::HandleAccess::core(shared_.device)->backend;
+  if (backend.launch_host_function(native, &Write::run, work.get()).ok()) work.release();
 }
 
 void Worker::check(const Parcel& parcel) {
