@@ -274,7 +274,7 @@ void Program::use_on(HostBuffer* target, Lane* lane) {
     const auto failed = call([&] { return !borrowed && !open(); }, {borrowed ? Errc::borrowed : Errc::in_flight},
                              [&] {
                                const auto run = [&](const Word* pointer, thole::NativeStream native) {
-                                 if (pointer != memory.data) broken("use_on gives another pointer");
+                                 if (pointer != place(*lane, memory)) broken("use_on gives another pointer");
                                  ran = true;
                                  if (!lane->capture) {
                                    kernel.data = memory.data;

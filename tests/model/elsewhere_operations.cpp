@@ -24,6 +24,34 @@ void refused(bool ok) {
 
 }  // namespace
 
+/// Behind thole's back: the graph keeps no memory for it.
+void Program::capture_raw_work(Graph& graph, const Lane& lane, void* native, const HostBuffer& host) {
+  DeviceMemory* const there = pick(device_memory_);
+  const bool writes = chance(2);
+  if (there == nullptr || there->memory->device != lane.device || chance(4)) {
+    const MemoryPtr memory = chance(3) && there != nullptr ? there->memory : host.memory;
+    if (memory->count == 0 || (memory->of_device && memory->device != lane.device)) return;
+    enqueue_raw(device(lane), native, graph_kernel_);
+    graph.nodes->push_back({memory, nullptr, 0, 0, 0, false, writes});
+    return;
+  }
+  const std::size_t count = std::min(host.memory->count, there->memory->count);
+  if (count == 0) return;
+  Node node = writes ? Node{there->memory, host.memory, 0, 0, count, false, false}
+                     : Node{host.memory, there->memory, 0, 0, count, true, false};
+  // By either of the addresses that pinned memory has.
+  if (chance(2)) node.place = place(lane, *host.memory);
+  const Word* const at = node.place != nullptr ? node.place : host.memory->data;
+  const auto status =
+      writes ? backend(device(lane))
+                   .copy(const_cast<Word*>(at), there->memory->data, count * sizeof(Word),
+                         detail::CopyKind::device_to_host, native)
+             : backend(device(lane))
+                   .copy(there->memory->data, at, count * sizeof(Word), detail::CopyKind::host_to_device, native);
+  refused(status.ok());
+  graph.nodes->push_back(node);
+}
+
 /// As a library captures, without a call of thole's: the graph keeps no memory.
 void Program::capture_elsewhere() {
   Lane* const lane = pick_lane(false);
@@ -34,27 +62,8 @@ void Program::capture_elsewhere() {
   Graph graph;
   graph.elsewhere = true;
   refused(seam.begin_capture(native, detail::CaptureMode::relaxed).ok());
-  const auto add = [&](HostBuffer& host) {
-    DeviceMemory* const there = pick(device_memory_);
-    const bool writes = chance(2);
-    if (there == nullptr || there->memory->device != lane->device || chance(4)) {
-      const MemoryPtr memory = chance(3) && there != nullptr ? there->memory : host.memory;
-      if (memory->count == 0 || (memory->of_device && memory->device != lane->device)) return;
-      enqueue_raw(device(*lane), native, graph_kernel_);
-      graph.nodes->push_back({memory, nullptr, 0, 0, 0, false, writes});
-      return;
-    }
-    const std::size_t count = std::min(host.memory->count, there->memory->count);
-    if (count == 0) return;
-    const Node node = writes ? Node{there->memory, host.memory, 0, 0, count, false, false}
-                             : Node{host.memory, there->memory, 0, 0, count, true, false};
-    refused(seam.copy(node.to->data, node.from->data, count * sizeof(Word),
-                      writes ? detail::CopyKind::device_to_host : detail::CopyKind::host_to_device, native)
-                .ok());
-    graph.nodes->push_back(node);
-  };
   (void)call(true, {}, [&] {
-    for (std::size_t left = 1 + below(4); left != 0; --left) add(*pick_buffer());
+    for (std::size_t left = 1 + below(4); left != 0; --left) capture_raw_work(graph, *lane, native, *pick_buffer());
   });
   (void)call(true, {}, [&] { graph.graph = device(*lane).simulation().end_capture(*lane->ref); });
   if (!graph.nodes->empty()) graphs_.push_back(std::move(graph));

@@ -12,6 +12,12 @@ namespace {
 
 /// The node is a copy from pinned memory, or a kernel that reads it.
 bool reads_host(const Node& node) { return node.to != nullptr ? node.to_device : !node.kernel_writes; }
+/// Of its copy, in the launch that was just enqueued.
+Parts position_of_node(std::uint64_t stream, const Node& node) {
+  const Word* const to = node.to_device || node.place == nullptr ? node.to->data + node.to_offset : node.place;
+  const Word* const from = !node.to_device || node.place == nullptr ? node.from->data + node.from_offset : node.place;
+  return position_of_parts(stream, to, from, node.count * sizeof(Word));
+}
 /// nullptr: a kernel that uses nothing.
 const MemoryPtr& host_side(const Node& node) { return node.to != nullptr && !node.to_device ? node.to : node.from; }
 
@@ -57,7 +63,7 @@ void Program::work_in_capture(bool copies_alone) {
       fork_or_join();
       continue;
     }
-    switch (below(copies_alone ? 6 : 9)) {
+    switch (below(copies_alone ? 6 : 10)) {
       case 0:
         to_device_new();
         break;
@@ -77,6 +83,9 @@ void Program::work_in_capture(bool copies_alone) {
         break;
       case 7:
         use_on();
+        break;
+      case 8:
+        copy_by_place();
         break;
       default:
         use_several();
@@ -123,6 +132,7 @@ void Program::capture_by_thole() {
 
 /// Whether there is one; mostly makes one where there is none.
 bool Program::has_executable(Graph& graph) {
+  if (graph.native != nullptr) hand_over(graph);
   if (graph.graph && graph.executables.size() < 3 && (graph.executables.empty() || chance(4))) {
     say("instantiate a graph");
     graph.executables.push_back(graph.graph->instantiate());
@@ -170,8 +180,7 @@ void Program::launched(Graph& graph, const Lane& lane, bool all_named) {
     if (node.count != 0) {
       // A graph that has events, or branches, is not enqueued node for node.
       const auto found = graph.each_write || graph.forked
-                             ? model::position_of_parts(lane.id, node.to->data + node.to_offset,
-                                                        node.from->data + node.from_offset, node.count * sizeof(Word))
+                             ? position_of_node(lane.id, node)
                              : Parts{last - std::min(last, left), last - std::min(last, left)};
       ledger_.launched(lane.id, found, node.from, node.from_offset, node.to, node.to_offset, node.count,
                        node.to_device);
@@ -207,6 +216,12 @@ void Program::destroy_graph() {
   if (graphs_.empty()) return;
   std::swap(graphs_[below(graphs_.size())], graphs_.back());
   Graph& graph = graphs_.back();
+  if (graph.native != nullptr) {
+    if (chance(2))
+      hand_over(graph);
+    else
+      destroy_native(graph);
+  }
   say("destroy a graph or an executable");
   if (!graph.executables.empty() && (chance(2) || !graph.graph)) {
     std::swap(graph.executables[below(graph.executables.size())], graph.executables.back());

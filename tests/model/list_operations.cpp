@@ -170,7 +170,8 @@ void Program::use_several() {
       const auto run = [&](auto... arguments) {
         const auto all = std::tuple(arguments...);
         const auto as_listed = [&]<std::size_t... I>(std::index_sequence<I...>) {
-          return ((entries[I].count == 0 || std::get<I>(all) == entries[I].memory->data + entries[I].offset) && ...);
+          return ((entries[I].count == 0 || std::get<I>(all) == place(*lane, *entries[I].memory) + entries[I].offset) &&
+                  ...);
         };
         if (!as_listed(std::make_index_sequence<sizeof...(each)>())) broken("use_on gives another pointer");
         return f(std::get<sizeof...(each)>(all));

@@ -11,7 +11,6 @@
 
 #include <thole/coroutine.hpp>
 
-#include "api/handle_access.hpp"
 #include "program.hpp"
 
 namespace model {
@@ -72,13 +71,8 @@ void Program::ask_for_notice() {
   if (chance(3)) return co_await_event();
   Lane* const lane = pick_lane(false);
   if (lane == nullptr) return;
-  if (events_.empty() || (events_.size() < 6 && chance(2))) {
-    (void)call(true, {}, [&] {
-      auto made = lane->ref->record();
-      const auto position = position_of_record(lane->id, thole::detail::HandleAccess::ticket(made)->event);
-      events_.push_back({std::move(made), {lane->id, position, false, false}});
-    });
-  }
+  if (events_.empty() || (events_.size() < 6 && chance(2))) (void)keep_event(*lane, chance(4));
+  if (events_.empty()) return;
   std::swap(events_[below(events_.size())], events_.back());
   const Use use = events_.back().use;
   say(fmt::format("on_ready of an event of {} ({})", use.stream, ledger_.open(use) ? "open" : "done"));

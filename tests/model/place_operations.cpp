@@ -1,6 +1,7 @@
 // Arenas, heaps, streams and events come and go, and the calls that are about all of them.
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 #include <utility>
 
@@ -83,9 +84,14 @@ void Program::make_lane() {
   lane.device = traits_.two_devices && chance(3) ? 1 : 0;
   const thole::Device& on = devices_[lane.device];
   std::uint64_t id = 0;
+  // What is beyond the device's range is at its end; lower ones come first.
+  constexpr int priorities[] = {
+      0, 0, 0, -1, -4, -5, -6, 1, 100, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()};
+  const int priority = priorities[below(std::size(priorities))];
+  lane.priority = std::clamp(priority, -5, 0);
   if (traits_.foreign && chance(2)) {
     say("a foreign stream");
-    if (!backend(on).create_stream(&lane.foreign).ok()) {
+    if (!backend(on).create_stream(&lane.foreign, priority).ok()) {
       judge(thole::Error(Errc::device_error, "create_stream"), true, {});
       return;
     }
@@ -93,14 +99,37 @@ void Program::make_lane() {
                [&] { lane.ref = thole::detail::unwrap(thole::detail::stream_from_native(on, lane.foreign)); });
     (void)backend(on).stream_id(lane.foreign, &id);
   } else {
-    say("a stream");
-    if (call(true, {}, [&] { lane.own.emplace(on); })) return;
+    say(fmt::format("a stream of priority {}", priority));
+    const auto make = [&] {
+      if (chance(2))
+        lane.own.emplace(on, thole::StreamOptions{.priority = priority});
+      else
+        lane.own.emplace(or_throw(thole::Stream::try_make(on, {.priority = priority})));
+    };
+    if (call(true, {}, make)) return;
     lane.ref = *lane.own;
     (void)backend(on).stream_id(lane.ref->native(), &id);
   }
   lane.id = id;
   say(fmt::format("it is stream {} of device {}", id, lane.device));
   lanes_.push_back(std::move(lane));
+  ledger_.look();
+}
+
+/// Questions that disturb nothing, also not a capture.
+void Program::look_at_lane() {
+  Lane* const lane = pick_lane(true);
+  if (lane == nullptr) return;
+  say(fmt::format("what is {}?", lane->id));
+  (void)call(true, {}, [&] {
+    const thole::StreamRef view = *lane->ref;
+    const int priority = view.priority();
+    if (priority != lane->priority)
+      broken(fmt::format("a stream's priority is {}, should be {}", priority, lane->priority));
+    if (view.id() != lane->id) broken("a stream has another number");
+    if (view.capturing() != lane->capture.has_value()) broken("a stream does not know whether it captures");
+    if (!(view.device() == device(*lane)) || !(view == *lane->ref)) broken("a view is of another stream");
+  });
   ledger_.look();
 }
 
@@ -162,17 +191,15 @@ void Program::event() {
     say(fmt::format("record({})", lane->id));
     if (lane->capture) {  // an event of the capture, which answers nothing
       (void)call(true, {}, [&] {
-        const auto ready = lane->ref->record().try_ready();
+        const thole::Event captured = lane->ref->record({.timing = chance(2)});
+        const auto ready = captured.try_ready();
         if (ready || ready.error().errc() != Errc::capturing) broken("an event of a capture answers");
+        ask_in_capture(captured);
       });
       ledger_.look();
       return;
     }
-    (void)call(true, {}, [&] {
-      auto made = lane->ref->record();
-      const auto position = position_of_record(lane->id, thole::detail::HandleAccess::ticket(made)->event);
-      events_.push_back({std::move(made), {lane->id, position, false, false}});
-    });
+    (void)keep_event(*lane, chance(3));
     ledger_.look();
     return;
   }
@@ -274,6 +301,8 @@ void Program::stats() {
 void Program::fault() {
   if (!traits_.faults || fault_) return;
   using thole::SimulatedCall;
+  // A device that finds pinned memory where the CPU does need not be asked.
+  if (traits_.own_addresses && chance(8)) return fault(SimulatedCall::device_address);
   constexpr SimulatedCall calls[] = {
       SimulatedCall::register_host, SimulatedCall::allocate_host,   SimulatedCall::allocate_device,
       SimulatedCall::create_stream, SimulatedCall::create_event,    SimulatedCall::record_event,
@@ -283,6 +312,10 @@ void Program::fault() {
   const auto which = calls[below(std::size(calls))];
   // Behind a use on a foreign stream thole waits where it cannot record; nobody would step the device.
   if (traits_.foreign && which == SimulatedCall::record_event) return;
+  fault(which);
+}
+
+void Program::fault(thole::SimulatedCall which) {
   const std::size_t nth = 1 + below(3);
   say(fmt::format("fault: call {} of kind {}", nth, static_cast<int>(which)));
   auto simulation = devices_[0].simulation();

@@ -20,13 +20,22 @@ Program::Program(std::uint64_t seed, std::uint64_t operations) : random_(seed), 
   const bool watched = traits_.orphans || traits_.background;
   traits_.after_all = watched && !traits_.foreign && !traits_.two_devices && chance(2);
   if (watched) ledger_.set_watched();
-  for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i)
-    devices_.push_back(thole::Device::simulated({.stepped = true, .seed = random_()}));
-  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
+  traits_.own_addresses = chance(3);
+  if (chance(2)) traits_.clock = std::chrono::nanoseconds(1 + below(5000));
+  for (std::size_t i = 0; i != (traits_.two_devices ? 2 : 1); ++i) {
+    own_addresses_.push_back(traits_.own_addresses && (i == 0 || chance(2)));
+    thole::SimulationOptions options{.latency = traits_.clock, .stepped = true};  // simulated time costs none
+    if (traits_.clock.count() != 0 && chance(2)) options.bytes_per_second = 1e9;
+    options.own_addresses = own_addresses_.back();
+    options.seed = random_();
+    devices_.push_back(thole::Device::simulated(options));
+  }
+  traits_text_ = fmt::format("seed {}:{}{}{}{}{}{}{}{}{}{}{}", seed, traits_.faults ? " faults" : "",
                              traits_.lost ? " lost" : "", traits_.foreign ? " foreign" : "",
                              traits_.automatic ? " automatic" : "", traits_.orphans ? " orphans" : "",
                              traits_.background ? " background" : "", traits_.two_devices ? " two-devices" : "",
-                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "");
+                             traits_.large ? " large" : "", traits_.after_all ? " after-all" : "",
+                             traits_.clock.count() != 0 ? " clock" : "", traits_.own_addresses ? " own-addresses" : "");
   make_arena();
   make_heap();
   for (int i = 0; i != 3; ++i) make_lane();
@@ -58,12 +67,12 @@ void Program::operation() {
   if (which < 96) return chance(4) ? drain() : synchronize();
   if (which < 97) return chance(3) ? make_arena() : make_heap();
   if (which < 98) return make_lane();
-  if (which < 99) return stats();
+  if (which < 99) return chance(3) ? look_at_lane() : stats();
   fault();
 }
 
 void Program::rare_operation() {
-  switch (below(44)) {
+  switch (below(54)) {
     case 0:
     case 1:
       return dangling_span();
@@ -124,6 +133,19 @@ void Program::rare_operation() {
     case 40:
     case 41:
       return report();
+    case 42:
+    case 43:
+    case 44:
+    case 45:
+      return measure();
+    case 46:
+    case 47:
+    case 48:
+      return capture_by_hand();
+    case 49:
+    case 50:
+    case 51:
+      return copy_by_place();
     default:
       return use_on();
   }
@@ -187,12 +209,19 @@ void Program::lose_device() {
     (void)call(false, {Errc::device_lost}, [&] { raw.heap.deallocate_after_all(raw.memory->data); });
     if (!raw.heap.find(raw.memory->data)) broken("raw memory of a lost device is not found");
   }
+  for (const KeptEvent& kept : events_)
+    (void)call(false, {Errc::device_lost}, [&] { (void)kept.event.elapsed_since(events_.front().event); });
   drop_everything();
   await_notices();
   (void)devices_[0].take_error();
 }
 
 void Program::drop_everything() {
+  // Whatever has become of the device.
+  for (Graph& graph : graphs_)
+    if (graph.native != nullptr)
+      graph.graph = thole::Graph::from_native(devices_[graph.device],
+                                              static_cast<thole::NativeGraph>(std::exchange(graph.native, nullptr)));
   while (!buffers_.empty() || !kept_.empty() || !device_memory_.empty() || !lanes_.empty() || !heaps_.empty() ||
          !arenas_.empty() || !graphs_.empty() || !events_.empty() || !lists_.empty() || !raws_.empty()) {
     const auto drop_one = [&](auto& from) {

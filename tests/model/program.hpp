@@ -3,7 +3,6 @@
 // One random program on stepped simulated devices, checked against the model after every call. The seed decides
 // everything: the calls, the order in which the devices complete, and the faults.
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -13,152 +12,15 @@
 #include <optional>
 #include <random>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
 #include <thole/thole.hpp>
 
+#include "holdings.hpp"
 #include "model.hpp"
 
 namespace model {
-
-using thole::Errc;
-using Buffer = thole::PinnedBuffer<Word>;
-
-struct Arena {
-  std::uint64_t number = 0;
-  thole::PinnedArena arena;
-  thole::ArenaOptions options;
-};
-
-struct Heap {
-  std::uint64_t arena = 0;  // its number; the arena's own handle may be gone
-  std::size_t first = 0;    // bytes that the arena began with: at least so many can be had in one piece
-  std::size_t most = 0;     // bytes that it may grow to
-  std::size_t alignment = 64;
-  thole::PinnedHeap heap;
-  std::uint64_t number = 0;
-};
-
-struct HostBuffer {
-  Buffer buffer;
-  MemoryPtr memory;
-};
-
-struct DeviceMemory {
-  thole::DeviceBuffer<Word> buffer;
-  MemoryPtr memory;
-};
-
-/// A borrow that is kept; one of the two.
-struct Kept {
-  std::optional<thole::Borrow<Word>> read;
-  std::optional<thole::BorrowMut<Word>> write;
-  MemoryPtr memory;
-  std::shared_ptr<const Content> content;  // what it must show
-};
-
-/// What one node of a graph copies.
-struct Node {
-  MemoryPtr from, to;
-  std::size_t from_offset = 0;
-  std::size_t to_offset = 0;
-  std::size_t count = 0;
-  bool to_device = false;
-  bool kernel_writes = false;  // of a kernel, which has only `from`
-};
-
-struct Graph {
-  std::optional<thole::SimulatedGraph> graph;
-  std::vector<thole::SimulatedGraph::Executable> executables;
-  std::shared_ptr<std::vector<Node>> nodes = std::make_shared<std::vector<Node>>();
-  std::shared_ptr<GraphLife> life = std::make_shared<GraphLife>();
-  bool seen = false;        // thole has captured it, and so sees and orders each launch
-  bool forked = false;      // several streams took part: a launch runs the nodes in an order that the seed picks
-  bool elsewhere = false;   // made without thole: the program launches it, and names what it uses
-  bool each_write = false;  // what it writes can be read when it is written; it has copies alone
-};
-
-struct Lane {
-  std::optional<thole::Stream> own;
-  void* foreign = nullptr;
-  std::optional<thole::StreamRef> ref;
-  std::uint64_t id = 0;
-  std::size_t device = 0;
-  std::optional<Graph> capture;
-  std::uint64_t branch_of = 0;  // it was forked into the capture that this stream began
-  bool held = false;
-};
-
-struct KeptEvent {
-  thole::Event event;
-  Use use;
-};
-
-/// Memory that is known by its address alone.
-struct Raw {
-  thole::PinnedHeap heap;
-  MemoryPtr memory;
-  std::size_t bytes = 0;
-};
-
-/// A kernel's stand-in: runs in its stream and looks at, or writes, pinned memory.
-struct Kernel {
-  const Word* data = nullptr;
-  std::shared_ptr<const Content> content;
-  bool writes = false;
-  bool ran = false;
-  std::string wrong;
-};
-
-/// What a function of Event::on_ready was told, on a thread of the library's.
-struct Notice {
-  std::atomic<int> told{0};
-  std::atomic<bool> early{false};
-  std::atomic<int> error{0};  // an Errc
-};
-
-/// What a kernel's launch would be: raw work that the program enqueues.
-void enqueue_raw(const thole::Device& device, void* native, Kernel& kernel);
-
-/// One entry of a list of uses: a buffer, or a part of device memory.
-struct Entry {
-  MemoryPtr memory;
-  std::size_t offset = 0;
-  std::size_t count = 0;
-  bool writes = false;
-};
-
-struct KeptList {
-  thole::UseList list;
-  std::vector<Entry> entries;
-};
-
-/// What the program may do, drawn from the seed before it starts.
-struct Traits {
-  bool faults = false;
-  bool lost = false;
-  bool foreign = false;
-  bool automatic = false;  // streams are held and released
-  bool orphans = false;    // heaps go before their buffers' copies are done: a thread of the library's own helps
-  bool background = false;
-  bool two_devices = false;
-  bool large = false;
-  bool after_all = false;  // memory goes back behind everything, which disturbs a capture that begins just then: none
-};
-
-/// Runs the devices while the program waits in one, held streams too: everything was done before, but a thread of the
-/// library's, which watches for this program or an earlier one, may have enqueued an event since.
-class WhileWaiting {
- public:
-  WhileWaiting(const std::vector<thole::Device>& devices, std::vector<Lane>& lanes);
-
- private:
-  std::jthread thread_;
-};
-
-void release_all(const thole::Device& device);
 
 class Program {
  public:
@@ -204,6 +66,9 @@ class Program {
   bool after(Lane& lane, std::uint64_t stream);
   bool busy_for_host(const Memory& memory, bool writes) const;
   const thole::Device& device(const Lane& lane) const { return devices_[lane.device]; }
+  /// Where work in the stream finds memory: device memory anywhere, pinned memory perhaps at an address of the
+  /// device's.
+  const Word* place(const Lane& lane, const Memory& memory) const;
 
   // ---- host_operations.cpp
   void make();
@@ -260,6 +125,9 @@ class Program {
   // ---- kernel_operations.cpp: launch() with a function for the CPU
   void launch_kernel();
 
+  // ---- zero_copy_operations.cpp: work that finds pinned memory where the device does
+  void copy_by_place();
+
   // ---- part_operations.cpp: parts of one allocation
   void split_buffer();
   HostBuffer* neighbour(const Memory& of);
@@ -278,6 +146,15 @@ class Program {
   void timed_drain();
   void timed_synchronize();
   void timed_to_host();
+
+  // ---- measure_operations.cpp: events that measure time
+  KeptEvent* keep_event(Lane& lane, bool timed);
+  void measure();
+  void ask_for_time();
+  void ask_in_capture(const thole::Event& captured);
+  void moved_from_event();
+  std::vector<Errc> no_time(const KeptEvent& start, const KeptEvent& end) const;
+  void check_time(const KeptEvent& start, const KeptEvent& end, std::chrono::nanoseconds time) const;
 
   // ---- notice_operations.cpp: functions that run, and coroutines that go on, when an event is ready
   void ask_for_notice();
@@ -342,12 +219,19 @@ class Program {
 
   // ---- elsewhere_operations.cpp: graphs that thole knows nothing of
   void capture_elsewhere();
+  void capture_raw_work(Graph& graph, const Lane& lane, void* native, const HostBuffer& host);
   void launch_elsewhere(Graph& graph);
+
+  // ---- native_operations.cpp: graphs that the program makes, and hands to thole
+  void capture_by_hand();
+  void hand_over(Graph& graph);
+  void destroy_native(Graph& graph);
 
   // ---- place_operations.cpp: arenas, heaps, streams, events and the calls on all of them
   void make_arena();
   void make_heap();
   void make_lane();
+  void look_at_lane();
   void drop_arena();
   void drop_heap();
   void drop_lane();
@@ -362,6 +246,7 @@ class Program {
   void synchronize();
   void stats();
   void fault();
+  void fault(thole::SimulatedCall which);
 
   // ---- program.cpp
   void operation();
@@ -376,6 +261,7 @@ class Program {
   Traits traits_;
   std::string traits_text_;
   std::vector<thole::Device> devices_;
+  std::vector<bool> own_addresses_;  // of each of them
   std::vector<Arena> arenas_;
   std::vector<Heap> heaps_;
   std::vector<Lane> lanes_;
@@ -396,6 +282,7 @@ class Program {
   Ledger ledger_;
   std::uint64_t arena_numbers_ = 0;
   std::uint64_t heap_numbers_ = 0;
+  std::uint64_t event_numbers_ = 0;
   unsigned tags_ = 0;
   bool freed_in_capture_ = false;  // by a stream's order: no event says when, until the capture has ended
   bool after_all_ = false;         // raw memory was given back behind everything

@@ -53,6 +53,13 @@ bool Queues::empty(std::uint64_t id) const {
   return stream == nullptr || stream->queue.empty();
 }
 
+const void* own_address(const void* data) {
+  const std::scoped_lock lock(machine().mutex);
+  const auto* const range = machine().pinned.find(data, 1).range;
+  if (range == nullptr || range->mapped == nullptr) return data;
+  return range->mapped + (static_cast<const std::byte*>(data) - range->data);
+}
+
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source) {
   return newest(stream, [&](const Operation& operation) {
     return operation.kind == Operation::Kind::copy && operation.destination == destination &&

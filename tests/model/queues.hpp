@@ -40,6 +40,9 @@ class Queues {
   std::unordered_map<std::uint64_t, std::uint64_t> completed_;
 };
 
+/// Where the devices that have addresses of their own find pinned memory, as the machine says; there, or at the host's
+/// address where its arena's device has none.
+const void* own_address(const void* data);
 /// The position of the newest copy in the stream between these two; 0: it is not enqueued, or complete already.
 std::uint64_t position_of_copy(std::uint64_t stream, const void* destination, const void* source);
 struct Parts {

@@ -161,7 +161,10 @@ int Program::in_child() try {
     refused("make_buffer", [&] { (void)heap->heap.make_buffer<Word>(1 + below(20000)); });
     refused("drain", [&] { heap->heap.drain(); });
   }
-  if (KeptEvent* const event = pick(events_)) refused("ready", [&] { (void)event->event.ready(); });
+  if (KeptEvent* const event = pick(events_)) {
+    refused("ready", [&] { (void)event->event.ready(); });
+    refused("elapsed_since", [&] { (void)event->event.elapsed_since(events_.front().event); });
+  }
   for (const Raw& raw : raws_)
     if (raw.heap.find(raw.memory->data) || raw.heap.deallocate(raw.memory->data))
       broken("a child knows raw memory of its parent's");
