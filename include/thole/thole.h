@@ -263,14 +263,15 @@ THOLE_C_EXPORT thole_status thole_wait_for(const thole_heap* heap, const void* d
                                            int64_t timeout) THOLE_C_NOEXCEPT;
 
 // ---- A simulated device that is stepped, for tests. On a GPU: THOLE_INVALID_ARGUMENT. C enqueues nothing there: a
-// use, recorded or by thole_use_on(), stands for the work, and is over when the stream has come so far.
+// use, recorded or by thole_use_on(), stands for the work. The first call that asks for the use, such as thole_find()
+// or thole_heap_collect(), marks its end in the stream: ask, complete, and ask again.
 
 /// Completes up to so many operations of the stream; `done`, which may be NULL, says how many it were.
 THOLE_C_EXPORT thole_status thole_simulation_step(const thole_device* device, const thole_stream* stream,
                                                   size_t operations, size_t* done) THOLE_C_NOEXCEPT;
 /// Completes all that can go on.
 THOLE_C_EXPORT thole_status thole_simulation_run_all(const thole_device* device, size_t* done) THOLE_C_NOEXCEPT;
-/// A sticky error: each call says THOLE_DEVICE_LOST from then on.
+/// A sticky error. The next call that needs the device meets it, and from then on each says THOLE_DEVICE_LOST.
 THOLE_C_EXPORT thole_status thole_simulation_lose_device(const thole_device* device) THOLE_C_NOEXCEPT;
 
 #ifdef __cplusplus
