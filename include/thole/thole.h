@@ -20,11 +20,12 @@
 // recorded anything. <thole/heap.hpp> has the same calls for C++, and says more of them.
 //
 // Each call that can fail returns a thole_status. Where it fails it writes nothing through its parameters, and
-// thole_last_error() has the text (but for THOLE_NOT_FOUND, which is an answer). Objects are made by a call with a last
+// thole_last_error() has the text (but for THOLE_NOT_FOUND, which is an answer); it names calls as C++ has them, such
+// as PinnedHeap::allocate for thole_allocate(). Objects are made by a call with a last
 // parameter `made`, which must not be NULL, and are the caller's, who destroys each once; they keep what they were made
 // from, so that they may be destroyed in any order. A handle that is NULL is THOLE_INVALID_ARGUMENT; destroying NULL
 // does nothing. No C++ exception leaves a call. Options that are NULL, or a member that is 0, mean the default. Sizes
-// are bytes, times are nanoseconds.
+// are bytes, times are nanoseconds; a time below 0 is over already.
 //
 // Thread safety: any thread may call anything, also with the same object, but for its destruction, and for memory that
 // is being deallocated. A stream made from cudaStreamPerThread is the thread's that made it.
@@ -54,7 +55,7 @@ typedef enum thole_status {
   THOLE_IN_FLIGHT = 7,         ///< The call would have had to wait for the device.
   THOLE_TIMED_OUT = 8,         ///< The time that the caller gave has passed.
   THOLE_MOVED_FROM = 9,        ///< Not met in C.
-  THOLE_WRONG_DEVICE = 10,     ///< Objects of two devices met in one call.
+  THOLE_WRONG_DEVICE = 10,     ///< A stream of another device, where that cannot be; any GPU's may use memory.
   THOLE_NO_DEVICE = 11,        ///< There is no such device.
   THOLE_CAPTURING = 12,        ///< The answer cannot be had until a graph capture has ended.
   THOLE_DEVICE_LOST = 13,      ///< The device has failed for good; nothing more runs on it.
@@ -129,7 +130,8 @@ typedef enum thole_pin_method {
 /// What an arena is made with: `thole::ArenaOptions`.
 typedef struct thole_arena_options {
   size_t bytes;           ///< Pinned at once; 0: 256 MiB.
-  size_t max_bytes;       ///< It grows up to this when it is full; 0: never.
+  size_t max_bytes;       ///< It grows up to this when it is full; 0: never. A block lies in one stretch: the
+                          ///< largest is the larger of `bytes` and what is left to grow by.
   int32_t pin_method;     ///< A thole_pin_method.
   int32_t on_numa_node;   ///< Not 0: the memory is bound to `numa_node`.
   int32_t numa_node;      ///< As the system counts them.
@@ -260,14 +262,16 @@ THOLE_C_EXPORT thole_status thole_find(const thole_heap* heap, const void* data,
 THOLE_C_EXPORT thole_status thole_wait_for(const thole_heap* heap, const void* data, thole_access access,
                                            int64_t timeout) THOLE_C_NOEXCEPT;
 
-// ---- A simulated device that is stepped, for tests. On a GPU: THOLE_INVALID_ARGUMENT.
+// ---- A simulated device that is stepped, for tests. On a GPU: THOLE_INVALID_ARGUMENT. C enqueues nothing there: a
+// use, recorded or by thole_use_on(), stands for the work. The first call that asks for the use, such as thole_find()
+// or thole_heap_collect(), marks its end in the stream: ask, complete, and ask again.
 
 /// Completes up to so many operations of the stream; `done`, which may be NULL, says how many it were.
 THOLE_C_EXPORT thole_status thole_simulation_step(const thole_device* device, const thole_stream* stream,
                                                   size_t operations, size_t* done) THOLE_C_NOEXCEPT;
 /// Completes all that can go on.
 THOLE_C_EXPORT thole_status thole_simulation_run_all(const thole_device* device, size_t* done) THOLE_C_NOEXCEPT;
-/// A sticky error: each call says THOLE_DEVICE_LOST from then on.
+/// A sticky error. The next call that needs the device meets it, and from then on each says THOLE_DEVICE_LOST.
 THOLE_C_EXPORT thole_status thole_simulation_lose_device(const thole_device* device) THOLE_C_NOEXCEPT;
 
 #ifdef __cplusplus

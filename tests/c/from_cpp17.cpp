@@ -2,69 +2,14 @@
 
 #include <thole/thole.h>
 #include <cstdint>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
 
+#include "rig.hpp"
+
 namespace {
-
-int failures = 0;
-
-void check(bool good, const char* what, int line) {
-  if (good) return;
-  ++failures;
-  std::printf("line %d: %s; the last error: \"%s\"\n", line, what, thole_last_error());
-}
-#define CHECK(condition) check((condition), #condition, __LINE__)
-#define IS(call, status) check((call) == (status), #call " is not " #status, __LINE__)
-#define OK(call) IS(call, THOLE_OK)
-
-bool last_says(const char* words) { return std::strstr(thole_last_error(), words) != nullptr; }
-
-struct Rig {
-  thole_device* device = nullptr;
-  thole_arena* arena = nullptr;
-  thole_heap* heap = nullptr;
-  thole_stream* stream = nullptr;
-
-  Rig() {
-    thole_simulation_options simulation{};
-    simulation.stepped = 1;
-    thole_arena_options options{};
-    options.bytes = std::size_t{1} << 20;
-    OK(thole_device_simulated(&simulation, &device));
-    OK(thole_arena_create(device, &options, &arena));
-    OK(thole_heap_create(arena, nullptr, &heap));
-    OK(thole_stream_create(device, 0, &stream));
-  }
-  ~Rig() {
-    thole_device_destroy(device);  // in any order
-    thole_arena_destroy(arena);
-    thole_heap_destroy(heap);
-    thole_stream_destroy(stream);
-  }
-  Rig(const Rig&) = delete;
-  Rig& operator=(const Rig&) = delete;
-
-  void* allocate(std::size_t bytes = 4096) const {
-    void* data = nullptr;
-    OK(thole_allocate(heap, bytes, 0, &data));
-    return data;
-  }
-  bool in_flight(const void* data) const {
-    thole_block block{};
-    OK(thole_find(heap, data, &block));
-    return block.in_flight != 0;
-  }
-  /// Whether all of the arena can be had, and gives it back.
-  bool all_free() const {
-    void* data = nullptr;
-    const bool had = thole_allocate(heap, std::size_t{1} << 20, 0, &data) == THOLE_OK;
-    if (had) OK(thole_deallocate(heap, data));
-    return had;
-  }
-};
 
 void the_version_is_the_projects() {
   const std::string text = thole_version_text();
@@ -141,6 +86,9 @@ void memory_waits_for_all_that_the_device_was_given() {
   OK(thole_record_use(rig.heap, busy, other, THOLE_READS));
   OK(thole_deallocate_after_all(rig.heap, rig.allocate(std::size_t{1} << 19)));
   IS(thole_deallocate_after_all(rig.heap, &other), THOLE_NOT_FOUND);
+  void* most = nullptr;
+  IS(thole_allocate(rig.heap, std::size_t{600} << 10, 0, &most), THOLE_OUT_OF_MEMORY);  // what `busy` leaves has room
+  OK(thole_deallocate(rig.heap, most));
   OK(thole_deallocate(rig.heap, busy));
   CHECK(!rig.all_free());
   OK(thole_simulation_run_all(rig.device, nullptr));
@@ -222,6 +170,144 @@ void what_cannot_be_is_a_code_and_a_text_and_changes_nothing() {
   IS(thole_device_cuda(-1, nullptr, &device), THOLE_NO_DEVICE);
   CHECK(device == nullptr);
   for (int status = 0; status != 102; ++status) CHECK(thole_status_text(static_cast<thole_status>(status)) != nullptr);
+}
+
+/// Addresses that are not the start of a block of this heap's, in each call.
+void what_is_not_the_heaps_is_not_found_and_nothing_happens() {
+  const Rig rig;
+  thole_heap* other = nullptr;
+  void* others = nullptr;
+  OK(thole_heap_create(rig.arena, nullptr, &other));
+  OK(thole_allocate(other, 4096, 0, &others));
+  int called = 0;
+  const auto enqueue = [](void* context, void*) { ++*static_cast<int*>(context); };
+  for (void* const foreign : {static_cast<void*>(&called), others}) {
+    IS(thole_deallocate(rig.heap, foreign), THOLE_NOT_FOUND);
+    IS(thole_deallocate_on(rig.heap, foreign, rig.stream), THOLE_NOT_FOUND);
+    IS(thole_deallocate_after_all(rig.heap, foreign), THOLE_NOT_FOUND);
+    IS(thole_record_use(rig.heap, foreign, rig.stream, THOLE_READS), THOLE_NOT_FOUND);
+    IS(thole_use_on(rig.heap, foreign, rig.stream, THOLE_READS, enqueue, &called), THOLE_NOT_FOUND);
+    IS(thole_wait_for(rig.heap, foreign, THOLE_READS, 0), THOLE_NOT_FOUND);
+    thole_block block{&called, 5, 7};
+    IS(thole_find(rig.heap, foreign, &block), THOLE_NOT_FOUND);
+    CHECK(block.data == &called && block.bytes == 5 && block.in_flight == 7);
+  }
+  CHECK(called == 0);
+  OK(thole_deallocate(other, others));
+  thole_heap_destroy(other);
+  CHECK(rig.all_free());
+}
+
+void memory_is_given_back_where_it_starts_and_nothing_is_nothing() {
+  const Rig rig;
+  char* const data = static_cast<char*>(rig.allocate());
+  IS(thole_deallocate(rig.heap, data + 1), THOLE_NOT_FOUND);
+  IS(thole_deallocate_on(rig.heap, data + 64, rig.stream), THOLE_NOT_FOUND);
+  IS(thole_deallocate_after_all(rig.heap, data + 4095), THOLE_NOT_FOUND);
+  OK(thole_deallocate(rig.heap, nullptr));
+  OK(thole_deallocate_on(rig.heap, nullptr, rig.stream));
+  OK(thole_deallocate_after_all(rig.heap, nullptr));
+  CHECK(!rig.in_flight(data));
+  OK(thole_deallocate(rig.heap, data));
+  CHECK(rig.all_free());
+}
+
+void a_deallocation_that_fails_leaves_the_memory_to_the_caller() {
+  const Rig rig;
+  void* const data = rig.allocate();
+  OK(thole_simulation_lose_device(rig.device));
+  thole_stream* stream = nullptr;
+  IS(thole_stream_create(rig.device, 0, &stream), THOLE_DEVICE_LOST);  // meets it
+  IS(thole_deallocate_on(rig.heap, data, rig.stream), THOLE_DEVICE_LOST);
+  IS(thole_deallocate_after_all(rig.heap, data), THOLE_DEVICE_LOST);
+  thole_block block{};
+  OK(thole_find(rig.heap, data, &block));
+  CHECK(block.data == data);
+  OK(thole_deallocate(rig.heap, data));
+}
+
+/// A use through a function, once in each direction, and calls of it that cannot be.
+void a_function_is_called_once_and_what_it_enqueues_is_a_use_of_its_direction() {
+  const Rig rig;
+  char* const data = static_cast<char*>(rig.allocate());
+  int called = 0;
+  const auto enqueue = [](void* context, void*) { ++*static_cast<int*>(context); };
+  OK(thole_use_on(rig.heap, data + 100, rig.stream, THOLE_READS, enqueue, &called));
+  CHECK(called == 1);
+  OK(thole_wait_for(rig.heap, data, THOLE_READS, 0));
+  IS(thole_wait_for(rig.heap, data, THOLE_WRITES, 0), THOLE_TIMED_OUT);
+  OK(thole_use_on(rig.heap, data, rig.stream, THOLE_WRITES, enqueue, &called));
+  CHECK(called == 2);
+  IS(thole_wait_for(rig.heap, data, THOLE_READS, 0), THOLE_TIMED_OUT);
+  IS(thole_use_on(rig.heap, data, rig.stream, static_cast<thole_access>(3), enqueue, &called), THOLE_INVALID_ARGUMENT);
+  CHECK(called == 2 && last_says("thole_use_on"));
+  OK(thole_simulation_run_all(rig.device, nullptr));
+  OK(thole_wait_for(rig.heap, data, THOLE_WRITES, 0));
+  OK(thole_deallocate(rig.heap, data));
+}
+
+/// A late device completes nothing for a while.
+void what_waits_waits_for_the_device() {
+  setenv("THOLE_SIMULATION", "late", 1);
+  thole_device* device = nullptr;
+  thole_arena* arena = nullptr;
+  thole_heap* heap = nullptr;
+  thole_stream* stream = nullptr;
+  thole_arena_options options{};
+  options.bytes = 4096;
+  OK(thole_device_simulated(nullptr, &device));
+  OK(thole_arena_create(device, &options, &arena));
+  OK(thole_heap_create(arena, nullptr, &heap));
+  OK(thole_stream_create(device, 0, &stream));
+  void* data = nullptr;
+  OK(thole_allocate(heap, 4096, 0, &data));
+  constexpr std::int64_t hour = std::int64_t{3600} * 1000 * 1000 * 1000;
+  for (const std::int64_t time : {hour, THOLE_FOREVER})
+    for (int call = 0; call != 3; ++call) {
+      OK(thole_record_use(heap, data, stream, THOLE_WRITES));
+      if (call == 0) OK(thole_wait_for(heap, data, THOLE_READS, time));
+      if (call == 1) OK(thole_heap_drain(heap, time));
+      if (call == 2) OK(thole_stream_synchronize(stream, time));
+      OK(thole_wait_for(heap, data, THOLE_WRITES, 0));
+    }
+  OK(thole_deallocate(heap, data));
+  thole_stream_destroy(stream);
+  thole_heap_destroy(heap);
+  thole_arena_destroy(arena);
+  thole_device_destroy(device);
+  unsetenv("THOLE_SIMULATION");
+}
+
+/// Each call that makes something or says something, where it fails.
+void a_call_that_fails_writes_nothing() {
+  const Rig rig;
+  thole_device* device = rig.device;
+  thole_device_options connections{};
+  connections.connections = -1;
+  IS(thole_device_cuda(0, &connections, &device), THOLE_INVALID_ARGUMENT);
+  thole_arena* arena = rig.arena;
+  thole_arena_options arena_options{};
+  arena_options.pin_method = 2;
+  IS(thole_arena_create(rig.device, &arena_options, &arena), THOLE_INVALID_ARGUMENT);
+  thole_heap* heap = rig.heap;
+  thole_heap_options heap_options{};
+  heap_options.alignment = 8192;
+  IS(thole_heap_create(rig.arena, &heap_options, &heap), THOLE_INVALID_ARGUMENT);
+  thole_stream* stream = rig.stream;
+  int none = 0;
+  IS(thole_stream_from_native(rig.device, &none, &stream), THOLE_DEVICE_ERROR);
+  void* data = &none;
+  for (const int wanted : {1, 2, 3, 63, 96, 8192}) {
+    const bool good = wanted <= 2;  // powers of two
+    void* made = &none;
+    IS(thole_allocate(rig.heap, 64, static_cast<std::size_t>(wanted), &made), good ? THOLE_OK : THOLE_INVALID_ARGUMENT);
+    CHECK((made == &none) == !good);
+    if (good) OK(thole_deallocate(rig.heap, made));
+  }
+  OK(thole_simulation_lose_device(rig.device));
+  IS(thole_stream_create(rig.device, 0, &stream), THOLE_DEVICE_LOST);
+  IS(thole_allocate(rig.heap, 64, 0, &data), THOLE_DEVICE_LOST);
+  CHECK(device == rig.device && arena == rig.arena && heap == rig.heap && stream == rig.stream && data == &none);
 }
 
 /// Each parameter that must not be NULL, once.
@@ -336,6 +422,12 @@ int main() {
   a_function_enqueues_work_as_one_use();
   a_native_stream_has_one_view_and_many_handles();
   what_cannot_be_is_a_code_and_a_text_and_changes_nothing();
+  what_is_not_the_heaps_is_not_found_and_nothing_happens();
+  memory_is_given_back_where_it_starts_and_nothing_is_nothing();
+  a_deallocation_that_fails_leaves_the_memory_to_the_caller();
+  a_function_is_called_once_and_what_it_enqueues_is_a_use_of_its_direction();
+  what_waits_waits_for_the_device();
+  a_call_that_fails_writes_nothing();
   null_is_an_error_that_names_the_parameter();
   a_device_that_is_lost_says_so();
   a_thread_has_a_last_error_of_its_own_until_it_ends();

@@ -8,12 +8,15 @@
 #include <complex>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include <thole/dlpack.hpp>
 
+#include "../support/allocations.hpp"
 #include "../support/rig.hpp"
+#include "../support/sanitized.hpp"
 
 using namespace support;
 
@@ -151,10 +154,32 @@ TEST_CASE("a tensor has one dimension, or those that are asked for, and always s
   const Places columns{1, 4};
   const auto turned = to_dlpack(buffer.borrow(), {.shape = Places{4, 3}, .strides = columns});
   CHECK(turned->dl_tensor.strides[1] == 4);
+  CHECK(to_dlpack(buffer.borrow(), {.shape = Places{0, 4}, .strides = Places{400, 1}}) != nullptr);
   const PinnedBuffer<float> none;
+  CHECK(to_dlpack(none.borrow(), {.shape = Places{0, 4}, .strides = Places{4, 1}}) != nullptr);
   const auto nothing = to_dlpack(none.borrow());
   CHECK(nothing->dl_tensor.shape[0] == 0);
   CHECK(to_dlpack(none.borrow(), {.shape = std::array<std::int64_t, 3>{0, INT64_MAX, INT64_MAX}}) != nullptr);
+  CHECK(to_dlpack(none.borrow(), {.shape = std::array<std::int64_t, 3>{INT64_MAX, INT64_MAX, 0}}) != nullptr);
+}
+
+TEST_CASE("a tensor is made as version 1.0 says, with the type of its elements, and starts where they do") {
+  const Rig rig(under_test());
+  auto numbers = rig.heap.make_buffer<std::complex<double>>(2, std::complex<double>(1, 2));
+  const auto pairs = to_dlpack(numbers.borrow_mut());
+  CHECK(pairs->version.major == 1);
+  CHECK(pairs->version.minor == 0);
+  CHECK(pairs->dl_tensor.dtype.code == 5);
+  CHECK(pairs->dl_tensor.dtype.bits == 128);
+  CHECK(pairs->dl_tensor.dtype.lanes == 1);
+  CHECK(pairs->dl_tensor.byte_offset == 0);
+  CHECK(pairs->dl_tensor.device.device_id == 0);
+  const auto bytes = rig.heap.make_buffer<std::byte>(2, std::byte{7});
+  const auto borrow = bytes.borrow();
+  const auto shown = to_dlpack(bytes.borrow());
+  CHECK(shown->dl_tensor.dtype.code == 1);
+  CHECK(shown->dl_tensor.dtype.bits == 8);
+  CHECK(shown->dl_tensor.data == borrow.data());
 }
 
 TEST_CASE("a shape that does not fit into the borrow is refused, and the borrow stays the caller's") {
@@ -163,6 +188,7 @@ TEST_CASE("a shape that does not fit into the borrow is refused, and the borrow 
   auto borrow = buffer.borrow();
   const auto show = [&](Places shape) { return [&, shape] { (void)to_dlpack(std::move(borrow), {.shape = shape}); }; };
   refuses(show({3, 5}), "a shape of {3, 5} has 15 elements, and the borrow 12");
+  refuses(show({3, 3}), "has 9 elements, and the borrow 12");
   refuses(show({-3, -4}), "{-3, -4} is no number of elements");
   refuses(show({INT64_MAX, INT64_MAX}), "no number of elements");
   const auto strided = [&](Places shape, Places strides) {
@@ -171,10 +197,31 @@ TEST_CASE("a shape that does not fit into the borrow is refused, and the borrow 
   refuses(strided({3, 4}, {5, 1}), "does not lie within the borrow's 12 elements");
   refuses(strided({3, 4}, {-4, 1}), "does not lie within");
   refuses(strided({3, 4}, {INT64_MAX, 1}), "does not lie within");
+  refuses(strided({3, 4}, {3, 2}), "does not lie within");                      // by one
+  refuses(strided({1, 4}, {-4, 1}), "does not lie within");                     // negative, though it leads nowhere
+  refuses(strided({5, 2}, {std::int64_t{1} << 62, 1}), "does not lie within");  // as far as a size can say, and back
   const std::int64_t one[] = {1};
   refuses([&] { (void)to_dlpack(std::move(borrow), {.shape = Places{3, 4}, .strides = one}); }, "does not lie within");
   CHECK(borrow[11] == 2.0F);
 }
+
+#if !THOLE_TEST_SANITIZED
+TEST_CASE("a tensor for which the system has no memory is an error, and the borrow stays the caller's") {
+  const Rig rig(under_test());
+  const auto buffer = rig.heap.make_buffer<float>(12, 2.0F);
+  auto borrow = buffer.borrow();
+  for (const std::size_t but_for : {std::size_t{0}, std::size_t{1}}) {  // for the shape, for the tensor
+    std::optional<Result<DlpackTensor<>>> made;
+    {
+      const NoMemory no_memory(but_for);
+      made.emplace(try_to_dlpack(std::move(borrow)));
+    }
+    REQUIRE(!made->has_value());
+    CHECK(made->error().errc() == Errc::out_of_memory);
+    CHECK(borrow[11] == 2.0F);
+  }
+}
+#endif
 
 TEST_CASE("elements have the types that DLPack gives them") {
   const auto is = [](dlpack::DataType type, int code, int bits) {
@@ -201,9 +248,24 @@ TEST_CASE("a tensor from elsewhere is memory for thole where it is pinned, witho
   CHECK(check_dlpack<const float>(foreign.managed).value().data() == foreign.data.data() + 1);
   foreign.managed.dl_tensor.device.device_type = 1;
   CHECK(check_dlpack<float>(foreign.managed, {.pinned = true}).value().size() == 5);
+  foreign.shape = {1, 3};  // one row: how far the next would be says nothing
+  foreign.strides = {99, 1};
+  foreign.managed.dl_tensor.strides = foreign.strides.data();
+  CHECK(check_dlpack<float>(foreign.managed, {.pinned = true}).value().size() == 3);
   foreign.shape = {0, 3};
   foreign.managed.dl_tensor.data = nullptr;
   CHECK(check_dlpack<float>(foreign.managed, {.pinned = true}).value().empty());
+  foreign.strides = {7, 5};  // nor do the places of no elements
+  foreign.managed.dl_tensor.byte_offset = 2;
+  CHECK(check_dlpack<float>(foreign.managed, {.pinned = true}).value().empty());
+}
+
+TEST_CASE("a tensor from elsewhere without dimensions is one element") {
+  Foreign foreign;
+  foreign.managed.dl_tensor.ndim = 0;
+  foreign.managed.dl_tensor.shape = nullptr;
+  foreign.managed.dl_tensor.strides = nullptr;
+  CHECK(check_dlpack<float>(foreign.managed).value().size() == 1);
 }
 
 TEST_CASE("a tensor that thole cannot use where it is says why not") {
@@ -214,30 +276,54 @@ TEST_CASE("a tensor that thole cannot use where it is says why not") {
   };
   wrong("not known to be pinned", [](Foreign& f) { f.managed.dl_tensor.device.device_type = 1; });
   wrong("a CUDA device's", [](Foreign& f) { f.managed.dl_tensor.device.device_type = 2; });
+  wrong("a CUDA device's", [](Foreign& f) { f.managed.dl_tensor.device.device_type = 13; });
   wrong("another kind of device's, 10", [](Foreign& f) { f.managed.dl_tensor.device.device_type = 10; });
   wrong("its elements are float64 and not float32", [](Foreign& f) { f.managed.dl_tensor.dtype.bits = 64; });
   wrong("its elements are int32 and", [](Foreign& f) { f.managed.dl_tensor.dtype.code = 0; });
+  wrong("its elements are code 7, bits 32 and", [](Foreign& f) { f.managed.dl_tensor.dtype.code = 7; });
   wrong("float32 x 4 and", [](Foreign& f) { f.managed.dl_tensor.dtype.lanes = 4; });
   wrong("do not stand one behind the other: a shape of {2, 3} with strides of {1, 2}", [](Foreign& f) {
     f.strides = {1, 2};
   });
   wrong("do not stand one behind the other", [](Foreign& f) { f.strides = {4, 1}; });
   wrong("no number of elements", [](Foreign& f) { f.shape = {-1, 3}; });
+  wrong("no number of elements", [](Foreign& f) { f.shape = {0, -3}; });
+  wrong("no number of elements", [](Foreign& f) {
+    f.shape = {INT64_MAX, 1};  // a number, but of floats no number of bytes
+    f.strides = {1, 1};
+  });
   wrong("no number of elements", [](Foreign& f) {
     f.shape = {INT64_MAX / 2, 3};
     f.strides = {3, 1};
   });
   wrong("2 dimensions without a shape", [](Foreign& f) { f.managed.dl_tensor.shape = nullptr; });
+  wrong("-1 dimensions without a shape", [](Foreign& f) { f.managed.dl_tensor.ndim = -1; });
   wrong("6 elements at nullptr", [](Foreign& f) { f.managed.dl_tensor.data = nullptr; });
   wrong("a multiple of 4 bytes", [](Foreign& f) { f.managed.dl_tensor.byte_offset = 2; });
   wrong("may only be read: ask for const elements", [](Foreign& f) { f.managed.flags = dlpack::read_only; });
   wrong("version 2 of DLPack", [](Foreign& f) { f.managed.version.major = 2; });
+  wrong("version 0 of DLPack", [](Foreign& f) { f.managed.version.major = 0; });
+  Foreign bytes;  // more of them than memory can be addressed by, and fewer than a size can say
+  bytes.managed.dl_tensor.dtype = {0, 8, 1};
+  bytes.managed.dl_tensor.strides = nullptr;
+  bytes.shape = {INT64_MAX, 2};
+  refuses([&] { (void)detail::unwrap(check_dlpack<std::int8_t>(bytes.managed)); }, "no number of elements");
 }
 
 TEST_CASE("a tensor that may only be read gives const elements") {
   Foreign foreign;
   foreign.managed.flags = dlpack::read_only;
   CHECK(check_dlpack<const float>(foreign.managed).value().size() == 6);
+}
+
+TEST_CASE("a flag other than read_only says nothing, and a tensor may have no deleter") {
+  Foreign foreign;
+  foreign.managed.flags = 2;  // it is a copy
+  foreign.managed.deleter = nullptr;
+  DlpackTensor<> tensor(&foreign.managed);
+  CHECK(check_dlpack<float>(*tensor).value().size() == 6);
+  tensor.reset();
+  CHECK(foreign.deleted == 0);
 }
 
 TEST_CASE("whatever makes a buffer of a tensor gets its elements, and calls its deleter once in the end") {
@@ -251,6 +337,19 @@ TEST_CASE("whatever makes a buffer of a tensor gets its elements, and calls its 
   CHECK(sum == 5.0F);
   CHECK(foreign.deleted == 0);
   later();
+  CHECK(foreign.deleted == 1);
+}
+
+TEST_CASE("a buffer is made of a tensor that does not say that it is pinned where the program knows it") {
+  Foreign foreign;
+  foreign.managed.dl_tensor.device.device_type = 1;
+  DlpackTensor<> tensor(&foreign.managed);
+  const auto size = [](gsl::span<float> elements, const std::function<void()>& release) {
+    release();
+    return elements.size();
+  };
+  refuses([&] { (void)from_dlpack<float>(std::move(tensor), size); }, "not known to be pinned");
+  CHECK(from_dlpack<float>(std::move(tensor), size, {.pinned = true}) == 6);
   CHECK(foreign.deleted == 1);
 }
 

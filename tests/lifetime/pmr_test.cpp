@@ -1,6 +1,9 @@
 // Containers of the standard library in pinned memory.
 
+#include <cstdint>
 #include <deque>
+#include <limits>
+#include <memory>
 #include <memory_resource>
 #include <numeric>
 #include <string>
@@ -117,4 +120,39 @@ TEST_CASE("a container that was moved from keeps its pinned allocator, and can b
     CHECK(four.size() == 1000);
   }
   CHECK(rig.heap.stats().in_use == 0);
+}
+
+TEST_CASE("a pinned allocator gives as many bytes as its elements take, at their alignment, and none for too many") {
+  struct alignas(1024) Page {
+    std::byte bytes[1024];
+  };
+  const Rig rig(under_test());
+  PinnedAllocator<double> doubles(rig.heap);
+  double* const numbers = doubles.allocate(300);
+  CHECK(rig.heap.find(numbers).value().bytes == 300 * sizeof(double));
+  doubles.deallocate(numbers, 300);
+  double* const none = doubles.allocate(0);
+  CHECK(none != nullptr);
+  doubles.deallocate(none, 0);
+  PinnedAllocator<Page> pages(rig.heap);
+  std::vector<Page*> made;
+  for (std::size_t count = 1; count != 20; ++count) {
+    made.push_back(pages.allocate(count));
+    CHECK(reinterpret_cast<std::uintptr_t>(made.back()) % alignof(Page) == 0);
+  }
+  for (Page* const page : made) pages.deallocate(page, 1);
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  CHECK_THROWS_AS((void)doubles.allocate(most / sizeof(double) + 2), std::bad_array_new_length);
+  CHECK_THROWS_AS((void)doubles.allocate(most / sizeof(double)), std::bad_alloc);
+  CHECK(rig.heap.stats().in_use == 0);
+}
+
+TEST_CASE("pinned allocators of one heap are equal whatever their elements, those of two are not") {
+  const Rig rig(under_test());
+  const PinnedAllocator<int> one(rig.heap), other{PinnedHeap(rig.arena)};
+  const PinnedAllocator<double> same(one);
+  CHECK(one == same);
+  CHECK(!(one == other));
+  CHECK(!(same == other));
+  CHECK(!std::allocator_traits<PinnedAllocator<int>>::is_always_equal::value);
 }
