@@ -59,7 +59,8 @@ class [[nodiscard]] THOLE_EXPORT Event {
   }
   /// The device's time from `start` to this point; both were recorded with `{.timing = true}` and are done. On a GPU to
   /// about half a microsecond, on a simulated device by its own clock. Never waits. Throws `Error`: `in_flight` where
-  /// one is not done, `invalid_argument` where one does not measure time, `wrong_device`, `device_lost`, `moved_from`.
+  /// one is not done, `invalid_argument` where one does not measure time, `capturing` for an event of a capture,
+  /// `wrong_device`, `device_lost`, `moved_from`.
   std::chrono::nanoseconds elapsed_since(const Event& start) const;
   /// As `elapsed_since`, without throwing.
   [[nodiscard]] Result<std::chrono::nanoseconds> try_elapsed_since(const Event& start) const noexcept;

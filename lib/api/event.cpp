@@ -107,6 +107,10 @@ Result<std::chrono::nanoseconds> Event::try_elapsed_since(const Event& start) co
   if (start.timeline_->device().get() != &device)
     return tl::unexpected(
         Error::make(Errc::wrong_device, [&] { return std::string(call) + ": the events are of two devices"; }));
+  if (ticket_->capture != 0 || start.ticket_->capture != 0)
+    return tl::unexpected(Error::make(Errc::capturing, [&] {
+      return std::string(call) + ": an event was recorded in a graph capture, where it is a part of the graph";
+    }));
   if (!ticket_->timed || !start.ticket_->timed)
     return tl::unexpected(Error::make(Errc::invalid_argument, [&] {
       return std::string(call) + ": an event was recorded without EventOptions{.timing = true}";

@@ -59,6 +59,19 @@ TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothin
   CHECK(left.back() <= left[3]);  // what is used again has been made by then
 }
 
+TEST_CASE("device memory that cannot be had for want of ordinary memory is not lost" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const Stream stream(rig.device);
+  with_ever_more_memory([&] { return DeviceBuffer<std::byte>::try_make(stream, bytes).has_value(); });
+  (void)stream.native();
+  until([&] {
+    rig.sim().run_all();
+    (void)rig.heap.collect();
+    return rig.sim().device_bytes() == 0;
+  });
+}
+
 TEST_CASE("an arena that cannot grow for want of memory says so, and grows when there is some" *
           doctest::skip(THOLE_TEST_SANITIZED)) {
   const Rig rig(stepped(), {.bytes = MiB, .max_bytes = 64 * MiB});

@@ -1,6 +1,8 @@
 // Streams with a priority, events that measure time, waits that block. A clock that is known, and counted calls, are
 // the simulated device's.
 
+#include <thole/graph.hpp>
+
 #include "../support/rig.hpp"
 
 using namespace support;
@@ -47,6 +49,11 @@ TEST_CASE("events that cannot be compared say why") {
   elsewhere.sim().run_all();
   CHECK(has(errc_text_of(timed.try_elapsed_since(plain), Errc::invalid_argument), "timing"));
   errc_text_of(plain.try_elapsed_since(timed), Errc::invalid_argument);
+  (void)capture(stream, [&] {
+    const Event captured = stream.record({.timing = true});
+    errc_text_of(captured.try_elapsed_since(timed), Errc::capturing);
+    errc_text_of(timed.try_elapsed_since(captured), Errc::capturing);
+  });
   errc_text_of(timed.try_elapsed_since(away_timed), Errc::wrong_device);
   const Event moved = std::move(timed);
   errc_text_of(moved.try_elapsed_since(timed), Errc::moved_from);
