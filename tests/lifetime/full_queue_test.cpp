@@ -321,6 +321,39 @@ TEST_CASE("a stream whose own queue few or many pieces of work have filled holds
   CHECK(!Device(rig.device).take_error());
 }
 
+TEST_CASE("a stream whose own queue host functions or waits alone have filled is dropped, with what is made on it") {
+  const Rig rig(Device::simulated({.stepped = true, .queue_limit = queue_limit}));
+  bool functions = false;
+  SUBCASE("waits") {}
+  SUBCASE("host functions") { functions = true; }
+  const Stream gated(rig.device);
+  std::optional<Stream> stuck(rig.device);
+  auto memory = std::make_optional<DeviceBuffer<std::byte>>(*stuck, bytes);
+  rig.settle(*stuck);
+  stuck->synchronize();  // nothing of it is in flight
+  Gate gate(rig, gated);
+  const Event opened = gated.record();
+  stuck->wait(opened);
+  while (rig.sim().pending(*stuck) + 8 < queue_limit) {
+    if (functions)
+      stuck->launch_host_function([] {});
+    else
+      stuck->wait(opened);
+  }
+  void* const native = detail::HandleAccess::raw(*stuck, "test");
+  while (rig.sim().pending(*stuck) < queue_limit)
+    REQUIRE(rig.backend()
+                .launch_host_function(
+                    native, [](void*) {}, nullptr)
+                .ok());
+  memory.reset();
+  (void)rig.heap.collect();
+  stuck.reset();
+  gate.open();
+  rig.until_device_memory_is_free();
+  CHECK(!Device(rig.device).take_error());
+}
+
 TEST_CASE("an event of a capture that is dropped beside a full queue holds up nobody who uses its stream") {
   const Rig rig;
   const Stream stream(rig.device);

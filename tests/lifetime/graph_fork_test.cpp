@@ -18,6 +18,18 @@ namespace {
 constexpr std::size_t bytes = 4 * KiB;
 void* const per_thread_stream = reinterpret_cast<void*>(2);  // cudaStreamPerThread
 
+/// Each launch reads the buffer to the device before it writes 99s into it.
+void check_read_before_written(const Rig& rig, GraphExec& exec, const Stream& stream, PinnedBuffer<std::byte>& buffer,
+                               DeviceBuffer<std::byte>& read) {
+  for (int value = 1; value != 4; ++value) {
+    fill(buffer, value);
+    exec.launch(stream);
+    rig.settle(stream);
+    CHECK(device_holds(rig, stream, read, value));
+    CHECK(all_are(buffer, 99));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("streams that wait for an event of a capture take part in it, and are joined again") {
@@ -195,13 +207,7 @@ TEST_CASE("what one stream of a capture reads another one writes afterwards, wit
                   stream.wait(left.record());
                   stream.wait(right.record());
                 }).instantiate();
-    for (int value = 1; value != 4; ++value) {
-      fill(buffer, value);
-      exec.launch(stream);
-      rig.settle(stream);
-      CHECK(device_holds(rig, stream, read, value));
-      CHECK(all_are(buffer, 99));
-    }
+    check_read_before_written(rig, exec, stream, buffer, read);
   }
 }
 
@@ -253,13 +259,7 @@ TEST_CASE("the same, where an event was refused") {
                   stream.wait(left.record());
                   stream.wait(right.record());
                 }).instantiate();
-    for (int value = 1; value != 4; ++value) {
-      fill(buffer, value);
-      exec.launch(stream);
-      rig.settle(stream);
-      CHECK(device_holds(rig, stream, read, value));
-      CHECK(all_are(buffer, 99));
-    }
+    check_read_before_written(rig, exec, stream, buffer, read);
   }
 }
 

@@ -129,7 +129,8 @@ bool Worker::join(Piece& one, Piece& other) {
   const std::size_t size = left.buffer->size();
   const bool neighbours = one.whole == other.whole && one.offset + size == other.offset;
   const bool borrowed = below(8) == 0;
-  const auto borrow = borrowed ? std::optional(right.buffer->borrow()) : std::nullopt;
+  std::vector<thole::Borrow<Word>> borrows;
+  if (borrowed) borrows.push_back(right.buffer->borrow());
   std::vector<Buffer> parts;
   parts.push_back(std::move(*left.buffer));
   parts.push_back(std::move(*right.buffer));
