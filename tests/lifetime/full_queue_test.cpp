@@ -251,6 +251,16 @@ namespace {
 
 constexpr std::size_t queue_limit = 1000;
 
+/// With raw work, behind which nothing else fits.
+void fill_the_rest(const Rig& rig, const StreamRef& stuck) {
+  void* const native = detail::HandleAccess::raw(stuck, "test");
+  while (rig.sim().pending(stuck) < queue_limit)
+    REQUIRE(rig.backend()
+                .launch_host_function(
+                    native, [](void*) {}, nullptr)
+                .ok());
+}
+
 }  // namespace
 
 // Simulated alone, which says how much is in a queue.
@@ -292,13 +302,7 @@ TEST_CASE("a stream whose own queue few or many pieces of work have filled holds
     else
       buffer->async_to_device(*stuck, memory->span());
   }
-  // The rest, of what nobody has a position for.
-  void* const native = detail::HandleAccess::raw(*stuck, "test");
-  while (rig.sim().pending(*stuck) < queue_limit)
-    REQUIRE(rig.backend()
-                .launch_host_function(
-                    native, [](void*) {}, nullptr)
-                .ok());
+  fill_the_rest(rig, *stuck);
 
   errc_text_of(buffer->try_borrow_mut_for(1ms), Errc::timed_out);
   errc_text_of(buffer->wait_for(1ms), Errc::timed_out);
@@ -340,12 +344,7 @@ TEST_CASE("a stream whose own queue host functions or waits alone have filled is
     else
       stuck->wait(opened);
   }
-  void* const native = detail::HandleAccess::raw(*stuck, "test");
-  while (rig.sim().pending(*stuck) < queue_limit)
-    REQUIRE(rig.backend()
-                .launch_host_function(
-                    native, [](void*) {}, nullptr)
-                .ok());
+  fill_the_rest(rig, *stuck);
   memory.reset();
   (void)rig.heap.collect();
   stuck.reset();
