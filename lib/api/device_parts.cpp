@@ -75,18 +75,20 @@ Result<DeviceBlock*> join_blocks(DeviceBlock* const* blocks, std::size_t count, 
   });
   if (foreign != nullptr) return tl::unexpected(no_neighbour(*foreign, bytes, call));
 
+  const auto go_back = [](DeviceBlock& block) {
+    if (block.bytes != 0) block.go_back_a_life();
+  };
+  for (std::size_t i = 0; i != count; ++i) {
+    if (blocks[i] == nullptr || blocks[i]->bytes == 0) continue;
+    auto alone = take_alone(*blocks[i], call);
+    if (alone) continue;
+    for_each(i, go_back);
+    return tl::unexpected(std::move(alone.error()));
+  }
   DeviceBlock* joined = first;
-  if (pieces > 1) {
-    const auto go_back = [](DeviceBlock& block) {
-      if (block.bytes != 0) block.go_back_a_life();
-    };
-    for (std::size_t i = 0; i != count; ++i) {
-      if (blocks[i] == nullptr || blocks[i]->bytes == 0) continue;
-      auto alone = take_alone(*blocks[i], call);
-      if (alone) continue;
-      for_each(i, go_back);
-      return tl::unexpected(std::move(alone.error()));
-    }
+  if (pieces == 1) {
+    first->go_back_a_life();  // it stays what it is, and its spans are good
+  } else if (pieces != 0) {
     joined = make_device_part(*first, first->data, bytes);
     bool copied = joined != nullptr;
     for_each(count, [&](const DeviceBlock& block) { copied = copied && copy_open(block.uses, joined->uses); });

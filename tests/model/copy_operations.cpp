@@ -123,23 +123,27 @@ void Program::to_device_span() {
 void Program::to_host_new() {
   DeviceMemory* const from = pick(device_memory_);
   Lane* const lane = pick_lane(true);
+  if (from != nullptr && lane != nullptr) to_host_new(*from, *lane);
+}
+
+void Program::to_host_new(const DeviceMemory& from, Lane& lane) {
   Heap* const heap = pick(heaps_);
-  if (from == nullptr || lane == nullptr || heap == nullptr || buffers_.size() > 40) return;
-  if (from->memory->device != lane->device || !order(*lane, *from->memory, false)) return;
-  const std::size_t count = from->memory->count;
-  const auto open = [&] { return count != 0 && in_capture(*lane, *from->memory, false); };
-  say(fmt::format("async_to_host({}) of {} words{}", lane->id, count, lane->capture ? ", captured" : ""));
+  if (heap == nullptr || buffers_.size() > 40) return;
+  if (from.memory->device != lane.device || !order(lane, *from.memory, false)) return;
+  const std::size_t count = from.memory->count;
+  const auto open = [&] { return count != 0 && in_capture(lane, *from.memory, false); };
+  say(fmt::format("async_to_host({}) of {} words{}", lane.id, count, lane.capture ? ", captured" : ""));
   std::optional<Buffer> made;
   const auto failed = call([&] { return !open(); },
-                           {lane->capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
+                           {lane.capture ? Errc::in_flight : Errc::out_of_memory, Errc::out_of_memory,
                             count * sizeof(Word) > heap->first ? Errc::too_large : Errc::out_of_memory},
-                           [&] { made = from->buffer.async_to_host(*lane->ref, heap->heap); });
+                           [&] { made = from.buffer.async_to_host(*lane.ref, heap->heap); });
   if (failed) return;
   auto memory = adopt(*heap, *made, count, false);
   memory->content.resize(count);
   memory->known = count == 0;
   buffers_.push_back({std::move(*made), memory});
-  if (count != 0) enqueued(*lane, {from->memory, memory, 0, 0, count, false});
+  if (count != 0) enqueued(lane, {from.memory, memory, 0, 0, count, false});
 }
 
 void Program::to_host_span() {

@@ -191,7 +191,7 @@ void Program::use_several() {
     KeptList kept;
     for (std::size_t i = 0; i != entries.size(); ++i) {
       add(kept.list, choices[i], entries[i]);
-      ++entries[i].memory->lists;
+      if (entries[i].count != 0) ++entries[i].memory->lists;
     }
     if (kept.list.size() != entries.size() || kept.list.empty()) broken("a UseList has another size");
     kept.entries = std::move(entries);
@@ -232,7 +232,8 @@ void Program::drop_list() {
   say("drop a list of uses");
   KeptList gone = std::move(lists_.back());
   lists_.pop_back();
-  for (const Entry& entry : gone.entries) --entry.memory->lists;
+  for (const Entry& entry : gone.entries)
+    if (entry.count != 0) --entry.memory->lists;
   if (chance(2)) {
     gone.list.clear();
     if (!gone.list.empty()) broken("a cleared UseList is not empty");

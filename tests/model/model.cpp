@@ -120,6 +120,8 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
     auto part = std::make_shared<Memory>();
     part->content.assign(begin, begin + static_cast<std::ptrdiff_t>(size));
     part->count = size;
+    part->of_device = memory->of_device;
+    part->device = memory->device;
     if (size != 0) {
       part->data = memory->data + offset;
       part->known = memory->known;
@@ -129,8 +131,10 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
       part->heap = memory->heap;
       part->tag = memory->tag;
       part->whole = whole;
+      part->made_on = memory->made_on;
+      if (memory->view != nullptr) part->view = memory->view + offset;
       whole->parts.push_back(part);
-      pinned_.push_back(part);
+      if (!part->of_device) pinned_.push_back(part);
     }
     offset += size;
     parts.push_back(std::move(part));
@@ -145,9 +149,13 @@ std::vector<MemoryPtr> Ledger::split(const MemoryPtr& memory, const std::vector<
 MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
   std::vector<MemoryPtr> pieces;
   std::ranges::copy_if(parts, std::back_inserter(pieces), [](const MemoryPtr& part) { return part->count != 0; });
-  if (pieces.empty()) return std::make_shared<Memory>();
   if (pieces.size() == 1) return pieces.front();
   auto memory = std::make_shared<Memory>();
+  memory->of_device = parts.front()->of_device;
+  memory->device = parts.front()->device;
+  if (pieces.empty()) return memory;
+  memory->made_on = pieces.front()->made_on;
+  memory->view = pieces.front()->view;
   memory->data = pieces.front()->data;
   memory->arena = pieces.front()->arena;
   memory->heap = pieces.front()->heap;
@@ -164,7 +172,7 @@ MemoryPtr Ledger::joined(const std::vector<MemoryPtr>& parts) {
     std::erase(pinned_, part);
   }
   memory->whole->parts.push_back(memory);
-  pinned_.push_back(memory);
+  if (!memory->of_device) pinned_.push_back(memory);
   return memory;
 }
 

@@ -1,8 +1,9 @@
-// Parts of one allocation: buffers are split, and parts joined again, with work in flight and without. From then on a
-// part is a buffer as any.
+// Parts of one allocation, of pinned or of device memory: buffers are split, and parts joined again, with work in
+// flight and without. From then on a part is a buffer as any.
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -25,6 +26,16 @@ bool neighbours(const std::vector<MemoryPtr>& parts) {
   return true;
 }
 
+const Word* data_of(const Buffer& buffer) { return buffer.unsynchronized_data(); }
+const Word* data_of(const thole::DeviceBuffer<Word>& buffer) { return buffer.span().native(); }
+
+template <class Held>
+using BufferOf = decltype(Held::buffer);
+template <class Held>
+constexpr bool of_device = std::is_same_v<Held, DeviceMemory>;
+template <class Held>
+constexpr const char* kind = of_device<Held> ? " of the device's" : "";
+
 }  // namespace
 
 /// Whether somebody else holds the buffer, and looks at its uses.
@@ -35,10 +46,20 @@ bool Program::shared_with_others(const Memory& memory) const {
 
 void Program::split_buffer() {
   while (buffers_.size() > 36) drop();
-  if (buffers_.empty()) return;
-  std::swap(buffers_[below(buffers_.size())], buffers_.back());
-  Buffer& buffer = buffers_.back().buffer;
-  const MemoryPtr memory = buffers_.back().memory;
+  split_one(buffers_);
+}
+
+void Program::split_device_memory() {
+  if (device_memory_.size() > 20) drop_device_memory();
+  if (device_memory_.size() <= 20) split_one(device_memory_);
+}
+
+template <class Held>
+void Program::split_one(std::vector<Held>& from) {
+  if (from.empty()) return;
+  std::swap(from[below(from.size())], from.back());
+  auto& buffer = from.back().buffer;
+  const MemoryPtr memory = from.back().memory;
   const std::size_t way = below(4);
   std::vector<std::size_t> sizes;
   std::size_t left = memory->count;
@@ -50,10 +71,11 @@ void Program::split_buffer() {
   sizes.push_back(left + (outside ? 1 : 0));
   if (way < 2 && outside) sizes.front() = memory->count + 1;
   const bool shared = memory->count != 0 && shared_with_others(*memory);
-  say(fmt::format("split {} words into {} parts (way {}{}{})", memory->count, sizes.size(), way,
+  say(fmt::format("split {} words{} into {} parts (way {}{}{})", memory->count, kind<Held>, sizes.size(), way,
                   outside ? ", beyond its end" : "", shared ? ", held by others" : ""));
-  std::vector<Buffer> parts;
-  const auto both = [&](std::pair<Buffer, Buffer> two) {
+  std::vector<BufferOf<Held>> parts;
+  if constexpr (of_device<Held>) will_dangle(buffer, *memory);
+  const auto both = [&](std::pair<BufferOf<Held>, BufferOf<Held>> two) {
     parts.push_back(std::move(two.first));
     parts.push_back(std::move(two.second));
   };
@@ -80,87 +102,117 @@ void Program::split_buffer() {
   });
   if (failed) {
     if (!outside && !shared && !may_be_shared) broken("a buffer that nobody else holds cannot be split");
-    if (buffer.size() != memory->count || buffer.unsynchronized_data() != memory->data)
+    if (buffer.size() != memory->count || data_of(buffer) != memory->data)
       broken("a split that failed has changed the buffer");
+    may_dangle_.clear();
     return;
   }
-  if (chance(4)) moved_from_calls(buffer);
-  buffers_.pop_back();
+  dangle();
+  if constexpr (!of_device<Held>)
+    if (chance(4)) moved_from_calls(buffer);
+  from.pop_back();
   if (parts.size() != sizes.size()) broken("a split gives another number of parts");
   const auto made = ledger_.split(memory, sizes);
   for (std::size_t i = 0; i != parts.size(); ++i) {
     if (parts[i].size() != sizes[i]) broken("a part has another size");
-    if (sizes[i] != 0 && parts[i].unsynchronized_data() != made[i]->data) broken("a part lies elsewhere");
-    buffers_.push_back({std::move(parts[i]), made[i]});
+    if (sizes[i] != 0 && data_of(parts[i]) != made[i]->data) broken("a part lies elsewhere");
+    from.push_back({std::move(parts[i]), made[i]});
   }
   ledger_.look();
 }
 
-HostBuffer* Program::neighbour(const Memory& of) {
-  const auto found = std::ranges::find_if(buffers_, [&](const HostBuffer& each) {
+/// What spans of device memory are to be refused when what it is about to be has succeeded.
+void Program::will_dangle(thole::DeviceBuffer<Word>& buffer, const Memory& memory) {
+  // A fault may leave memory in a graph that has no node of it.
+  if (!traits_.faults && memory.count != 0) may_dangle_.push_back(buffer.span());
+}
+
+void Program::dangle() {
+  for (const auto& span : std::exchange(may_dangle_, {})) dangling_.push_back(span);
+  while (dangling_.size() > 8) dangling_.pop_front();
+}
+
+template <class Held>
+Held* Program::neighbour(std::vector<Held>& among, const Memory& of) {
+  const auto found = std::ranges::find_if(among, [&](const Held& each) {
     const Memory& next = *each.memory;
     return next.count != 0 && of.whole != nullptr && next.whole == of.whole && next.data == of.data + of.count;
   });
-  return found == buffers_.end() ? nullptr : &*found;
+  return found == among.end() ? nullptr : &*found;
 }
 
-void Program::join_parts() {
+void Program::join_parts() { join_some(buffers_); }
+void Program::join_device_parts() { join_some(device_memory_); }
+
+template <class Held>
+void Program::join_some(std::vector<Held>& from) {
   // Mostly one that has a neighbour.
-  const auto has_neighbour = [&](const HostBuffer& each) { return neighbour(*each.memory) != nullptr; };
-  if (std::ranges::none_of(buffers_, has_neighbour)) split_buffer();
-  std::size_t first = buffers_.size();
-  for (std::size_t i = 0; i != buffers_.size(); ++i)
-    if (has_neighbour(buffers_[i]) && (first == buffers_.size() || chance(2))) first = i;
-  if (first == buffers_.size() || chance(16)) first = below(buffers_.size() + 1);
-  if (first == buffers_.size()) return;
+  const auto has_neighbour = [&](const Held& each) { return neighbour(from, *each.memory) != nullptr; };
+  if (std::ranges::none_of(from, has_neighbour)) of_device<Held> ? split_device_memory() : split_buffer();
+  std::size_t first = from.size();
+  for (std::size_t i = 0; i != from.size(); ++i)
+    if (has_neighbour(from[i]) && (first == from.size() || chance(2))) first = i;
+  if (first == from.size() || chance(16)) first = below(from.size() + 1);
+  if (first == from.size()) return;
   std::vector<std::size_t> chosen = {first};
   const auto add = [&](std::size_t index) {
     const bool is_new = std::ranges::find(chosen, index) == chosen.end();
     if (is_new) chosen.push_back(index);
     return is_new;
   };
-  if (chance(16)) (void)add(below(buffers_.size()));
+  if (chance(16)) (void)add(below(from.size()));
   while (!chance(4)) {
-    const HostBuffer* const next = neighbour(*buffers_[chosen.back()].memory);
-    if (next == nullptr || !add(static_cast<std::size_t>(next - buffers_.data()))) break;
+    const Held* const next = neighbour(from, *from[chosen.back()].memory);
+    if (next == nullptr || !add(static_cast<std::size_t>(next - from.data()))) break;
   }
   // Mostly while work goes on with some of them.
   for (const std::size_t index : chosen)
-    if (Lane* const lane = pick_lane(false); lane != nullptr && chance(2)) to_device_new(buffers_[index], *lane);
-  if (chance(16)) (void)add(below(buffers_.size()));
+    if (Lane* const lane = pick_lane(false); lane != nullptr && chance(2)) {
+      if constexpr (of_device<Held>)
+        to_host_new(from[index], *lane);
+      else
+        to_device_new(from[index], *lane);
+    }
+  if (chance(16)) (void)add(below(from.size()));
   if (chance(16)) std::swap(chosen.front(), chosen.back());
-  join(chosen);
+  join(from, chosen);
 }
 
-void Program::join(const std::vector<std::size_t>& chosen) {
+template <class Held>
+void Program::join(std::vector<Held>& from, const std::vector<std::size_t>& chosen) {
+  using Parted = BufferOf<Held>;
   std::vector<MemoryPtr> memories;
-  std::vector<Buffer> parts;
-  for (const std::size_t index : chosen) memories.push_back(buffers_[index].memory);
+  std::vector<Parted> parts;
+  for (const std::size_t index : chosen) memories.push_back(from[index].memory);
   const bool fit = neighbours(memories);
   const bool shared =
       std::ranges::any_of(memories, [&](const auto& each) { return each->count != 0 && shared_with_others(*each); });
   const bool may_be_shared =
       traits_.faults || std::ranges::any_of(memories, [](const auto& each) { return each->perhaps_in_graph(); });
   const bool moved_from = chance(32);
-  say(fmt::format("join {} parts{}{}{}", chosen.size(), fit ? "" : ", no neighbours", shared ? ", held by others" : "",
-                  moved_from ? ", one moved from" : ""));
-  std::optional<Buffer> joined;
+  say(fmt::format("join {} parts{}{}{}{}", chosen.size(), kind<Held>, fit ? "" : ", no neighbours",
+                  shared ? ", held by others" : "", moved_from ? ", one moved from" : ""));
+  const auto is_something = [](const MemoryPtr& each) { return each->count != 0; };
+  if constexpr (of_device<Held>)
+    if (std::ranges::count_if(memories, is_something) > 1)
+      for (const std::size_t index : chosen) will_dangle(from[index].buffer, *from[index].memory);
+  std::optional<Parted> joined;
   const auto join_them = [&] {
     if (chosen.size() == 2 && !moved_from && chance(2)) {
-      joined = thole::join(std::move(buffers_[chosen[0]].buffer), std::move(buffers_[chosen[1]].buffer));
+      joined = thole::join(std::move(from[chosen[0]].buffer), std::move(from[chosen[1]].buffer));
       return;
     }
-    for (const std::size_t index : chosen) parts.push_back(std::move(buffers_[index].buffer));
-    std::optional<Buffer> gone;
+    for (const std::size_t index : chosen) parts.push_back(std::move(from[index].buffer));
+    std::optional<Parted> gone;
     if (moved_from) {
       gone.emplace(std::move(parts.back()));
-      parts.push_back(Buffer());
+      parts.push_back(Parted());
       std::swap(parts.back(), parts[parts.size() - 2]);
     }
     auto result = thole::try_join(std::move(parts));
     if (gone) parts.back() = std::move(*gone);
     if (moved_from) parts.erase(parts.end() - 2);
-    for (std::size_t i = 0; i != chosen.size() && !result; ++i) buffers_[chosen[i]].buffer = std::move(parts[i]);
+    for (std::size_t i = 0; i != chosen.size() && !result; ++i) from[chosen[i]].buffer = std::move(parts[i]);
     if (!result) throw result.error();
     joined = std::move(*result);
   };
@@ -173,18 +225,20 @@ void Program::join(const std::vector<std::size_t>& chosen) {
   if (failed) {
     if (fit && !shared && !moved_from && !may_be_shared) broken("parts that nobody else holds cannot be joined");
     for (const std::size_t index : chosen)
-      if (const HostBuffer& each = buffers_[index];
-          each.buffer.size() != each.memory->count || each.buffer.unsynchronized_data() != each.memory->data)
+      if (const Held& each = from[index];
+          each.buffer.size() != each.memory->count || data_of(each.buffer) != each.memory->data)
         broken("a join that failed has changed a part");
+    may_dangle_.clear();
     return;
   }
+  dangle();
   auto memory = ledger_.joined(memories);
   if (joined->size() != memory->count) broken("a joined buffer has another size");
-  if (memory->count != 0 && joined->unsynchronized_data() != memory->data) broken("a joined buffer lies elsewhere");
-  for (const std::size_t index : chosen) buffers_[index].memory->handle = false;
-  std::erase_if(buffers_, [](const HostBuffer& each) { return !each.memory->handle; });
+  if (memory->count != 0 && data_of(*joined) != memory->data) broken("a joined buffer lies elsewhere");
+  for (const std::size_t index : chosen) from[index].memory->handle = false;
+  std::erase_if(from, [](const Held& each) { return !each.memory->handle; });
   memory->handle = true;
-  buffers_.push_back({std::move(*joined), std::move(memory)});
+  from.push_back({std::move(*joined), std::move(memory)});
   ledger_.look();
 }
 

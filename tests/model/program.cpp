@@ -72,7 +72,7 @@ void Program::operation() {
 }
 
 void Program::rare_operation() {
-  switch (below(54)) {
+  switch (below(57)) {
     case 0:
     case 1:
       return dangling_span();
@@ -100,6 +100,11 @@ void Program::rare_operation() {
       return split_buffer();
     case 16:
       return join_parts();
+    case 54:
+    case 55:
+      return split_device_memory();
+    case 56:
+      return join_device_parts();
     case 17:
     case 18:
     case 19:

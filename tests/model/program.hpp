@@ -91,6 +91,7 @@ class Program {
   void to_device_new(const HostBuffer& from, Lane& lane);
   void to_device_span();
   void to_host_new();
+  void to_host_new(const DeviceMemory& from, Lane& lane);
   void to_host_span();
   void make_device_memory();
   void drop_device_memory();
@@ -130,9 +131,19 @@ class Program {
 
   // ---- part_operations.cpp: parts of one allocation
   void split_buffer();
-  HostBuffer* neighbour(const Memory& of);
+  void split_device_memory();
   void join_parts();
-  void join(const std::vector<std::size_t>& chosen);
+  void join_device_parts();
+  template <class Held>
+  void split_one(std::vector<Held>& from);
+  template <class Held>
+  Held* neighbour(std::vector<Held>& among, const Memory& of);
+  template <class Held>
+  void join_some(std::vector<Held>& from);
+  template <class Held>
+  void join(std::vector<Held>& from, const std::vector<std::size_t>& chosen);
+  void will_dangle(thole::DeviceBuffer<Word>& buffer, const Memory& memory);
+  void dangle();
   bool shared_with_others(const Memory& memory) const;
 
   // ---- timed_operations.cpp: waits with an end
@@ -268,6 +279,7 @@ class Program {
   std::vector<HostBuffer> buffers_;
   std::vector<DeviceMemory> device_memory_;
   std::deque<thole::DeviceSpan<Word>> dangling_;  // of device memory that is gone
+  std::vector<thole::DeviceSpan<Word>> may_dangle_;
   std::vector<Kept> kept_;
   std::vector<KeptList> lists_;
   std::vector<Raw> raws_;
