@@ -13,10 +13,20 @@
 
 namespace thole::inline v0_1::detail {
 
+namespace {
+
+std::uint64_t next_number() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+}  // namespace
+
 Timeline::Timeline(std::shared_ptr<DeviceCore> device, StreamHandle native, std::uint64_t id, Kind kind) noexcept
     : device_(std::move(device)),
       native_(native),
       id_(id),
+      number_(next_number()),
       kind_(kind),
       thread_(kind == Kind::of_thread ? thread_number() : 0),
       exposed_(kind != Kind::own),

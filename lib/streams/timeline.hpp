@@ -32,6 +32,7 @@
 #include "blocks/block.hpp"
 #include "blocks/moving_blocks.hpp"
 #include "streams/ticket.hpp"
+#include "streams/waited_for.hpp"
 #include "streams/waiting_blocks.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -198,7 +199,7 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   /// Blocks until all that the stream has been given so far is done; not while it captures.
   Status synchronize() noexcept;
   /// The stream `waiter` goes on only after this one's position, or after the ticket; does not block. Both streams'
-  /// backends are of a kind.
+  /// backends are of a kind. No call where it waits for that already.
   Status order_before(Timeline& waiter, std::uint64_t position) noexcept;
   Status order_before(Timeline& waiter, Ticket* ticket) noexcept;
 
@@ -243,6 +244,10 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   void recycle(Ticket* ticket) noexcept;
   void let_go(Ticket* ticket, Lock& lock) noexcept;
   Status check_no_capture() noexcept;
+  Status waits_already(const Timeline& before, std::uint64_t position, bool* already) noexcept;
+  void now_waits_for(const Timeline& before, const Ticket& ticket) noexcept {
+    waited_for_.add(before.number_, ticket.position);
+  }
   Status record_locked(Ticket* ticket, CaptureInfo* after) noexcept;
   Status cover_for_others(std::uint64_t position) noexcept;
   void ask_if_many() noexcept;
@@ -265,7 +270,8 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
 
   const std::shared_ptr<DeviceCore> device_;
   const StreamHandle native_;
-  const std::uint64_t id_;  // unique in the process and over time (cudaStreamGetId)
+  const std::uint64_t id_;      // unique in the process and over time (cudaStreamGetId)
+  const std::uint64_t number_;  // of this record, among all that there ever were: a stream may have several
   const Kind kind_;
   const std::uint64_t thread_;  // of_thread: whose
   std::atomic<bool> exposed_;
@@ -288,8 +294,9 @@ class Timeline : public std::enable_shared_from_this<Timeline> {
   std::atomic<std::uint64_t> completed_{0};             // release in complete(), acquire in done()
   std::atomic<std::uint64_t> recorded_operations_{0};   // relaxed: a hint
   std::atomic<bool> waiting_{false};                    // blocks wait, or are just being looked at; see has_work()
-  std::mutex beginning_;  // a capture, or a call that would invalidate one; and synchronizing_
+  std::mutex beginning_;  // a capture, or a call that would invalidate one; and the next two
   std::size_t synchronizing_ = 0;
+  WaitedFor waited_for_;
   std::mutex polling_;
   std::mutex recording_;
   std::mutex mutex_;  // what follows

@@ -203,11 +203,20 @@ Status Timeline::synchronize() noexcept {
   return status;
 }
 
+/// Not where the stream captures: it would be the graph that waits.
+Status Timeline::waits_already(const Timeline& before, std::uint64_t position, bool* already) noexcept {
+  const NoCapture quiet(*this);
+  *already = quiet.status().ok() && waited_for_.covers(before.number_, position);
+  return quiet.status();
+}
+
 Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept {
   Status status;
   for (int tries = 0; tries < most_tries;) {
     if (done(position)) return {};
     if (device_->lost()) return {StatusCode::device_lost};  // the waiter, perhaps another device's, would wait for ever
+    bool already = false;
+    if (status = waiter.waits_already(*this, position, &already); !status.ok() || already) return status;
     if (status = cover_for_others(position); !status.ok()) return status;
     Lock lock(mutex_);
     if (done(position)) return {};
@@ -227,6 +236,7 @@ Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept
     // ticket may serve again once the call has returned.
     status = waiter.device()->backend->wait_event(waiter.native(), ticket->event);
     waiter.count_without_position();
+    if (status.ok()) waiter.now_waits_for(*this, *ticket);
     if (status.code != StatusCode::capture && status.code != StatusCode::invalid) return status;
     // The waiter captures since a moment ago, or a capture took the event: the event itself says.
     lock.lock();
@@ -241,7 +251,9 @@ Status Timeline::order_before(Timeline& waiter, Ticket* ticket) noexcept {
   const NoCapture none_begins(waiter);  // one that goes on may be what it joins
   if (ticket->capture == 0 && !none_begins.status().ok()) return none_begins.status();
   if (ticket->capture == 0) waiter.count_without_position();
-  return waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+  const Status status = waiter.device()->backend->wait_event(waiter.native(), ticket->event);
+  if (ticket->capture == 0 && status.ok()) waiter.now_waits_for(*this, *ticket);
+  return status;
 }
 
 // ---- Blocks that wait
