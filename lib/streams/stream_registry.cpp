@@ -129,10 +129,12 @@ void StreamRegistry::take_finished(MovingBlocks& out, Wanted wanted) noexcept {
 }
 
 bool StreamRegistry::own_stream_captures() noexcept {
+  std::size_t times_moved = 0;  // as in take_finished()
   for (std::size_t at = 0;; ++at) {
     std::shared_ptr<Timeline> timeline;
     {
       const std::scoped_lock lock(mutex_);
+      if (std::exchange(times_moved, times_moved_) != times_moved_) at = 0;
       while (at < all_.size() && (all_[at] == nullptr || (timeline = all_[at]->weak_from_this().lock()) == nullptr))
         ++at;
       if (timeline == nullptr) return false;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "../support/allocations.hpp"
 #include "../support/child.hpp"
@@ -150,6 +151,32 @@ TEST_CASE("a capture of thole's goes on unharmed that begins when the library's 
   });
   CHECK(graph.has_value());
   until([&] { return in_use(rig) == 0; });
+}
+
+TEST_CASE("a capture goes on unharmed though streams come while the library's own thread looks through all of them") {
+  const Rig rig;
+  std::vector<std::optional<Stream>> streams(60), more(64);
+  for (auto& stream : streams) stream.emplace(rig.device);
+  const auto captures = streams[59]->native();
+  (void)streams[30]->native();
+  for (std::size_t i = 0; i != 30; ++i) streams[i].reset();
+  REQUIRE(rig.backend().begin_capture(captures, detail::CaptureMode::thread_local_).ok());
+  std::atomic<bool> come{false};
+  // The default stream is asked first, then the 30th, when those behind it move up.
+  rig.sim().before_call(SimulatedCall::capture_info, [&] {
+    rig.sim().before_call(SimulatedCall::capture_info, [&] {
+      for (auto& stream : more) stream.emplace(rig.device);
+      come = true;
+    });
+  });
+  CHECK(rig.heap.deallocate_after_all(rig.heap.allocate(bytes)));
+  until([&] { return come.load(); });
+  until_it_has_looked(rig);
+  CHECK(rig.calls(SimulatedCall::record_device) == 0);
+  detail::GraphHandle graph = nullptr;
+  REQUIRE(rig.backend().end_capture(captures, &graph).ok());
+  CHECK(rig.backend().destroy_graph(graph).ok());
+  until([&] { return rig.sim().run_all(), in_use(rig) == 0; });
 }
 
 TEST_CASE("a capture in the default stream of another thread goes on unharmed") {
