@@ -7,6 +7,7 @@
 #include "api/handle_access.hpp"
 #include "base/bytes.hpp"
 #include "base/host_function.hpp"
+#include "blocks/block_index.hpp"
 #include "blocks/block_pool.hpp"
 #include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
@@ -126,6 +127,7 @@ std::size_t PinnedArena::trim() {
   core_->flush();
   const std::size_t bytes = core_->store().trim();
   detail::trim_records();
+  detail::BlockIndex::trim();
   return bytes;
 }
 

@@ -45,9 +45,7 @@ Result<void> note(Block& block, const StreamRef& stream, bool writes, const char
 /// this one does not.
 detail::BlockHead* PinnedHeap::raw_block(const void* data) const noexcept {
   if (core_ == nullptr || data == nullptr) return nullptr;
-  Block* block = BlockIndex::at(data);
-  if (block == nullptr) block = BlockIndex::around(data);
-  return block != nullptr && block->heap.load(std::memory_order_relaxed) == &core_->heap() ? block : nullptr;
+  return BlockIndex::around(data, &core_->heap());
 }
 
 void* PinnedHeap::allocate(std::size_t bytes, std::size_t alignment, SourceLocation location) const {
@@ -79,9 +77,7 @@ Result<void*> PinnedHeap::try_allocate(std::size_t bytes, std::size_t alignment,
 bool PinnedHeap::deallocate(void* data) const noexcept {
   if (data == nullptr) return true;
   if (core_ == nullptr) return false;
-  const Block* const block = BlockIndex::at(data);
-  if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
-  Block* const removed = BlockIndex::remove(data);
+  Block* const removed = BlockIndex::remove(data, &core_->heap());
   if (removed == nullptr) return false;
   detail::drop_handle(removed);
   return true;
@@ -91,8 +87,8 @@ Result<bool> PinnedHeap::try_deallocate(void* data, const StreamRef& stream) con
   constexpr const char* call = "PinnedHeap::deallocate";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (data == nullptr) return true;
-  Block* const block = BlockIndex::at(data);
-  if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
+  Block* const block = BlockIndex::at(data, &core_->heap());
+  if (block == nullptr) return false;
   // The event for what the stream was given so far comes with its first use after the capture; but that one's view is
   // another, if this one was made in the capture.
   if (const auto& timeline = detail::HandleAccess::shared(stream); timeline != nullptr && timeline->id() == 0)
@@ -114,11 +110,10 @@ Result<bool> PinnedHeap::try_deallocate_after_all(void* data) const noexcept try
   constexpr const char* call = "PinnedHeap::deallocate_after_all";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the heap"));
   if (data == nullptr) return true;
-  const Block* const block = BlockIndex::at(data);
-  if (block == nullptr || block->heap.load(std::memory_order_relaxed) != &core_->heap()) return false;
+  if (BlockIndex::at(data, &core_->heap()) == nullptr) return false;
   const auto& device = core_->arena()->device();
   if (device->lost()) return tl::unexpected(device->lost_error(call));
-  return detail::end_handle_after_all(device, data);
+  return detail::end_handle_after_all(core_->heap(), data);
 } catch (const std::exception&) {  // no memory for the list, or no thread
   return tl::unexpected(Error::make(Errc::out_of_memory, [] {
     return std::string("PinnedHeap::deallocate_after_all: the system has no memory, or no thread, to wait with");

@@ -6,35 +6,131 @@
 #include <bit>
 #include <cstdint>
 #include <cstdlib>
-#include <new>
+#include <utility>
 
 #include "base/bytes.hpp"
 #include "base/immortal.hpp"
+#include "base/spin_lock.hpp"
+#include "blocks/block_pool.hpp"
 
 namespace thole::inline v0_1::detail {
 namespace {
 
-constexpr unsigned leaf_bits = 25, table_bits = 11;  // together the 47 bits of a program's addresses
+constexpr unsigned stripe_bits = 16, leaf_bits = 25, table_bits = 11;  // leaves and tables: 47 bits of addresses
 constexpr std::size_t table_size = std::size_t{1} << table_bits;
+constexpr std::size_t stripe_bytes = std::size_t{1} << stripe_bits;
 constexpr std::size_t leaf_bytes = std::size_t{1} << leaf_bits;
-constexpr std::size_t granules = leaf_bytes / granule;
-constexpr std::size_t words = granules / 64;
-constexpr std::size_t words_a_stripe = 16;  // 64 KiB
-constexpr std::size_t stripes = words / words_a_stripe;
+constexpr std::size_t stripes = leaf_bytes / stripe_bytes;
 
-/// Its length is here, too: who looks for a foreign address finds a block of somebody else, which may end at any
-/// moment.
-struct Start {
-  std::atomic<Block*> block;
-  std::atomic<std::size_t> bytes;
+/// Of a program's addresses, as a number.
+std::uintptr_t number_of(const void* address) noexcept { return reinterpret_cast<std::uintptr_t>(address); }
+
+constexpr std::size_t places_of(unsigned width_bits) noexcept { return stripe_bytes >> width_bits; }
+constexpr std::size_t table_bytes(unsigned width_bits) noexcept { return places_of(width_bits) * sizeof(Block*); }
+
+Block** new_table(unsigned width_bits) noexcept {
+  if (!may_keep_records(table_bytes(width_bits))) return nullptr;
+  auto* const made = static_cast<Block**>(std::calloc(places_of(width_bits), sizeof(Block*)));
+  if (made == nullptr) no_more_records(table_bytes(width_bits));
+  return made;
+}
+void free_table(Block** table, unsigned width_bits) noexcept {
+  if (table == nullptr) return;
+  std::free(table);
+  no_more_records(table_bytes(width_bits));
+}
+
+/// Made of zeros by calloc. A block in a table stays what it is as long as the lock is held.
+class Stripe {
+ public:
+  /// False: no memory for the table that the block needs.
+  bool add(Block& block) noexcept {
+    const unsigned needed =
+        std::min<unsigned>(static_cast<unsigned>(std::bit_width<std::size_t>(block.capacity)) - 1, stripe_bits);
+    if (put_in(block, needed)) return true;
+    Block** table = new_table(needed);  // without the lock, which is for moments
+    if (table == nullptr) return false;
+    unsigned width = needed;
+    {
+      const SpinGuard guard(lock_);
+      if (!fits(needed)) {
+        for (std::size_t i = 0; table_ != nullptr && i != places_of(width_bits_); ++i)
+          if (Block* const moved = table_[i]; moved != nullptr) table[place(moved->data, width)] = moved;
+        std::swap(table, table_);
+        std::swap(width, width_bits_);
+      }
+      put(block);
+    }
+    free_table(table, width);
+    return true;
+  }
+  Block* at(const void* address) noexcept {
+    const SpinGuard guard(lock_);
+    return find(address);
+  }
+  Block* remove(const void* address, const HeapCore* heap) noexcept {
+    const SpinGuard guard(lock_);
+    Block* const block = find(address);
+    if (block == nullptr || block->heap.load(std::memory_order_relaxed) != heap) return nullptr;
+    table_[place(address, width_bits_)] = nullptr;
+    blocks_.store(blocks_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+    return block;
+  }
+  /// The last block that starts at or before the address, which may lie behind the stripe. `contains`: whether the
+  /// address lies in it.
+  Block* last_until(const std::byte* address, bool behind, bool* contains) noexcept {
+    if (blocks_.load(std::memory_order_relaxed) == 0) return nullptr;  // the one that is looked for has been put in
+    const SpinGuard guard(lock_);
+    if (table_ == nullptr) return nullptr;
+    for (std::size_t i = behind ? places_of(width_bits_) : place(address, width_bits_) + 1; i-- != 0;) {
+      Block* const block = table_[i];
+      if (block == nullptr || block->data > address) continue;
+      *contains = static_cast<std::size_t>(address - block->data) < block->capacity;
+      return block;
+    }
+    return nullptr;
+  }
+  void trim() noexcept {
+    Block** table = nullptr;
+    unsigned width = 0;
+    {
+      const SpinGuard guard(lock_);
+      if (blocks_.load(std::memory_order_relaxed) != 0) return;
+      table = std::exchange(table_, nullptr);
+      width = width_bits_;
+    }
+    free_table(table, width);
+  }
+
+ private:
+  static std::size_t place(const void* address, unsigned width_bits) noexcept {
+    return number_of(address) % stripe_bytes >> width_bits;
+  }
+  // Under the lock.
+  bool fits(unsigned needed) const noexcept { return table_ != nullptr && width_bits_ <= needed; }
+  void put(Block& block) noexcept {
+    table_[place(block.data, width_bits_)] = &block;
+    blocks_.store(blocks_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
+  Block* find(const void* address) const noexcept {
+    Block* const block = table_ != nullptr ? table_[place(address, width_bits_)] : nullptr;
+    return block != nullptr && block->data == address ? block : nullptr;
+  }
+
+  bool put_in(Block& block, unsigned needed) noexcept {
+    const SpinGuard guard(lock_);
+    if (fits(needed)) put(block);
+    return fits(needed);
+  }
+
+  SpinLock lock_;
+  std::atomic<std::uint32_t> blocks_;  // written under the lock; relaxed: who looks for one knows that it is here
+  Block** table_;
+  unsigned width_bits_;  // of a place of the table
 };
 
-/// Made of zeros by calloc, which touches no page of it: most of the pointers are never looked at.
 struct Leaf {
-  // In this order when a block is put in: its start, the count, the bit, which releases the start.
-  std::array<Start, granules> blocks;
-  std::array<std::atomic<std::uint64_t>, words> starts;
-  std::array<std::atomic<std::uint16_t>, stripes> counts;
+  std::array<Stripe, stripes> stripes;
 };
 
 template <class Child>
@@ -49,17 +145,17 @@ struct Index : Root {
 };
 Index& root() noexcept { return immortal<Index>(); }
 
-std::uintptr_t number_of(const void* address) noexcept { return reinterpret_cast<std::uintptr_t>(address); }
-
-/// The child at the place, made where there is none; nullptr when the system has no memory.
+/// The child at the place, made where there is none; nullptr when there is no memory for it. It stays.
 template <class Child>
 Child* child_of(std::atomic<Child*>& place) noexcept {
   Child* found = place.load(std::memory_order_acquire);  // pairs with the exchange below
   if (found != nullptr) return found;
-  auto* const made = static_cast<Child*>(std::calloc(1, sizeof(Child)));
-  if (made == nullptr) return nullptr;
-  if (place.compare_exchange_strong(found, made, std::memory_order_acq_rel, std::memory_order_acquire)) return made;
+  auto* const made = may_keep_records(sizeof(Child)) ? static_cast<Child*>(std::calloc(1, sizeof(Child))) : nullptr;
+  if (made != nullptr &&
+      place.compare_exchange_strong(found, made, std::memory_order_acq_rel, std::memory_order_acquire))
+    return made;
   std::free(made);  // another thread was faster
+  if (made != nullptr) no_more_records(sizeof(Child));
   return found;
 }
 
@@ -78,90 +174,66 @@ Leaf* make_leaf(std::uintptr_t address) noexcept {
   return leaves == nullptr ? nullptr : child_of(leaves->children[(address >> leaf_bits) % table_size]);
 }
 
-struct Place {
-  explicit Place(std::uintptr_t address) noexcept : index(address % leaf_bytes / granule) {}
-  std::size_t word() const noexcept { return index / 64; }
-  std::uint64_t bit() const noexcept { return std::uint64_t{1} << (index % 64); }
-  std::size_t stripe() const noexcept { return word() / words_a_stripe; }
-  std::size_t index;  // of the granule in its leaf
-};
+std::size_t stripe_of(std::uintptr_t address) noexcept { return address % leaf_bytes / stripe_bytes; }
 
-constexpr std::size_t none = granules;
-
-/// The last granule of a stripe where a block starts, up to this one.
-std::size_t last_start(const Leaf& leaf, std::size_t stripe, std::size_t up_to) noexcept {
-  const std::size_t first = stripe * words_a_stripe;
-  for (std::size_t word = std::min(up_to / 64, first + words_a_stripe - 1) + 1; word-- > first;) {
-    std::uint64_t starts = leaf.starts[word].load(std::memory_order_acquire);
-    if (word == up_to / 64) starts &= ~std::uint64_t{0} >> (63 - up_to % 64);
-    if (starts != 0) return word * 64 + 63 - static_cast<unsigned>(std::countl_zero(starts));
-  }
-  return none;
-}
-
-/// The last granule of a leaf where a block starts, up to this one.
-std::size_t last_start(const Leaf& leaf, std::size_t up_to) noexcept {
-  for (std::size_t stripe = up_to / 64 / words_a_stripe + 1; stripe-- > 0;)
-    if (leaf.counts[stripe].load(std::memory_order_relaxed) != 0)
-      if (const std::size_t found = last_start(leaf, stripe, up_to); found != none) return found;
-  return none;
+Stripe* find_stripe(const void* address) noexcept {
+  Leaf* const leaf = find_leaf(number_of(address));
+  return leaf == nullptr ? nullptr : &leaf->stripes[stripe_of(number_of(address))];
 }
 
 }  // namespace
 
 bool BlockIndex::add(Block& block) noexcept {
-  const std::uintptr_t address = number_of(block.data);
-  Leaf* const leaf = make_leaf(address);
+  Leaf* const leaf = make_leaf(number_of(block.data));
   if (leaf == nullptr) return false;
   std::size_t longest = root().longest.load(std::memory_order_relaxed);
   while (longest < block.capacity && !root().longest.compare_exchange_weak(longest, block.capacity)) {
   }
-  const Place place(address);
-  leaf->blocks[place.index].bytes.store(block.capacity, std::memory_order_relaxed);
-  leaf->blocks[place.index].block.store(&block, std::memory_order_relaxed);
-  leaf->counts[place.stripe()].fetch_add(1, std::memory_order_relaxed);
-  leaf->starts[place.word()].fetch_or(place.bit(), std::memory_order_release);
-  return true;
+  return leaf->stripes[stripe_of(number_of(block.data))].add(block);
 }
 
-Block* BlockIndex::at(const void* address) noexcept {
-  const Leaf* const leaf = number_of(address) % granule != 0 ? nullptr : find_leaf(number_of(address));
-  return leaf == nullptr ? nullptr
-                         : leaf->blocks[Place(number_of(address)).index].block.load(std::memory_order_acquire);
+Block* BlockIndex::at(const void* address, const HeapCore* heap) noexcept {
+  Stripe* const stripe = find_stripe(address);
+  Block* const block = stripe == nullptr ? nullptr : stripe->at(address);
+  return block != nullptr && block->heap.load(std::memory_order_relaxed) == heap ? block : nullptr;
 }
 
-Block* BlockIndex::remove(const void* address) noexcept {
-  if (number_of(address) % granule != 0) return nullptr;
-  Leaf* const leaf = find_leaf(number_of(address));
-  if (leaf == nullptr) return nullptr;
-  const Place place(number_of(address));
-  std::atomic<Block*>& found = leaf->blocks[place.index].block;
-  if (found.load(std::memory_order_relaxed) == nullptr) return nullptr;
-  Block* const block = found.exchange(nullptr, std::memory_order_acq_rel);
-  if (block == nullptr) return nullptr;
-  leaf->starts[place.word()].fetch_and(~place.bit(), std::memory_order_relaxed);
-  leaf->counts[place.stripe()].fetch_sub(1, std::memory_order_relaxed);
-  return block;
+Block* BlockIndex::remove(const void* address, const HeapCore* heap) noexcept {
+  Stripe* const stripe = find_stripe(address);
+  return stripe == nullptr ? nullptr : stripe->remove(address, heap);
 }
 
-Block* BlockIndex::around(const void* address) noexcept {
-  const std::uintptr_t wanted = number_of(address);
+Block* BlockIndex::around(const void* address, const HeapCore* heap) noexcept {
+  const auto* const wanted = static_cast<const std::byte*>(address);
   const std::size_t longest = root().longest.load(std::memory_order_relaxed);
-  std::size_t up_to = Place(wanted).index;
-  for (std::uintptr_t at = wanted; wanted - at < longest + leaf_bytes; up_to = granules - 1) {
+  for (std::uintptr_t at = number_of(address); number_of(address) - at < longest + leaf_bytes; at -= leaf_bytes) {
     // No leaf: no block has ever started in it. A block may still reach over it from below.
-    if (const Leaf* const leaf = find_leaf(at); leaf != nullptr)
-      if (const std::size_t found = last_start(*leaf, up_to); found != none) {
-        const Start& start = leaf->blocks[found];
-        const std::uintptr_t begin = at / leaf_bytes * leaf_bytes + found * granule;
-        return wanted - begin < start.bytes.load(std::memory_order_relaxed)
-                   ? start.block.load(std::memory_order_relaxed)
-                   : nullptr;
-      }
+    Leaf* const leaf = find_leaf(at);
+    for (std::size_t i = leaf == nullptr ? 0 : stripe_of(at) + 1; i-- != 0;) {
+      bool contains = false;
+      Block* const block =
+          leaf->stripes[i].last_until(wanted, at != number_of(address) || i != stripe_of(at), &contains);
+      if (block == nullptr) continue;
+      return contains && block->heap.load(std::memory_order_relaxed) == heap ? block : nullptr;
+    }
     if (at < leaf_bytes) break;
-    at -= leaf_bytes;
+    at |= leaf_bytes - 1;  // of the next one below the last stripe is the first
   }
   return nullptr;
+}
+
+void BlockIndex::trim() noexcept {
+  for (auto& top : root().children)
+    if (Leaves* const leaves = top.load(std::memory_order_acquire); leaves != nullptr)
+      for (auto& child : leaves->children)
+        if (Leaf* const leaf = child.load(std::memory_order_acquire); leaf != nullptr)
+          for (Stripe& stripe : leaf->stripes) stripe.trim();
+}
+
+void BlockIndex::trim(const std::byte* data, std::size_t bytes) noexcept {
+  for (std::uintptr_t at = number_of(data) / stripe_bytes * stripe_bytes; at < number_of(data) + bytes;
+       at += stripe_bytes)
+    if (Leaf* const leaf = find_leaf(at); leaf != nullptr) leaf->stripes[stripe_of(at)].trim();
 }
 
 }  // namespace thole::inline v0_1::detail

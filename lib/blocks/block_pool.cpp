@@ -271,6 +271,9 @@ void ask_limits_again() noexcept {
   memory().allowance = {};
 }
 
+bool may_keep_records(std::size_t bytes) noexcept { return may_touch(bytes, false); }
+void no_more_records(std::size_t bytes) noexcept { memory().bytes.fetch_sub(bytes, std::memory_order_relaxed); }
+
 void visit_records(void (*f)(void* context, Block& block), void* context) {
   blocks().visit([&](Block& block) { f(context, block); });
 }

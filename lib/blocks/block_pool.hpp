@@ -35,6 +35,11 @@ std::size_t record_bytes() noexcept;
 /// The limits are asked before any further page is touched, however short ago they were.
 void ask_limits_again() noexcept;
 
+/// Whether so many more bytes may be taken for what goes with records. They count as those do.
+bool may_keep_records(std::size_t bytes) noexcept;
+/// They have been given back.
+void no_more_records(std::size_t bytes) noexcept;
+
 /// Calls `f(context, block)` with every record of a block that there is in the process, whatever it is used for now, or
 /// not. Others go on meanwhile: what is read of a record must be atomic, or guarded by the record's own lock.
 void visit_records(void (*f)(void* context, Block& block), void* context);

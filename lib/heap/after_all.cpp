@@ -52,7 +52,8 @@ Status wait_for_all(DeviceCore& device) noexcept {
 
 class AfterAll {
  public:
-  bool add(const std::shared_ptr<DeviceCore>& device, void* data) {
+  bool add(HeapCore& heap, void* data) {
+    const std::shared_ptr<DeviceCore> device = heap.arena().device();
     const std::scoped_lock lock(mutex_);
     auto [found, is_new] = waiting_.try_emplace(device.get());
     auto& blocks = found->second;
@@ -63,7 +64,7 @@ class AfterAll {
       if (is_new) waiting_.erase(found);
       throw;
     }
-    Block* const block = BlockIndex::remove(data);
+    Block* const block = BlockIndex::remove(data, &heap);
     if (block != nullptr) blocks.push_back(block);
     return block != nullptr;
   }
@@ -115,8 +116,6 @@ class AfterAll {
 
 }  // namespace
 
-bool end_handle_after_all(const std::shared_ptr<DeviceCore>& device, void* data) {
-  return immortal<AfterAll>().add(device, data);
-}
+bool end_handle_after_all(HeapCore& heap, void* data) { return immortal<AfterAll>().add(heap, data); }
 
 }  // namespace thole::inline v0_1::detail

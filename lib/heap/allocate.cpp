@@ -129,16 +129,28 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
 }
 
 /// Copies in flight give memory back in any stream, so that no single event can be waited for: look again, ever less
-/// often.
-Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline, bool& over_quota) noexcept {
+/// often. What was dropped may have left regions empty that can make way for a larger one; but limits are not asked all
+/// the time.
+Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline, bool& over_quota,
+                       std::optional<Error>& no_growth) noexcept {
+  using Clock = std::chrono::steady_clock;
   constexpr auto longest_pause = std::chrono::microseconds(1000);
-  auto pause = std::chrono::microseconds(10);
+  constexpr auto longest_without_growth = 64 * longest_pause;
+  auto pause = std::chrono::microseconds(10), without_growth = longest_pause;
+  auto grow_from = Clock::now() + without_growth;
   const TraceScope scope("wait for memory", request.bytes);
   heap.count_waited();
   while (!heap.device_lost()) {
     if (Block* const block = take_from_anywhere(heap, request, over_quota)) return block;
-    const auto now = std::chrono::steady_clock::now();
+    const auto now = Clock::now();
     if (now >= *deadline) return nullptr;
+    if (now >= grow_from) {
+      no_growth.reset();
+      if (Block* const block = take_by_growing(heap, request, no_growth)) return block;
+      if (no_growth && no_growth->errc() == Errc::limit)
+        without_growth = std::min(2 * without_growth, longest_without_growth);
+      grow_from = Clock::now() + without_growth;
+    }
     std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, *deadline - now));
     pause = std::min(pause * 2, longest_pause);
   }
@@ -182,7 +194,7 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   if (block == nullptr) block = take_by_growing(heap, request, no_growth);
   if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
   const bool waits = deadline && !in_host_function();  // which may be what the device must get through first
-  if (block == nullptr && waits) block = wait_for_memory(heap, request, deadline, over_quota);
+  if (block == nullptr && waits) block = wait_for_memory(heap, request, deadline, over_quota, no_growth);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));
   if (over_quota) return tl::unexpected(quota_error(heap, bytes, waits, call));

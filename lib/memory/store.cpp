@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include <gsl/util>
+
 #include <thole/config.hpp>
 
 #include "base/bytes.hpp"
@@ -14,6 +16,7 @@
 #include "base/immortal.hpp"
 #include "base/limits.hpp"
 #include "base/trace_log.hpp"
+#include "blocks/block_index.hpp"
 #include "blocks/block_pool.hpp"
 #include "memory/chunk.hpp"
 #include "memory/mimalloc.hpp"
@@ -78,6 +81,7 @@ Store* Store::make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::s
   store->options_.max_bytes = std::max(bytes, max_bytes);
   store->departure_ = std::move(departure);
   store->whole_ = false;
+  store->pinned_all_ = false;
   return store;
 }
 
@@ -168,6 +172,7 @@ bool Store::add_region(Region* region) noexcept {
   }
   regions_.push_back(region);
   capacity_.fetch_add(region->bytes, std::memory_order_relaxed);
+  pinned_all_ = pinned_all_ || capacity() >= options_.bytes;
   return true;
 }
 
@@ -255,6 +260,7 @@ Region* Store::take_empty_regions(std::size_t* bytes, std::size_t down_to, const
     [[maybe_unused]] const bool removed = extents_.remove(*region);
     assert(removed);
     regions_.erase(regions_.begin() + static_cast<std::ptrdiff_t>(i));
+    BlockIndex::trim(region->data, region->bytes);
     left -= region->bytes;
     *bytes += region->bytes;
     region->next = list;
@@ -262,6 +268,27 @@ Region* Store::take_empty_regions(std::size_t* bytes, std::size_t down_to, const
   }
   capacity_.store(left, std::memory_order_relaxed);
   return list;
+}
+
+// Whether there is room for so many more bytes once regions that hold nothing have made way. growing_ is held.
+bool Store::can_make_room(std::size_t wanted) noexcept {
+  const std::lock_guard lock(mutex_);
+  chunks_.lend_back();
+  std::size_t stays = capacity();
+  for (std::size_t i = 1; i < regions_.size(); ++i)
+    if (chunks_.holds_nothing(*regions_[i])) stays -= regions_[i]->bytes;
+  return stays <= options_.max_bytes && wanted <= options_.max_bytes - stays;
+}
+
+// Regions that have made way for a larger one, which is there, or could not be had: then they are taken in again.
+void Store::end_making_room(Region* list, bool grown) noexcept {
+  while (list != nullptr) {
+    Region* const region = std::exchange(list, list->next);
+    region->next = nullptr;
+    if (!grown && add_region(region)) continue;
+    if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
+    keep_region(region);
+  }
 }
 
 // Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is
@@ -275,16 +302,11 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
   if (growths() != seen_growths) return {};
   const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
   auto room = [this] { return options_.max_bytes - std::min(capacity(), options_.max_bytes); };
-  if (wanted > room() && wanted <= options_.max_bytes - regions_.front()->bytes) {
-    // Small regions that are empty make way for a large one. They stay pinned: growing must not wait.
-    std::size_t ignored = 0;
-    for (Region* list = take_empty_regions(&ignored, 0); list != nullptr;) {
-      Region* const region = list;
-      list = region->next;
-      if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
-      keep_region(region);
-    }
-  }
+  // Small regions that are empty make way for a large one. They stay pinned: growing must not wait.
+  Region* making_room = nullptr;
+  bool grown = false;
+  const auto ended = gsl::finally([&] { end_making_room(making_room, grown); });
+  if (std::size_t ignored = 0; wanted > room() && can_make_room(wanted)) making_room = take_empty_regions(&ignored, 0);
   const std::size_t now = capacity();
   if (wanted > room())
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
@@ -300,6 +322,7 @@ Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
     region = obtain_region(device_, wanted, options_.region, Unpinning::never);
   if (!region) return tl::unexpected(std::move(region.error()));
   if (auto taken = take_in(*region); !taken) return taken;
+  grown = true;
   growths_.fetch_add(1, std::memory_order_release);
   return {};
 }
@@ -321,6 +344,7 @@ void Store::close() noexcept {
     assert(handed_out() == 0);
     departure = std::move(departure_);
     for (Region* region : regions_) {
+      BlockIndex::trim(region->data, region->bytes);
       if (!whole_) {
         chunks_.remove(*region);
         extents_.remove(*region);
@@ -400,7 +424,7 @@ StoreStats Store::stats() const {
   stats.wasted = stats.capacity - stats.free - stats.handed_out;
   stats.regions = regions_.size();
   stats.grown = growths() - pieces_;
-  if (options_.piece != 0 && pinning_failed_.empty())
+  if (options_.piece != 0 && !pinned_all_ && pinning_failed_.empty())
     stats.to_pin = options_.bytes - std::min(options_.bytes, capacity());
   stats.pinning_failed = pinning_failed_;
   stats.trouble = chunks_.trouble();

@@ -97,8 +97,8 @@ class Store {
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
   /// and return when it has finished, but allocate and free go on meanwhile. Unpins nothing. ok, or out_of_memory /
-  /// limit / device_lost. `seen_growths`: growths() as read before the allocation failed; if the arena has grown since,
-  /// returns ok at once.
+  /// limit / device_lost, and the store has what it had. `seen_growths`: growths() as read before the allocation
+  /// failed; if the arena has grown since, returns ok at once.
   Result<void> grow(std::size_t bytes, std::size_t seen_growths);
   std::size_t growths() const noexcept { return growths_.load(std::memory_order_acquire); }
 
@@ -154,6 +154,8 @@ class Store {
     bool finds_idle(Region& region, bool empty) const noexcept;
   };
   Region* take_empty_regions(std::size_t* bytes, std::size_t down_to, const Look* look = nullptr) noexcept;
+  bool can_make_room(std::size_t wanted) noexcept;
+  void end_making_room(Region* list, bool grown) noexcept;
   void unpin(Region* list) noexcept;
   Result<void> pin_piece(std::size_t bytes, Unpinning unpinning);
 
@@ -170,6 +172,7 @@ class Store {
   std::vector<Region*> regions_;  // the first is there from open() on, the others by growth
   std::size_t peak_ = 0;          // the most that handed_out_ ever was
   std::size_t pieces_ = 0;        // how often growths_ was no growth of the arena's, but pin_more()
+  bool pinned_all_ = false;       // StoreOptions::bytes have been there
   std::string pinning_failed_;    // why pin_more() has stopped
 
   std::atomic<std::size_t> handed_out_{0};  // bytes in blocks that are out; written under the lock; relaxed: a figure

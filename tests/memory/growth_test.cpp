@@ -1,9 +1,14 @@
 // Growing, letting go, and the figures.
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <random>
+#include <string>
 #include <thread>
+#include <vector>
+
+#include <thole/thole.hpp>
 
 #include "fixture.hpp"
 
@@ -103,6 +108,61 @@ TEST_CASE("empty regions make way when a large block needs the room") {
   CHECK(block != nullptr);
   CHECK(store->capacity() <= 100 * MiB);
   give(*store, block);
+}
+
+TEST_CASE("empty regions that cannot make way for a larger one stay the arena's, and nothing is pinned again") {
+  SimulationOptions options;
+  options.max_pinned_bytes = 120 * MiB;
+  const Machine machine(options);
+  const OpenStore store(machine, 4096, 100 * MiB);
+  REQUIRE(store->grow(40 * MiB, 0));
+  REQUIRE(store->grow(40 * MiB, 1));
+  const std::size_t before = store->capacity();
+  SUBCASE("since a limit refuses that one") {
+    const auto refused = store->grow(90 * MiB, 2);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().errc() == Errc::limit);
+  }
+  SUBCASE("since they are too small for it") {
+    Block* const kept = take(*store, 30 * MiB, 64);
+    const auto refused = store->grow(90 * MiB, 2);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().errc() == Errc::out_of_memory);
+    CHECK(std::string(refused.error().what()).find("it has " + std::to_string(before)) != std::string::npos);
+    give(*store, kept);
+  }
+  CHECK(store->capacity() == before);
+  Blocks blocks;
+  while (Block* const block = take(*store, 40 * MiB, 64)) blocks.push_back(block);
+  CHECK(blocks.size() == 2);
+  CHECK(sound(*store, blocks, 64));
+  free_all(*store, blocks);
+  CHECK(store->stats().regions == 3);
+}
+
+TEST_CASE("an arena that was pinned in the background, and has exchanged regions since, has nothing left to pin") {
+  SimulationOptions options;
+  options.max_pinned_bytes = 136 * MiB;
+  PinnedArena arena(Device::simulated(options),
+                    {.bytes = 96 * MiB, .pin_in_background = true, .piece_bytes = 32 * MiB});
+  while (arena.stats().to_pin != 0) std::this_thread::yield();
+  const auto large = PinnedHeap(arena).make_buffer<std::byte>(40 * MiB);
+  CHECK(arena.stats().capacity == 72 * MiB);
+  CHECK(arena.stats().to_pin == 0);
+}
+
+TEST_CASE("who waits for memory gets what regions make way for that others have left") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 32 * MiB, .max_bytes = 128 * MiB});
+  const PinnedHeap heap(arena);
+  std::vector<PinnedBuffer<std::byte>> all;
+  while (auto made = heap.try_make_buffer<std::byte>(24 * MiB)) all.push_back(std::move(*made));
+  REQUIRE(arena.stats().regions > 3);
+  std::thread drops([&] {
+    while (heap.stats().waited == 0) std::this_thread::yield();
+    all.clear();
+  });
+  CHECK(heap.try_make_buffer_for<std::byte>(64 * MiB, std::chrono::minutes(1)).has_value());
+  drops.join();
 }
 
 TEST_CASE("who asks to grow after somebody else has grown gets ok, and the arena does not grow twice") {

@@ -14,6 +14,7 @@
 
 #include "../support/sanitized.hpp"
 #include "base/limits.hpp"
+#include "blocks/block_index.hpp"
 #include "blocks/block_pool.hpp"
 #include "fixture.hpp"
 #include "system_files.hpp"
@@ -110,6 +111,61 @@ TEST_CASE("where a limit leaves no memory for records, a buffer is refused in wo
   CHECK(fill(heap, buffers).size() > 0);
   container.use(100 * MiB);
   while (!heap.try_make_buffer<std::byte>(64)) std::this_thread::yield();
+}
+
+TEST_CASE("raw addresses take little more ordinary memory than buffers, which counts, and goes back when they do") {
+  const auto fill_with = [](const PinnedHeap& heap, std::size_t bytes, std::vector<void*>& all) {
+    while (const auto made = heap.try_allocate(bytes)) all.push_back(*made);
+  };
+  for (const std::size_t bytes : {std::size_t{16} << 10, std::size_t{1} << 10, std::size_t{64}}) {
+    CAPTURE(bytes);
+    trim_records();
+    BlockIndex::trim();
+    const std::size_t nothing = record_bytes();
+    {
+      PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+      const PinnedHeap heap(arena);
+      std::vector<void*> all(64 * MiB / bytes);
+      all.clear();
+      (void)heap.deallocate(heap.allocate(bytes));
+      const std::size_t before = arena.stats().bookkeeping, resident_before = resident();
+      fill_with(heap, bytes, all);
+      const std::size_t more = arena.stats().bookkeeping - before;
+      CHECK(more <= all.size() * (97 + 2 * sizeof(void*)) + 64 * KiB);
+      if (!THOLE_TEST_SANITIZED) CHECK(resident() - resident_before <= more + 2 * MiB);
+      for (void* const data : all) CHECK(heap.deallocate(data));
+      (void)arena.trim();
+      CHECK(arena.stats().bookkeeping - before <= 2 * MiB);
+      if (!THOLE_TEST_SANITIZED) CHECK(resident() - std::min(resident(), resident_before) <= 3 * MiB);
+      fill_with(heap, bytes, all);
+      for (void* const data : all) (void)heap.deallocate(data);
+    }
+    trim_records();  // of blocks; what goes with an arena's addresses has gone with the arena
+    CHECK(record_bytes() - std::min(nothing, record_bytes()) <= MiB);
+  }
+}
+
+TEST_CASE("where a limit leaves no memory for the index of raw addresses, one is refused, and no block is lost") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+  const PinnedHeap heap(arena);
+  trim_records();
+  Buffers buffers;
+  CHECK(fill(heap, buffers, 300'000).empty());
+  buffers.clear();  // their records are there
+  const Container container;
+  container.use(199 * MiB);
+  std::vector<void*> all;
+  for (;;) {
+    const auto made = heap.try_allocate(64);
+    if (!made) {
+      CHECK(made.error().errc() == Errc::out_of_memory);
+      break;
+    }
+    all.push_back(*made);
+    REQUIRE(all.size() < 300'000);
+  }
+  for (void* const data : all) CHECK(heap.deallocate(data));
+  CHECK(heap.stats().in_use == 0);
 }
 
 TEST_CASE("a slot for what is in use already is there beyond a limit") {
