@@ -78,6 +78,26 @@ TEST_CASE("an event that the program has a stream wait for is not waited for aga
   CHECK(on.waits() == before + 1);
 }
 
+TEST_CASE("a wait that the device has refused is made with the next use") {
+  const Pair on;
+  Memory memory(on.copies, bytes);
+  on.copy_to(memory);
+  const Event event = on.copies.record();
+  SUBCASE("of the stream's work") {
+    on.sim().fail_call(SimulatedCall::wait_event, 1);
+    errc_text([&] { on.read(memory); }, Errc::device_error);
+  }
+  SUBCASE("of an event") {
+    on.sim().fail_call(SimulatedCall::wait_event, 1);
+    errc_text([&] { on.other.wait(event); }, Errc::device_error);
+  }
+  const auto back = memory.async_to_host(on.other, on.heap);
+  on.sim().step(on.other, 100);
+  CHECK(on.sim().pending(on.other) != 0);
+  on.settle(on.other);
+  CHECK(all_are(back, 1));
+}
+
 TEST_CASE("a wait inside a capture is the graph's, and none of the stream's") {
   const Pair on;
   Memory memory(on.copies, bytes);
