@@ -267,6 +267,7 @@ THOLE_C_EXPORT thole_status thole_wait_for(const thole_heap* heap, const void* d
 // or thole_heap_collect(), marks its end in the stream: ask, complete, and ask again.
 
 /// Completes up to so many operations of the stream; `done`, which may be NULL, says how many it were.
+/// THOLE_WRONG_DEVICE.
 THOLE_C_EXPORT thole_status thole_simulation_step(const thole_device* device, const thole_stream* stream,
                                                   size_t operations, size_t* done) THOLE_C_NOEXCEPT;
 /// Completes all that can go on.
