@@ -84,6 +84,7 @@ void memory_waits_for_all_that_the_device_was_given() {
   OK(thole_stream_create(rig.device, 0, &other));
   void* const busy = rig.allocate();
   OK(thole_record_use(rig.heap, busy, other, THOLE_READS));
+  CHECK(rig.in_flight(busy));  // marks its end in the stream: until then the device has nothing to do
   OK(thole_deallocate_after_all(rig.heap, rig.allocate(std::size_t{1} << 19)));
   IS(thole_deallocate_after_all(rig.heap, &other), THOLE_NOT_FOUND);
   void* most = nullptr;
