@@ -201,7 +201,7 @@ TEST_CASE("a call of C's that fails has its code, and never the text of another"
     }
     CHECK(status == THOLE_INVALID_ARGUMENT);
     text = thole_last_error();
-    CHECK(text != "");
-    CHECK(text.find("stream") == std::string::npos);
+    const bool own = text.find("heap is NULL") != std::string::npos;
+    CHECK((own || text.find("no memory for this error's own text") != std::string::npos));
   }
 }
