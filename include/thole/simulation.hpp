@@ -23,7 +23,8 @@ using SimulatedGraph = Graph;
 /// The controls of a simulated device, from `Device::simulation()`. A cheap view that keeps the device alive; it is
 /// copied where it would be moved, so that none is ever empty.
 /// An "operation" is one copy, event record, event wait, host function, kernel (`launch`), allocation or free in a
-/// stream; a copy moves its bytes in the moment at which it completes, never earlier.
+/// stream; a copy moves its bytes in the moment at which it completes, never earlier. A stream of another device is
+/// `Errc::wrong_device`, which these calls throw as `Error`.
 ///
 /// Thread safety: all members of one object may be called by many threads at once; assigning it needs exclusive access.
 class [[nodiscard]] THOLE_EXPORT Simulation {

@@ -20,12 +20,12 @@
 // recorded anything. <thole/heap.hpp> has the same calls for C++, and says more of them.
 //
 // Each call that can fail returns a thole_status. Where it fails it writes nothing through its parameters, and
-// thole_last_error() has the text (but for THOLE_NOT_FOUND, which is an answer); it names calls as C++ has them, such
-// as PinnedHeap::allocate for thole_allocate(). Objects are made by a call with a last
-// parameter `made`, which must not be NULL, and are the caller's, who destroys each once; they keep what they were made
-// from, so that they may be destroyed in any order. A handle that is NULL is THOLE_INVALID_ARGUMENT; destroying NULL
-// does nothing. No C++ exception leaves a call. Options that are NULL, or a member that is 0, mean the default. Sizes
-// are bytes, times are nanoseconds; a time below 0 is over already.
+// thole_last_error() has the text (but for THOLE_NOT_FOUND, which is an answer). It begins with the call's name; what
+// follows names calls as C++ has them, such as PinnedHeap::drain_for. Objects are made by a call with a last parameter
+// `made`, which must not be NULL, and are the caller's, who destroys each once; they keep what they were made from, so
+// that they may be destroyed in any order. A handle that is NULL is THOLE_INVALID_ARGUMENT; destroying NULL does
+// nothing. No C++ exception leaves a call. Options that are NULL, or a member that is 0, mean the default. Sizes are
+// bytes, times are nanoseconds; a time below 0 is over already.
 //
 // Thread safety: any thread may call anything, also with the same object, but for its destruction, and for memory that
 // is being deallocated. A stream made from cudaStreamPerThread is the thread's that made it.
@@ -109,8 +109,8 @@ THOLE_C_EXPORT void thole_device_destroy(thole_device* device) THOLE_C_NOEXCEPT;
 THOLE_C_EXPORT const char* thole_device_name(const thole_device* device) THOLE_C_NOEXCEPT;
 /// THOLE_OK, or THOLE_DEVICE_LOST once a call has met a sticky error, which ends the device. Asks nobody.
 THOLE_C_EXPORT thole_status thole_device_check(const thole_device* device) THOLE_C_NOEXCEPT;
-/// The first error that a destruction or a thread of the library's met since the last call; its text is then
-/// thole_last_error(). THOLE_OK: none.
+/// The first error that a destruction or a thread of the library's met since the last call; thole_last_error() then
+/// says it, behind the name of this call. THOLE_OK: none.
 THOLE_C_EXPORT thole_status thole_device_take_error(thole_device* device) THOLE_C_NOEXCEPT;
 /// Unpins what arenas that are gone have left pinned; `bytes`, which may be NULL, says how much. Waits while any stream
 /// of the process is busy, and meanwhile other calls of the driver do.
@@ -267,6 +267,7 @@ THOLE_C_EXPORT thole_status thole_wait_for(const thole_heap* heap, const void* d
 // or thole_heap_collect(), marks its end in the stream: ask, complete, and ask again.
 
 /// Completes up to so many operations of the stream; `done`, which may be NULL, says how many it were.
+/// THOLE_WRONG_DEVICE.
 THOLE_C_EXPORT thole_status thole_simulation_step(const thole_device* device, const thole_stream* stream,
                                                   size_t operations, size_t* done) THOLE_C_NOEXCEPT;
 /// Completes all that can go on.

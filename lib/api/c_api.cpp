@@ -13,6 +13,7 @@
 #include <thole/config.hpp>
 #include <thole/heap.hpp>
 #include <thole/simulation.hpp>
+#include <type_traits>
 #include <utility>
 
 struct thole_device {
@@ -35,6 +36,7 @@ namespace {
 using thole::Access;
 using thole::Errc;
 using thole::Error;
+using thole::Result;
 
 static_assert(THOLE_INVALID_ARGUMENT == static_cast<int>(Errc::invalid_argument) &&
               THOLE_DEVICE_ERROR == static_cast<int>(Errc::device_error));
@@ -44,28 +46,37 @@ thread_local bool ended = false;
 
 struct LastError {
   std::optional<Error> error;
+  std::string text;  // of the call, and behind it the error's; empty where there was no memory for it
   ~LastError() { ended = true; }
 };
 thread_local LastError last_error;
 
-thole_status keep(const Error& error, thole_status status) noexcept {
-  if (!ended) last_error.error = error;  // copies share their text: this cannot fail
+/// Here each failure of a call becomes a code and a text that names the call as C has it. The error's own text names it
+/// as C++ does.
+thole_status keep(const char* call, const Error& error, thole_status status) noexcept {
+  if (ended) return status;
+  last_error.error = error;  // copies share their text: this cannot fail
+  last_error.text.clear();
+  try {
+    last_error.text = std::string(call) + ": " + error.what();
+  } catch (const std::bad_alloc&) {  // the error's own has to do
+  }
   return status;
 }
-thole_status keep(const Error& error) noexcept { return keep(error, static_cast<thole_status>(error.errc())); }
 template <class F>
-thole_status keep(thole_status status, F&& text) noexcept {
+thole_status keep(const char* call, thole_status status, F&& text) noexcept {
   const auto code = status == THOLE_FAILED ? Errc::device_error : static_cast<Errc>(status);
-  return keep(Error::make(code, std::forward<F>(text)), status);
+  return keep(call, Error::make(code, std::forward<F>(text)), status);
 }
 
+/// What the function of run() returns, as a status.
+thole_status answer(const char*, thole_status status) noexcept { return status; }
 template <class T>
-thole_status status_of(const thole::Result<T>& result) noexcept {
-  return result ? THOLE_OK : keep(result.error());
-}
-/// Of the calls that say false for an address that is not the heap's.
-thole_status found(const thole::Result<bool>& result) noexcept {
-  return result && !*result ? THOLE_NOT_FOUND : status_of(result);
+thole_status answer(const char* call, const Result<T>& result) noexcept {
+  if (!result) return keep(call, result.error(), static_cast<thole_status>(result.error().errc()));
+  if constexpr (std::is_same_v<T, bool>)  // false: the address is not the heap's
+    if (!*result) return THOLE_NOT_FOUND;
+  return THOLE_OK;
 }
 
 /// A parameter that must not be NULL.
@@ -74,22 +85,22 @@ struct Needed {
   const char* name;
 };
 
-/// Runs `f()`, unless something that it needs is NULL; what it throws becomes a status.
+/// Runs `f()`, unless something that it needs is NULL; what it returns or throws becomes a status.
 template <class F>
 thole_status run(const char* call, std::initializer_list<Needed> all, F&& f) noexcept {
   for (const Needed& needed : all)
     if (needed.value == nullptr)
-      return keep(THOLE_INVALID_ARGUMENT, [&] { return std::string(call) + ": " + needed.name + " is NULL"; });
+      return keep(call, THOLE_INVALID_ARGUMENT, [&] { return std::string(needed.name) + " is NULL"; });
   try {
-    return f();
+    return answer(call, f());
   } catch (const Error& error) {
-    return keep(error);
+    return keep(call, error, static_cast<thole_status>(error.errc()));
   } catch (const std::bad_alloc&) {
-    return keep(THOLE_OUT_OF_MEMORY, [&] { return std::string(call) + ": the system has no memory"; });
+    return keep(call, THOLE_OUT_OF_MEMORY, [] { return std::string("the system has no memory"); });
   } catch (const std::exception& other) {
-    return keep(THOLE_FAILED, [&] { return std::string(call) + ": " + other.what(); });
+    return keep(call, THOLE_FAILED, [&] { return std::string(other.what()); });
   } catch (...) {
-    return keep(THOLE_FAILED, [&] { return std::string(call) + ": something was thrown"; });
+    return keep(call, THOLE_FAILED, [] { return std::string("something was thrown"); });
   }
 }
 
@@ -97,7 +108,7 @@ thole_status run(const char* call, std::initializer_list<Needed> all, F&& f) noe
 template <class T, class F>
 thole_status make(const char* call, std::initializer_list<Needed> all, T** made, F&& f) noexcept {
   return run(call, all, [&] {
-    if (made == nullptr) return keep(THOLE_INVALID_ARGUMENT, [&] { return std::string(call) + ": `made` is NULL"; });
+    if (made == nullptr) throw Error::make(Errc::invalid_argument, [] { return std::string("`made` is NULL"); });
     *made = new T(f());
     return THOLE_OK;
   });
@@ -105,12 +116,11 @@ thole_status make(const char* call, std::initializer_list<Needed> all, T** made,
 
 /// `f(Access::Reads)` or `f(Access::Writes)`.
 template <class F>
-thole_status with_access(const char* call, thole_access access, F&& f) {
+auto with_access(thole_access access, F&& f) {
   if (access == THOLE_READS) return f(Access::device_reads);
   if (access == THOLE_WRITES) return f(Access::device_writes);
-  return keep(THOLE_INVALID_ARGUMENT, [&] {
-    return std::string(call) + ": an access of " + std::to_string(static_cast<int>(access)) +
-           "; there are THOLE_READS and THOLE_WRITES";
+  throw Error::make(Errc::invalid_argument, [&] {
+    return "an access of " + std::to_string(static_cast<int>(access)) + "; there are THOLE_READS and THOLE_WRITES";
   });
 }
 
@@ -124,15 +134,18 @@ thole_device named(thole::Device device) {
 thole::PinMethod pin_method_of(int32_t method) {
   if (method == THOLE_REGISTER_PAGES) return thole::PinMethod::register_pages;
   if (method == THOLE_HOST_ALLOC) return thole::PinMethod::host_alloc;
-  throw Error(Errc::invalid_argument, "thole_arena_create: a pin_method of " + std::to_string(method) +
-                                          "; there are THOLE_REGISTER_PAGES and THOLE_HOST_ALLOC");
+  throw Error(Errc::invalid_argument,
+              "a pin_method of " + std::to_string(method) + "; there are THOLE_REGISTER_PAGES and THOLE_HOST_ALLOC");
 }
 
 }  // namespace
 
 // ---- Errors
 
-const char* thole_last_error(void) noexcept { return !ended && last_error.error ? last_error.error->what() : ""; }
+const char* thole_last_error(void) noexcept {
+  if (ended || !last_error.error) return "";
+  return last_error.text.empty() ? last_error.error->what() : last_error.text.c_str();
+}
 
 const char* thole_status_text(thole_status status) noexcept {
   static constexpr const char* words[] = {"ok",        "invalid argument", "out of memory", "a limit of the system",
@@ -196,17 +209,17 @@ const char* thole_device_name(const thole_device* device) noexcept {
 }
 
 thole_status thole_device_check(const thole_device* device) noexcept {
-  constexpr const char* call = "thole_device_check";
-  return run(call, {{device, "device"}}, [&] {
-    if (!device->handle.lost()) return THOLE_OK;
-    return keep(THOLE_DEVICE_LOST, [&] { return std::string(call) + ": " + device->name + " is lost"; });
+  return run("thole_device_check", {{device, "device"}}, [&]() -> Result<void> {
+    if (!device->handle.lost()) return {};
+    return tl::unexpected(Error::make(Errc::device_lost, [&] { return device->name + " is lost"; }));
   });
 }
 
 thole_status thole_device_take_error(thole_device* device) noexcept {
-  return run("thole_device_take_error", {{device, "device"}}, [&] {
+  return run("thole_device_take_error", {{device, "device"}}, [&]() -> Result<void> {
     const auto error = device->handle.take_error();
-    return error ? keep(*error) : THOLE_OK;
+    if (!error) return {};
+    return tl::unexpected(*error);
   });
 }
 
@@ -306,7 +319,7 @@ thole_status thole_heap_collect(thole_heap* heap, size_t* reclaimed) noexcept {
 }
 
 thole_status thole_heap_drain(thole_heap* heap, int64_t timeout) noexcept {
-  return run("thole_heap_drain", {{heap, "heap"}}, [&] { return status_of(heap->handle.drain_for(time_of(timeout))); });
+  return run("thole_heap_drain", {{heap, "heap"}}, [&] { return heap->handle.drain_for(time_of(timeout)); });
 }
 
 // ---- Streams
@@ -335,10 +348,10 @@ thole_status thole_stream_native(const thole_stream* stream, void** native) noex
 }
 
 thole_status thole_stream_synchronize(const thole_stream* stream, int64_t timeout) noexcept {
-  return run("thole_stream_synchronize", {{stream, "stream"}}, [&] {
-    if (timeout != THOLE_FOREVER) return status_of(stream->view.synchronize_for(time_of(timeout)));
+  return run("thole_stream_synchronize", {{stream, "stream"}}, [&]() -> Result<void> {
+    if (timeout != THOLE_FOREVER) return stream->view.synchronize_for(time_of(timeout));
     stream->view.synchronize();  // without an event of its own
-    return THOLE_OK;
+    return {};
   });
 }
 
@@ -348,30 +361,28 @@ thole_status thole_allocate(const thole_heap* heap, size_t bytes, size_t alignme
   return run("thole_allocate", {{heap, "heap"}, {data, "data"}}, [&] {
     const auto made = heap->handle.try_allocate(bytes, alignment != 0 ? alignment : 64);
     if (made) *data = *made;
-    return status_of(made);
+    return made;
   });
 }
 
 thole_status thole_deallocate(const thole_heap* heap, void* data) noexcept {
-  return run("thole_deallocate", {{heap, "heap"}}, [&] { return found(heap->handle.deallocate(data)); });
+  return run("thole_deallocate", {{heap, "heap"}}, [&]() -> Result<bool> { return heap->handle.deallocate(data); });
 }
 
 thole_status thole_deallocate_on(const thole_heap* heap, void* data, const thole_stream* stream) noexcept {
   return run("thole_deallocate_on", {{heap, "heap"}, {stream, "stream"}},
-             [&] { return found(heap->handle.try_deallocate(data, stream->view)); });
+             [&] { return heap->handle.try_deallocate(data, stream->view); });
 }
 
 thole_status thole_deallocate_after_all(const thole_heap* heap, void* data) noexcept {
   return run("thole_deallocate_after_all", {{heap, "heap"}},
-             [&] { return found(heap->handle.try_deallocate_after_all(data)); });
+             [&] { return heap->handle.try_deallocate_after_all(data); });
 }
 
 thole_status thole_record_use(const thole_heap* heap, const void* data, const thole_stream* stream,
                               thole_access access) noexcept {
-  constexpr const char* call = "thole_record_use";
-  return run(call, {{heap, "heap"}, {stream, "stream"}}, [&] {
-    return with_access(call, access,
-                       [&](auto wanted) { return found(heap->handle.try_record_use(data, stream->view, wanted)); });
+  return run("thole_record_use", {{heap, "heap"}, {stream, "stream"}}, [&] {
+    return with_access(access, [&](auto wanted) { return heap->handle.try_record_use(data, stream->view, wanted); });
   });
 }
 
@@ -380,7 +391,7 @@ thole_status thole_use_on(const thole_heap* heap, void* data, const thole_stream
   constexpr const char* call = "thole_use_on";
   return run(call, {{heap, "heap"}, {stream, "stream"}, {reinterpret_cast<const void*>(enqueue), "enqueue"}}, [&] {
     if (!heap->handle.find(data)) return THOLE_NOT_FOUND;
-    return with_access(call, access, [&](auto wanted) {
+    return with_access(access, [&](auto wanted) {
       heap->handle.use_on(data, stream->view, wanted, [&](thole::NativeStream native) { enqueue(context, native); });
       return THOLE_OK;
     });
@@ -397,11 +408,10 @@ thole_status thole_find(const thole_heap* heap, const void* data, thole_block* b
 }
 
 thole_status thole_wait_for(const thole_heap* heap, const void* data, thole_access access, int64_t timeout) noexcept {
-  constexpr const char* call = "thole_wait_for";
-  return run(call, {{heap, "heap"}}, [&] {
-    if (!heap->handle.find(data)) return THOLE_NOT_FOUND;
-    return with_access(call, access, [&](auto wanted) {
-      return status_of(heap->handle.try_wait_for(data, wanted, time_of(timeout)));
+  return run("thole_wait_for", {{heap, "heap"}}, [&]() -> Result<bool> {
+    if (!heap->handle.find(data)) return false;
+    return with_access(access, [&](auto wanted) {
+      return heap->handle.try_wait_for(data, wanted, time_of(timeout)).map([] { return true; });
     });
   });
 }

@@ -68,12 +68,17 @@ std::string what_is_wrong(const DlpackView& tensor, const DlpackWanted& wanted, 
   std::size_t bytes = 0;
   if (!count(shape, elements) || __builtin_mul_overflow(elements, std::size_t{wanted.bits} * wanted.lanes / 8, &bytes))
     return "a shape of " + list(shape) + " is no number of elements";
-  if (elements > 0 && !without_gaps(tensor))
+  if (elements == 0) return {};
+  if (!without_gaps(tensor))
     return "its elements do not stand one behind the other: a shape of " + list(shape) + " with strides of " +
            list({tensor.strides, shape.size()});
-  if (elements > 0 && tensor.data == nullptr) return "it has " + std::to_string(elements) + " elements at nullptr";
-  const auto address = reinterpret_cast<std::uintptr_t>(tensor.data) + tensor.byte_offset;
-  if (elements > 0 && address % wanted.alignment != 0)
+  if (tensor.data == nullptr) return "it has " + std::to_string(elements) + " elements at nullptr";
+  std::uintptr_t address = 0, end = 0;
+  if (__builtin_add_overflow(reinterpret_cast<std::uintptr_t>(tensor.data), tensor.byte_offset, &address) ||
+      __builtin_add_overflow(address, bytes, &end))
+    return "its " + std::to_string(elements) + " elements, from a byte_offset of " +
+           std::to_string(tensor.byte_offset) + " on, pass the end of the address space";
+  if (address % wanted.alignment != 0)
     return "its elements do not start at a multiple of " + std::to_string(wanted.alignment) + " bytes";
   return {};
 }

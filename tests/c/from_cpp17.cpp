@@ -84,6 +84,7 @@ void memory_waits_for_all_that_the_device_was_given() {
   OK(thole_stream_create(rig.device, 0, &other));
   void* const busy = rig.allocate();
   OK(thole_record_use(rig.heap, busy, other, THOLE_READS));
+  CHECK(rig.in_flight(busy));  // marks its end in the stream: until then the device has nothing to do
   OK(thole_deallocate_after_all(rig.heap, rig.allocate(std::size_t{1} << 19)));
   IS(thole_deallocate_after_all(rig.heap, &other), THOLE_NOT_FOUND);
   void* most = nullptr;
@@ -315,10 +316,11 @@ void null_is_an_error_that_names_the_parameter() {
   const Rig rig;
   void* data = rig.allocate();
   thole_block block{};
-  const auto is_null = [](thole_status status, const char* name, int line) {
-    check(status == THOLE_INVALID_ARGUMENT && last_says((std::string(name) + " is NULL").c_str()), name, line);
+  const auto is_null = [](thole_status status, const std::string& call, const char* name, int line) {
+    const std::string text = call.substr(0, call.find('(')) + ": " + name + " is NULL: invalid argument";
+    check(status == THOLE_INVALID_ARGUMENT && text == thole_last_error(), name, line);
   };
-#define IS_NULL(call, name) is_null((call), name, __LINE__)
+#define IS_NULL(call, name) is_null((call), #call, name, __LINE__)
   const auto nothing = [](void*, void*) {};
   IS_NULL(thole_device_cuda(0, nullptr, nullptr), "`made`");
   IS_NULL(thole_device_simulated(nullptr, nullptr), "`made`");

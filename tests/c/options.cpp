@@ -108,8 +108,10 @@ void a_core_dump_contains_an_arena_only_where_it_says_so() {
   thole_arena_options options{};
   options.bytes = MiB;
   CHECK(mapping_of(options).find(" dd ") != std::string::npos);
-  options.in_core_dumps = 1;
-  CHECK(mapping_of(options).find(" dd ") == std::string::npos);
+  for (const std::int32_t flag : {1, 2, -1}) {
+    options.in_core_dumps = flag;
+    CHECK(mapping_of(options).find(" dd ") == std::string::npos);
+  }
 }
 
 /// Registered pages are the library's own, and no forked child has them; the driver's are as it makes them.
@@ -129,8 +131,11 @@ void a_numa_node_counts_only_where_it_is_asked_for() {
   thole_arena* arena = nullptr;
   OK(thole_arena_create(rig.device, &options, &arena));
   thole_arena_destroy(arena);
-  options.on_numa_node = 1;
-  IS(thole_arena_create(rig.device, &options, &arena), THOLE_INVALID_ARGUMENT);
+  for (const std::int32_t flag : {1, 2, -1}) {
+    options.on_numa_node = flag;
+    IS(thole_arena_create(rig.device, &options, &arena), THOLE_INVALID_ARGUMENT);
+    CHECK(last_says("no NUMA node 1048576"));
+  }
 }
 
 void all_memory_of_a_heap_has_its_alignment() {
@@ -156,7 +161,7 @@ void all_memory_of_a_heap_has_its_alignment() {
 }
 
 void a_heap_reclaims_by_itself_only_where_it_is_asked_to() {
-  for (const std::int32_t background : {0, 1}) {
+  for (const std::int32_t background : {0, 1, 2, -1}) {
     const Rig rig;
     thole_heap_options options{};
     options.background_reclaim = background;
@@ -173,6 +178,38 @@ void a_heap_reclaims_by_itself_only_where_it_is_asked_to() {
     } while (background != 0 && stats.in_flight != 0);
     if (background == 0) CHECK(stats.in_flight == 4096);
     thole_heap_destroy(heap);
+  }
+}
+
+/// What runs by itself is done in the end; what is stepped is not, however often somebody asks.
+void a_simulated_device_is_stepped_only_where_it_is_asked_to() {
+  for (const std::int32_t stepped : {0, 1, 2, -1}) {
+    thole_simulation_options options{};
+    options.stepped = stepped;
+    thole_device* device = nullptr;
+    thole_arena* arena = nullptr;
+    thole_heap* heap = nullptr;
+    thole_stream* stream = nullptr;
+    void* data = nullptr;
+    thole_arena_options arena_options{};
+    arena_options.bytes = MiB;
+    OK(thole_device_simulated(&options, &device));
+    OK(thole_arena_create(device, &arena_options, &arena));
+    OK(thole_heap_create(arena, nullptr, &heap));
+    OK(thole_stream_create(device, 0, &stream));
+    OK(thole_allocate(heap, 4096, 0, &data));
+    OK(thole_record_use(heap, data, stream, THOLE_READS));
+    if (stepped == 0) OK(thole_heap_drain(heap, THOLE_FOREVER));
+    int done = 0;
+    for (int i = 0; stepped != 0 && i != 10000; ++i) done += thole_heap_drain(heap, 0) == THOLE_OK ? 1 : 0;
+    CHECK(done == 0);
+    OK(thole_simulation_run_all(device, nullptr));
+    OK(thole_heap_drain(heap, 0));
+    OK(thole_deallocate(heap, data));
+    thole_stream_destroy(stream);
+    thole_heap_destroy(heap);
+    thole_arena_destroy(arena);
+    thole_device_destroy(device);
   }
 }
 
@@ -298,6 +335,7 @@ int main() {
   a_numa_node_counts_only_where_it_is_asked_for();
   all_memory_of_a_heap_has_its_alignment();
   a_heap_reclaims_by_itself_only_where_it_is_asked_to();
+  a_simulated_device_is_stepped_only_where_it_is_asked_to();
   a_simulated_device_pins_no_more_than_it_may();
   a_gpu_has_at_most_32_connections();
   the_best_device_is_the_one_that_the_environment_names();

@@ -3,6 +3,7 @@
 // What the programs of this folder check with, in C++17 without exceptions, and a device whose progress they decide.
 
 #include <thole/thole.h>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 
@@ -14,7 +15,19 @@ inline void check(bool good, const char* what, int line) {
   std::printf("line %d: %s; the last error: \"%s\"\n", line, what, thole_last_error());
 }
 #define CHECK(condition) check((condition), #condition, __LINE__)
-#define IS(call, status) check((call) == (status), #call " is not " #status, __LINE__)
+
+/// Whether the text begins with the name of the call, which is written as "thole_heap_drain(heap, 0)".
+inline bool last_names(const char* call) {
+  const std::size_t letters = std::strcspn(call, "(");
+  const char* const text = thole_last_error();
+  return std::strncmp(text, call, letters) == 0 && std::strncmp(text + letters, ": ", 2) == 0;
+}
+inline void check_status(thole_status status, thole_status wanted, const char* call, const char* what, int line) {
+  check(status == wanted, what, line);
+  if (status != THOLE_OK && status != THOLE_NOT_FOUND && std::strncmp(call, "thole_", 6) == 0)
+    check(last_names(call), "the text does not begin with the name of the call", line);
+}
+#define IS(call, status) check_status((call), (status), #call, #call " is not " #status, __LINE__)
 #define OK(call) IS(call, THOLE_OK)
 
 inline bool last_says(const char* words) { return std::strstr(thole_last_error(), words) != nullptr; }

@@ -310,6 +310,33 @@ TEST_CASE("a tensor that thole cannot use where it is says why not") {
   refuses([&] { (void)detail::unwrap(check_dlpack<std::int8_t>(bytes.managed)); }, "no number of elements");
 }
 
+TEST_CASE("a tensor from elsewhere ends before the end of the address space does") {
+  Foreign foreign;
+  auto& tensor = foreign.managed.dl_tensor;
+  const auto beyond = [&] {
+    refuses([&] { (void)detail::unwrap(check_dlpack<float>(foreign.managed)); }, "end of the address space");
+  };
+  foreign.shape = {1, (std::int64_t{1} << 62) - 1};  // 4 bytes fewer than there are addresses
+  foreign.strides = {1, 1};
+  beyond();
+  tensor.strides = nullptr;
+  beyond();
+  foreign.shape = {2, 3};
+  tensor.byte_offset = UINT64_MAX - 3;  // 4 bytes before the data, if it went around
+  beyond();
+  tensor.byte_offset = UINT64_MAX - reinterpret_cast<std::uintptr_t>(foreign.data.data()) - 23;  // its end would be 0
+  beyond();
+  tensor.byte_offset -= 4;
+  CHECK(check_dlpack<float>(foreign.managed).value().size() == 6);
+  foreign.strides = {-3, 1};  // backwards, and not by going around
+  tensor.byte_offset = 0;
+  tensor.strides = foreign.strides.data();
+  refuses([&] { (void)detail::unwrap(check_dlpack<float>(foreign.managed)); }, "with strides of {-3, 1}");
+  foreign.shape = {2, (std::int64_t{1} << 61) - 1};
+  foreign.strides = {(std::int64_t{1} << 61) - 1, 1};
+  beyond();
+}
+
 TEST_CASE("a tensor that may only be read gives const elements") {
   Foreign foreign;
   foreign.managed.flags = dlpack::read_only;

@@ -4,6 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include <thole/thole.h>
+
 #include "../support/adopted.hpp"
 #include "../support/allocations.hpp"
 #include "../support/rig.hpp"
@@ -184,4 +186,22 @@ TEST_CASE("the library's threads go on without memory" * doctest::skip(THOLE_TES
     until([&] { return called.load() == 9; });
   }
   rig.sim().run_all();
+}
+
+TEST_CASE("a call of C's that fails has its code, and never the text of another" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  std::string text;
+  for (std::size_t allocations = 0; text != "thole_heap_drain: heap is NULL: invalid argument"; ++allocations) {
+    REQUIRE(allocations != 100);
+    CHECK(thole_stream_synchronize(nullptr, 0) == THOLE_INVALID_ARGUMENT);
+    thole_status status = THOLE_OK;
+    {
+      const NoMemory no_memory(allocations);
+      status = thole_heap_drain(nullptr, 0);
+    }
+    CHECK(status == THOLE_INVALID_ARGUMENT);
+    text = thole_last_error();
+    const bool own = text.find("heap is NULL") != std::string::npos;
+    CHECK((own || text.find("no memory for this error's own text") != std::string::npos));
+  }
 }

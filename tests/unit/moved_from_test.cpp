@@ -203,8 +203,8 @@ TEST_CASE("every call of a stream that was moved from says moved_from") {
                       {"Simulation::release", [&] { Simulation(sim).release(gone); }},
                       {"Simulation::step", [&] { (void)Simulation(sim).step(gone); }},
                       {"Simulation::pending", [&] { (void)sim.pending(gone); }},
-                      {"Stream::native", [&] { Simulation(sim).begin_capture(gone); }},
-                      {"Stream::native", [&] { (void)Simulation(sim).end_capture(gone); }}});
+                      {"Simulation::begin_capture", [&] { Simulation(sim).begin_capture(gone); }},
+                      {"Simulation::end_capture", [&] { (void)Simulation(sim).end_capture(gone); }}});
   CHECK(gone == StreamRef(stream));
   CHECK_FALSE(gone == kept);
   stream = Stream(rig.device);

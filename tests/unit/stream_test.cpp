@@ -92,3 +92,27 @@ TEST_CASE("a stream that cannot be made is an error, and the next one can") {
   errc_text([&] { (void)Stream(rig.device); }, Errc::device_error);
   Stream(rig.device).synchronize();
 }
+
+TEST_CASE("a simulated device is asked about no stream of another, and leaves it as it is") {
+  const Rig rig, other;
+  const Stream own(rig.device), foreign(other.device);
+  const StreamRef foreign_default = detail::unwrap(detail::stream_from_native(other.device, nullptr));
+  int ran = 0;
+  for (const StreamRef& stream : {StreamRef(foreign), foreign_default}) {
+    stream.launch_host_function([&] { ++ran; });
+    const auto refused = [&](const auto& call) { return errc_text([&] { call(rig.sim()); }, Errc::wrong_device); };
+    const auto text = refused([&](Simulation sim) { sim.step(stream); });
+    CHECK(has(text, "Simulation::step: "));
+    CHECK(has(text, "of one device (simulated), and the simulation of another (simulated)"));
+    CHECK(has(refused([&](Simulation sim) { sim.release(stream); }), "Simulation::release: "));
+    CHECK(has(refused([&](Simulation sim) { sim.hold(stream); }), "Simulation::hold: "));
+    CHECK(has(refused([&](const Simulation& sim) { (void)sim.pending(stream); }), "Simulation::pending: "));
+    CHECK(has(refused([&](Simulation sim) { sim.begin_capture(stream); }), "Simulation::begin_capture: "));
+  }
+  CHECK(ran == 0);
+  other.sim().run_all();  // none of them is held, or captures
+  CHECK(ran == 2);
+  other.sim().begin_capture(foreign);
+  CHECK(has(errc_text([&] { (void)rig.sim().end_capture(foreign); }, Errc::wrong_device), "Simulation::end_capture: "));
+  (void)other.sim().end_capture(foreign);
+}
