@@ -14,10 +14,10 @@ int main() try {
   auto memory = thole::DeviceBuffer<int>(stream, 1000);
 
   auto graph = thole::capture(stream, [&] {
-    in.async_to_device(stream, memory.span());
+    in.async_to_device(stream, memory);
     side.wait(stream.record());  // fork: the two copies back run beside each other
-    out.async_from_device(stream, memory.span());
-    copy.async_from_device(side, memory.span());
+    out.async_from_device(stream, memory);
+    copy.async_from_device(side, memory);
     stream.wait(side.record());  // and join
   });
   auto exec = graph.instantiate();

@@ -19,7 +19,7 @@ int main() try {
   for (int i = 0; i != 20; ++i) {
     auto buffer = heap.make_buffer_for<std::byte>(batch, thole::forever);  // waits for the copy of the fourth before it
     std::ranges::fill(buffer.borrow_mut(), std::byte(i));                  // read a file, decode, ...
-    buffer.async_to_device(stream, memory.span());
+    buffer.async_to_device(stream, memory);
   }  // dropped in flight: that is how it comes back
 
   auto result = memory.async_to_host_for(stream, heap, thole::forever);

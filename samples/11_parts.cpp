@@ -18,7 +18,7 @@ int main() try {
       auto& slice = slices[std::size_t(i)];
       std::ranges::fill(slice.borrow_mut(), round * 10 + i);  // waits for this slice's own copy, and no other's
       auto memory = slice.async_to_device(streams[std::size_t(i)]);
-      slice.async_from_device(streams[std::size_t(i)], memory.span());
+      slice.async_from_device(streams[std::size_t(i)], memory);
     }
 
   auto all = thole::join(std::move(slices));  // neighbours: no copy, no wait

@@ -79,6 +79,14 @@ class [[nodiscard]] DeviceSpan {
         block_(other.block_),
         generation_(other.generation_) {}
 
+  /// All of a buffer, so that it can be named itself: `pinned.async_to_device(stream, memory)`.
+  DeviceSpan(DeviceBuffer<std::remove_const_t<T>>& buffer) noexcept : DeviceSpan(buffer.span()) {}
+  /// The same, to read.
+  DeviceSpan(const DeviceBuffer<std::remove_const_t<T>>& buffer) noexcept requires(std::is_const_v<T>)
+      : DeviceSpan(buffer.span()) {}
+  /// One that is about to go has no span.
+  DeviceSpan(const DeviceBuffer<std::remove_const_t<T>>&& buffer) = delete;
+
   /// The device address, for kernels and raw CUDA calls.
   T* native() const noexcept { return data_; }
   /// Elements.

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <thole/detail/kept.hpp>
 #include <thole/detail/std_parts.hpp>
 #include <thole/device.hpp>
 #include <thole/error.hpp>
@@ -78,6 +79,18 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   void launch_host_function(std::function<void()> function) const;
   /// As `launch_host_function`, without throwing.
   [[nodiscard]] Result<void> try_launch_host_function(std::function<void()> function) const noexcept;
+  /// As `launch_host_function`, for one that can only be moved: it may own buffers.
+  template <class F>
+  requires(!std::is_copy_constructible_v<F>) void launch_host_function(F function) const {
+    detail::unwrap(try_launch_host_function(std::move(function)));
+  }
+  /// As that, without throwing.
+  template <class F>
+  requires(!std::is_copy_constructible_v<F>) [[nodiscard]] Result<void> try_launch_host_function(F function) const {
+    auto shared = detail::try_make_shared<F>(std::move(function));
+    if (shared == nullptr) return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));
+    return launch_kept(std::move(shared), [](void* kept) { (*static_cast<F*>(kept))(); });
+  }
   /// The stream's number, as cudaStreamGetId says: no other stream of the process has it, ever. Reports name streams by
   /// it. 0 for a view that was made while its stream captured.
   std::uint64_t id() const;
@@ -91,6 +104,7 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.timeline_ == b.timeline_; }
 
  protected:
+  Result<void> launch_kept(std::shared_ptr<void> function, void (*run)(void*)) const noexcept;
   friend struct detail::HandleAccess;
   StreamRef() = default;
   /// Shared by all views of the stream.

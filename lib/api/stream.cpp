@@ -195,6 +195,12 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
   detail::unwrap(try_launch_host_function(std::move(function)));
 }
 
+Result<void> StreamRef::launch_kept(std::shared_ptr<void> function, void (*run)(void*)) const noexcept try {
+  return try_launch_host_function([function = std::move(function), run] { run(function.get()); });
+} catch (const std::bad_alloc&) {
+  return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));
+}
+
 Result<void> StreamRef::try_launch_host_function(std::function<void()> function) const noexcept try {
   constexpr const char* call = "Stream::launch_host_function";
   auto begun = HandleAccess::begin_work(*this, call);

@@ -46,6 +46,22 @@ std::size_t destroyed(const Rig& rig) { return rig.simulated() ? rig.calls(Simul
 
 }  // namespace
 
+TEST_CASE("a function that can only be moved may own buffers, and they go with it once it has run") {
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(rig.arena.capacity() / 2, std::byte{5});
+  auto ran = std::make_shared<std::atomic<int>>(0);
+  auto f = [ran, buffer = std::move(buffer)] { *ran += buffer.try_borrow().has_value() ? 1 : 100; };
+  static_assert(!std::is_copy_constructible_v<decltype(f)>);
+  SUBCASE("by a call that throws") { stream.launch_host_function(std::move(f)); }
+  SUBCASE("by one that does not") { CHECK(stream.try_launch_host_function(std::move(f)).has_value()); }
+  if (rig.simulated()) CHECK(!rig.all_free());
+  rig.finish(stream);
+  CHECK(*ran == 1);
+  until([&] { return rig.all_free(); });
+  CHECK(ran.use_count() == 1);
+}
+
 TEST_CASE("an event that measures time and is dropped in a host function serves another") {
   const Rig rig(under_test());
   const Stream stream(rig.device);

@@ -2,6 +2,7 @@
 // seen by the bytes that the simulated device has given.
 
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,24 @@ TEST_CASE("device memory is not freed while a copy through its span is to come")
   gate.open();
   rig.until_device_memory_is_free();
   CHECK(!rig.device.lost());
+}
+
+TEST_CASE("where a span is asked for, a buffer of the device's stands for all of it, unless it is about to go") {
+  using Memory = DeviceBuffer<std::byte>;
+  static_assert(std::is_convertible_v<Memory&, DeviceSpan<std::byte>>);
+  static_assert(std::is_convertible_v<Memory&, DeviceSpan<const std::byte>>);
+  static_assert(std::is_convertible_v<const Memory&, DeviceSpan<const std::byte>>);
+  static_assert(!std::is_convertible_v<const Memory&, DeviceSpan<std::byte>>);
+  static_assert(!std::is_convertible_v<Memory, DeviceSpan<std::byte>>);
+  static_assert(!std::is_convertible_v<Memory, DeviceSpan<const std::byte>>);
+  const Rig rig(under_test());
+  const Stream stream(rig.device);
+  Memory memory(stream, 4 * KiB);
+  auto back = rig.heap.make_buffer<std::byte>(4 * KiB);
+  rig.heap.make_buffer<std::byte>(4 * KiB, std::byte{6}).async_to_device(stream, memory);
+  back.async_from_device(stream, memory);
+  rig.settle(stream);
+  CHECK(all_are(back, 6));
 }
 
 TEST_CASE("a copy through a span comes after what filled the buffer on another stream") {
