@@ -8,9 +8,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "base/background_thread.hpp"
@@ -175,7 +175,7 @@ void touch(std::byte* data, std::size_t bytes, MemoryReservation& room) noexcept
   for (unsigned index = 1; index < threads; ++index) {
     try {
       others[index] = background_thread([work, index] { work(index); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {  // no thread, or no memory for what it is told
       work(index);
     }
   }
