@@ -1,7 +1,14 @@
 // Where the system has no memory for thole's own records a call fails with a code, and nothing is lost by that; what
 // cannot fail goes on. Drivers may need memory at any moment, so that the device is simulated.
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "../support/adopted.hpp"
@@ -30,6 +37,15 @@ void with_ever_more_memory(F f, std::size_t most = 2000) {
   FAIL_CHECK("it never succeeds");
 }
 
+/// Bytes that the process has mapped.
+std::size_t addresses_in_use() {
+  std::array<char, 32> text{};
+  const int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  REQUIRE(read(file, text.data(), text.size() - 1) > 0);
+  close(file);
+  return std::strtoul(text.data(), nullptr, 10) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace
 
 TEST_CASE("an arena that cannot be made for want of memory leaves nothing pinned" *
@@ -45,6 +61,23 @@ TEST_CASE("an arena that cannot be made for want of memory leaves nothing pinned
     CHECK(rig.sim().arena_bytes() == before);
     CHECK(rig.sim().pinned_bytes() <= before + size);
   }
+}
+
+TEST_CASE("memory that a device refuses goes back also where there is none for the refusal's words" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  std::size_t before = 0, worst = 0;
+  with_ever_more_memory([&] {
+    rig.sim().fail_call(SimulatedCall::register_host, 1);
+    const auto refused = PinnedArena::try_make(rig.device, {.bytes = 16 * MiB});
+    REQUIRE(!refused);
+    const std::size_t now = addresses_in_use();
+    if (before == 0) before = now;
+    worst = std::max(worst, now);
+    return std::string_view(refused.error().what()).find("register_host said") != std::string_view::npos;
+  });
+  rig.sim().fail_call(SimulatedCall::register_host, 0);
+  CHECK(worst < before + 16 * MiB);
 }
 
 TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothing behind" *
