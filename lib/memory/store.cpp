@@ -131,7 +131,7 @@ Result<void> Store::pin_adopted(std::optional<HostAccess> access, std::function<
 }
 
 /// Tells of the region first, and lets go of it where it cannot be taken in.
-Result<void> Store::take_in(Region* region) {
+Result<void> Store::take_in(Region* region) noexcept {
   auto taken = hooks() != nullptr ? tell_added(*hooks(), *region, this) : Result<void>();
   if (taken) {
     bool added = add_region(region);

@@ -145,7 +145,7 @@ class Store {
   void give_whole(Block* block) noexcept;
   static Store* make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::size_t max_bytes,
                      std::unique_ptr<Departure> departure);
-  Result<void> take_in(Region* region);
+  Result<void> take_in(Region* region) noexcept;
   bool add_region(Region* region) noexcept;
   const RegionHooks* hooks() const noexcept { return departure_ != nullptr ? &departure_->hooks : nullptr; }
   struct Look {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdlib>
 #include <optional>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
@@ -78,6 +79,36 @@ TEST_CASE("memory that a device refuses goes back also where there is none for t
   });
   rig.sim().fail_call(SimulatedCall::register_host, 0);
   CHECK(worst < before + 16 * MiB);
+}
+
+TEST_CASE("a region that is refused where there is no memory for the refusal's words stays for the next arena" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Device device = stepped();
+  std::optional<NoMemory> none;
+  std::size_t left = 0;
+  bool refuse = true;
+  ArenaOptions options{.bytes = MiB, .max_bytes = 8 * MiB};
+  options.on_region_added = [&](gsl::span<std::byte>) {
+    if (!refuse) return;
+    none.emplace(left);
+    throw std::runtime_error("no");
+  };
+  for (; left != 8; ++left) {
+    const auto refused = PinnedArena::try_make(device, options);
+    none.reset();
+    CHECK(!refused);
+    CHECK(device.simulation().arena_bytes() == 0);
+  }
+  refuse = false;
+  const PinnedHeap heap(PinnedArena(device, options));
+  refuse = true;
+  for (left = 0; left != 8; ++left) {
+    const auto refused = heap.try_make_buffer<std::byte>(4 * MiB);
+    none.reset();
+    CHECK(!refused);
+    CHECK(device.simulation().arena_bytes() == MiB);
+  }
+  CHECK(device.simulation().pinned_bytes() <= 10 * MiB);
 }
 
 TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothing behind" *
