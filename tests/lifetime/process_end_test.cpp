@@ -3,10 +3,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "../support/rig.hpp"
 #include "base/process_exit.hpp"
+#include "heap/arena_core.hpp"
+#include "heap/caretaker.hpp"
 
 using namespace support;
 
@@ -37,4 +40,18 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   CHECK(device.simulation().arena_bytes() == MiB);
   (void)PinnedHeap(PinnedArena(device, {.bytes = MiB})).collect();
   CHECK(device.simulation().arena_bytes() == 0);
+
+  // The one that takes care of arenas keeps the one that it has in hand, which it may be the last to hold.
+  const auto& core = detail::HandleAccess::core(device);
+  auto store = detail::Store::open(core, {.bytes = MiB, .max_bytes = 2 * MiB, .region = {}});
+  REQUIRE(store);
+  auto arena = std::make_shared<detail::ArenaCore>(core, *store);
+  const std::weak_ptr<detail::ArenaCore> seen = arena;
+  arena->upkeep.next_look = std::chrono::steady_clock::time_point::min();
+  REQUIRE(detail::take_care_of(arena));
+  until([&] { return seen.use_count() == 2; });
+  arena.reset();
+  for (int i = 0; i != 10'000 && seen.use_count() == 1; ++i) std::this_thread::yield();
+  CHECK(seen.use_count() == 1);
+  CHECK(device.simulation().arena_bytes() == MiB);
 }

@@ -342,6 +342,18 @@ TEST_CASE("an arena that was told to trims itself") {
   CHECK(arena.capacity() == MiB);
 }
 
+TEST_CASE("more arenas come while the library's thread waits for the next look at the others") {
+  const auto device = support::stepped();
+  std::vector<PinnedArena> arenas;
+  while (arenas.size() != 16) {
+    auto options = in_pieces(8 * KiB, 4 * KiB);
+    options.trim_after = 24h;
+    arenas.emplace_back(device, options);
+    until([&] { return arenas.back().stats().to_pin == 0; });  // the thread has nothing more to do, and waits
+  }
+  CHECK(arenas.front().capacity() == 8 * KiB);
+}
+
 TEST_CASE("while the device has work, trimming by age is put off, but not for ever") {
   const support::Rig rig(support::stepped(), {.bytes = MiB, .max_bytes = 128 * MiB});
   const Stream stream(rig.device);
