@@ -28,6 +28,7 @@ class Allowance {
     left_ -= bytes;
     return true;
   }
+  void give_back(std::size_t bytes) noexcept { left_ += bytes; }
   const std::string& refusal() const noexcept { return refusal_; }
 
  private:
@@ -66,6 +67,13 @@ bool may_touch(std::size_t bytes, bool at_any_cost) noexcept {
   if (!memory().allowance.take(bytes) && !at_any_cost) return false;
   memory().bytes.fetch_add(bytes, std::memory_order_relaxed);
   return true;
+}
+
+/// Undoes may_touch().
+void not_touched(std::size_t bytes, bool at_any_cost) noexcept {
+  const std::scoped_lock lock(memory().mutex);
+  if (!at_any_cost) memory().allowance.give_back(bytes);  // else it may have given none
+  memory().bytes.fetch_sub(bytes, std::memory_order_relaxed);
 }
 
 /// A slab's head; the records follow.
@@ -191,7 +199,10 @@ class Pool {
   bool add_slab(bool at_any_cost) noexcept {
     if (!may_touch(page, at_any_cost)) return false;
     void* const place = ::operator new (slab_bytes, std::align_val_t{slab_bytes}, std::nothrow);
-    if (place == nullptr) return false;
+    if (place == nullptr) {
+      not_touched(page, at_any_cost);
+      return false;
+    }
     auto* const slab = new (place) Slab<T>;
     slab->following = all_.load(std::memory_order_relaxed);
     all_.store(slab, std::memory_order_release);

@@ -16,6 +16,7 @@
 #include "../support/allocations.hpp"
 #include "../support/rig.hpp"
 #include "../support/sanitized.hpp"
+#include "blocks/block_pool.hpp"
 
 using namespace support;
 
@@ -195,6 +196,31 @@ TEST_CASE("calls that have no memory fail, and are good when there is some" * do
   rig.sim().run_all();
   CHECK(rig.heap.drain_for(std::chrono::nanoseconds(0)).has_value());
   if (const auto error = Device(rig.device).take_error()) FAIL_CHECK(std::string(error->what()));
+}
+
+TEST_CASE("records for which there is no memory are not counted" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  std::vector<detail::Block*> blocks;
+  blocks.reserve(1'000'000);
+  detail::ask_limits_again();
+  for (const std::size_t touched = detail::record_bytes(); detail::record_bytes() == touched;)  // asks them
+    blocks.push_back(detail::acquire_block());
+  {
+    const NoMemory no_memory;
+    while (detail::Block* const block = detail::acquire_block()) {
+      blocks.push_back(block);
+      if (blocks.size() == blocks.capacity()) break;
+    }
+  }
+  const std::size_t before = detail::record_bytes();
+  std::size_t had = 0;
+  {
+    const NoMemory no_memory;
+    for (int i = 0; i != 1000; ++i)
+      if (detail::acquire_block() != nullptr) ++had;
+  }
+  CHECK(had == 0);
+  CHECK(detail::record_bytes() == before);
+  for (detail::Block* const block : blocks) detail::release_block(block);
 }
 
 TEST_CASE("the library's threads go on without memory" * doctest::skip(THOLE_TEST_SANITIZED)) {

@@ -2,7 +2,9 @@
 
 #include "allocations.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <new>
 
@@ -19,10 +21,12 @@ constinit std::atomic<std::size_t> live{0};   // relaxed: a count
   std::free(data);
 }
 
-[[maybe_unused]] void* counted(std::size_t bytes) {
+[[maybe_unused]] void* counted(std::size_t bytes, std::size_t alignment = alignof(std::max_align_t)) {
   ++count;
   if (!no_memory || (left != 0 && left-- != 0))
-    if (void* const made = std::malloc(bytes == 0 ? 1 : bytes)) {
+    // A multiple of the alignment, as C11 wants it.
+    if (void* const made =
+            std::aligned_alloc(alignment, (std::max(bytes, std::size_t{1}) + alignment - 1) / alignment * alignment)) {
       live.fetch_add(1, std::memory_order_relaxed);
       return made;
     }
@@ -44,8 +48,18 @@ NoMemory::~NoMemory() { no_memory = false; }
 #if !THOLE_TEST_SANITIZED
 void* operator new(std::size_t bytes) { return counted(bytes); }
 void* operator new[](std::size_t bytes) { return counted(bytes); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* data) noexcept { discounted(data); }
 void operator delete[](void* data) noexcept { discounted(data); }
 void operator delete(void* data, std::size_t) noexcept { discounted(data); }
 void operator delete[](void* data, std::size_t) noexcept { discounted(data); }
+void operator delete(void* data, std::align_val_t) noexcept { discounted(data); }
+void operator delete[](void* data, std::align_val_t) noexcept { discounted(data); }
+void operator delete(void* data, std::size_t, std::align_val_t) noexcept { discounted(data); }
+void operator delete[](void* data, std::size_t, std::align_val_t) noexcept { discounted(data); }
 #endif
