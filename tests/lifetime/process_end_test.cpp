@@ -14,6 +14,22 @@
 using namespace support;
 
 TEST_CASE("the end waits for a call that is going on, and no thread of thole's own makes another") {
+  // What a function of the program's holds may call, too, when it ends on a thread of the library's.
+  struct Held {
+    std::atomic<bool> ending{false}, may_end{false};
+  } held;
+  std::optional<PinnedArena> telling;
+  {
+    ArenaOptions options{.bytes = MiB};
+    options.on_region_removed = [guard = std::shared_ptr<Held>(&held, [](Held* self) {
+                                   self->ending = true;
+                                   until([&] { return self->may_end.load(); });
+                                 })](gsl::span<std::byte>) {};
+    telling.emplace(stepped(), options);
+  }
+  telling.reset();
+  until([&] { return held.ending.load(); });
+
   std::optional<detail::BackgroundCalls> going_on(std::in_place);
   REQUIRE(*going_on);
   std::atomic<bool> ended{false};
@@ -24,6 +40,9 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   until([] { return !detail::BackgroundCalls(); });
   CHECK(!ended);
   going_on.reset();
+  for (int i = 0; i != 10'000 && !ended; ++i) std::this_thread::yield();
+  CHECK(!ended);
+  held.may_end = true;
   exit_handler.join();
   CHECK(ended);
 
