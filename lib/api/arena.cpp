@@ -145,6 +145,7 @@ void PinnedArena::draw_svg(std::ostream& out) const {
   const ArenaStats now = stats();
   const auto bytes = [](std::size_t count) { return detail::bytes_text(count); };
   std::string grows = now.max_capacity > now.capacity ? ", may grow to " + bytes(now.max_capacity) : "";
+  const auto kept = detail::keep_records();
   detail::draw_svg(
       arena.store().spans(),
       {.title = "Pinned memory of " + std::string(arena.device()->backend->name()),

@@ -161,9 +161,11 @@ class Pool {
     }
   }
 
+  std::shared_lock<std::shared_mutex> keep() noexcept { return std::shared_lock(visiting_); }
+
   template <class F>
   void visit(F&& f) {
-    const std::shared_lock lock(visiting_);
+    const auto kept = keep();
     for (Slab<T>* slab = all_.load(std::memory_order_acquire); slab != nullptr; slab = slab->following)
       for (std::size_t i = 0, made = slab->made.load(std::memory_order_acquire); i != made; ++i) f(slab->record(i));
   }
@@ -281,6 +283,8 @@ void ask_limits_again() noexcept {
   const std::scoped_lock lock(memory().mutex);
   memory().allowance = {};
 }
+
+std::shared_lock<std::shared_mutex> keep_records() noexcept { return blocks().keep(); }
 
 void visit_records(void (*f)(void* context, Block& block), void* context) {
   blocks().visit([&](Block& block) { f(context, block); });

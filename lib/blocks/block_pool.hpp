@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <shared_mutex>
 #include <string>
 
 #include "blocks/block.hpp"
@@ -34,6 +35,10 @@ void trim_records() noexcept;
 std::size_t record_bytes() noexcept;
 /// The limits are asked before any further page is touched, however short ago they were.
 void ask_limits_again() noexcept;
+
+/// While it is held no pages of blocks' records go back, as while records are visited: for whoever looks at a block
+/// that may come to its end meanwhile. What is read is as below. Not on a thread that holds it, or visits records.
+[[nodiscard]] std::shared_lock<std::shared_mutex> keep_records() noexcept;
 
 /// Calls `f(context, block)` with every record of a block that there is in the process, whatever it is used for now, or
 /// not. Others go on meanwhile: what is read of a record must be atomic, or guarded by the record's own lock.

@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "../support/adopted.hpp"
@@ -17,6 +18,7 @@
 #include "../support/rig.hpp"
 #include "../support/sanitized.hpp"
 #include "blocks/block_pool.hpp"
+#include "memory/store.hpp"
 
 using namespace support;
 
@@ -221,6 +223,34 @@ TEST_CASE("records for which there is no memory are not counted" * doctest::skip
   CHECK(had == 0);
   CHECK(detail::record_bytes() == before);
   for (detail::Block* const block : blocks) detail::release_block(block);
+}
+
+TEST_CASE("while an arena's memory is listed for a picture, nobody waits for who allocates the list" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Device device = stepped();
+  auto opened = detail::Store::open(detail::HandleAccess::core(device),
+                                    {.bytes = 512 * MiB, .max_bytes = 512 * MiB, .region = {}});
+  REQUIRE(opened);
+  detail::Store& store = **opened;
+  std::vector<detail::Block*> blocks(9'000);
+  std::size_t made = 0;
+  for (detail::Block*& block : blocks) made += store.allocate_batch(made % 2 == 0 ? 64 : 32 * KiB, 64, &block, 1);
+  REQUIRE(made == blocks.size());
+  std::size_t asked = 0;
+  std::vector<detail::StoreSpan> spans;
+  {
+    const OnAllocation on_allocation([&] {
+      ++asked;
+      std::thread([&] { (void)store.stats(); }).join();
+    });
+    spans = store.spans();
+  }
+  CHECK(asked != 0);
+  const auto is_block = [](const detail::StoreSpan& span) { return span.kind == detail::StoreSpan::Kind::block; };
+  CHECK(static_cast<std::size_t>(std::ranges::count_if(spans, is_block)) == blocks.size());
+  CHECK(std::ranges::is_sorted(spans, {}, &detail::StoreSpan::data));
+  store.free_batch(blocks.data(), blocks.size());
+  store.close();
 }
 
 TEST_CASE("the library's threads go on without memory" * doctest::skip(THOLE_TEST_SANITIZED)) {

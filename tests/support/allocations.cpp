@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #include "sanitized.hpp"
 
@@ -14,7 +15,8 @@ namespace {
 constinit thread_local std::size_t count = 0;
 constinit thread_local bool no_memory = false;
 constinit thread_local std::size_t left = 0;  // of those that do not fail
-constinit std::atomic<std::size_t> live{0};   // relaxed: a count
+constinit thread_local const std::function<void()>* before_each = nullptr;
+constinit std::atomic<std::size_t> live{0};  // relaxed: a count
 
 [[maybe_unused]] void discounted(void* data) noexcept {
   if (data != nullptr) live.fetch_sub(1, std::memory_order_relaxed);
@@ -23,6 +25,10 @@ constinit std::atomic<std::size_t> live{0};   // relaxed: a count
 
 [[maybe_unused]] void* counted(std::size_t bytes, std::size_t alignment = alignof(std::max_align_t)) {
   ++count;
+  if (const auto* const run = std::exchange(before_each, nullptr)) {
+    (*run)();
+    before_each = run;
+  }
   if (!no_memory || (left != 0 && left-- != 0))
     // A multiple of the alignment, as C11 wants it.
     if (void* const made =
@@ -42,6 +48,8 @@ NoMemory::NoMemory(std::size_t but_for) noexcept {
   left = but_for;
 }
 NoMemory::~NoMemory() { no_memory = false; }
+OnAllocation::OnAllocation(std::function<void()> run) noexcept : run_(std::move(run)) { before_each = &run_; }
+OnAllocation::~OnAllocation() { before_each = nullptr; }
 }  // namespace support
 
 // A sanitizer has operators of its own, and the plain builds count: there the count stays 0.
