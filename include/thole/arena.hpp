@@ -57,7 +57,8 @@ struct ArenaOptions {
   std::size_t piece_bytes = std::size_t{256} << 20;
   /// Not 0: what the arena has grown by, beyond `bytes`, is unpinned by a thread of the library's own when nothing has
   /// been in it for so long. That stalls the process as `trim()` does, so that it is put off while streams have work
-  /// that thole knows of, up to three times as long.
+  /// that thole knows of, up to three times as long. Where the system has no thread for it nothing is unpinned, and
+  /// `Device::take_error` says so.
   std::chrono::nanoseconds trim_after{0};
   /// For libraries that register memory themselves, as RDMA, UCX and io_uring do: called with each stretch of pinned
   /// memory that the arena gets, before anything is in it, and with each that it lets go of, when nothing is in it any

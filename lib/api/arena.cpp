@@ -26,12 +26,19 @@ namespace {
 void begin_upkeep(const std::shared_ptr<detail::ArenaCore>& arena, const ArenaOptions& options) {
   constexpr auto at_once = std::chrono::steady_clock::time_point::min();
   const bool pins = options.pin_in_background && arena->store().capacity() < options.bytes;
-  if (!pins && options.trim_after.count() == 0) return;
+  const bool trims = options.trim_after.count() != 0;
+  if (!pins && !trims) return;
   arena->upkeep.trim_after = options.trim_after;
   if (pins) arena->upkeep.next_piece = at_once;
-  if (options.trim_after.count() != 0) arena->upkeep.next_look = at_once;
-  if (!detail::take_care_of(arena) && pins)
-    arena->store().stop_pinning(Error(Errc::limit, "PinnedArena: the system has no thread to pin in the background"));
+  if (trims) arena->upkeep.next_look = at_once;
+  if (detail::take_care_of(arena)) return;
+  const Error why(Errc::limit, std::string("PinnedArena: the system has no thread to ") +
+                                   (pins ? "pin in the background" : "") + (pins && trims ? " and to " : "") +
+                                   (trims ? "trim by age" : ""));
+  if (pins)
+    arena->store().stop_pinning(why);  // keeps the error, too
+  else
+    arena->device()->keep_error(why);
 }
 
 }  // namespace
@@ -140,6 +147,7 @@ void PinnedArena::draw_svg(std::ostream& out) const {
   const ArenaStats now = stats();
   const auto bytes = [](std::size_t count) { return detail::bytes_text(count); };
   std::string grows = now.max_capacity > now.capacity ? ", may grow to " + bytes(now.max_capacity) : "";
+  const auto kept = detail::keep_records();
   detail::draw_svg(
       arena.store().spans(),
       {.title = "Pinned memory of " + std::string(arena.device()->backend->name()),

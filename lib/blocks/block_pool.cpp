@@ -28,6 +28,7 @@ class Allowance {
     left_ -= bytes;
     return true;
   }
+  void give_back(std::size_t bytes) noexcept { left_ += bytes; }
   const std::string& refusal() const noexcept { return refusal_; }
 
  private:
@@ -66,6 +67,13 @@ bool may_touch(std::size_t bytes, bool at_any_cost) noexcept {
   if (!memory().allowance.take(bytes) && !at_any_cost) return false;
   memory().bytes.fetch_add(bytes, std::memory_order_relaxed);
   return true;
+}
+
+/// Undoes may_touch().
+void not_touched(std::size_t bytes, bool at_any_cost) noexcept {
+  const std::scoped_lock lock(memory().mutex);
+  if (!at_any_cost) memory().allowance.give_back(bytes);  // else it may have given none
+  memory().bytes.fetch_sub(bytes, std::memory_order_relaxed);
 }
 
 /// A slab's head; the records follow.
@@ -153,9 +161,11 @@ class Pool {
     }
   }
 
+  std::shared_lock<std::shared_mutex> keep() noexcept { return std::shared_lock(visiting_); }
+
   template <class F>
   void visit(F&& f) {
-    const std::shared_lock lock(visiting_);
+    const auto kept = keep();
     for (Slab<T>* slab = all_.load(std::memory_order_acquire); slab != nullptr; slab = slab->following)
       for (std::size_t i = 0, made = slab->made.load(std::memory_order_acquire); i != made; ++i) f(slab->record(i));
   }
@@ -191,7 +201,10 @@ class Pool {
   bool add_slab(bool at_any_cost) noexcept {
     if (!may_touch(page, at_any_cost)) return false;
     void* const place = ::operator new (slab_bytes, std::align_val_t{slab_bytes}, std::nothrow);
-    if (place == nullptr) return false;
+    if (place == nullptr) {
+      not_touched(page, at_any_cost);
+      return false;
+    }
     auto* const slab = new (place) Slab<T>;
     slab->following = all_.load(std::memory_order_relaxed);
     all_.store(slab, std::memory_order_release);
@@ -273,6 +286,7 @@ void ask_limits_again() noexcept {
 
 bool may_keep_records(std::size_t bytes) noexcept { return may_touch(bytes, false); }
 void no_more_records(std::size_t bytes) noexcept { memory().bytes.fetch_sub(bytes, std::memory_order_relaxed); }
+std::shared_lock<std::shared_mutex> keep_records() noexcept { return blocks().keep(); }
 
 void visit_records(void (*f)(void* context, Block& block), void* context) {
   blocks().visit([&](Block& block) { f(context, block); });

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <shared_mutex>
 #include <string>
 
 #include "blocks/block.hpp"
@@ -39,6 +40,9 @@ void ask_limits_again() noexcept;
 bool may_keep_records(std::size_t bytes) noexcept;
 /// They have been given back.
 void no_more_records(std::size_t bytes) noexcept;
+/// While it is held no pages of blocks' records go back, as while records are visited: for whoever looks at a block
+/// that may come to its end meanwhile. What is read is as below. Not on a thread that holds it, or visits records.
+[[nodiscard]] std::shared_lock<std::shared_mutex> keep_records() noexcept;
 
 /// Calls `f(context, block)` with every record of a block that there is in the process, whatever it is used for now, or
 /// not. Others go on meanwhile: what is read of a record must be atomic, or guarded by the record's own lock.

@@ -55,8 +55,8 @@ class Caretaker {
         changed_.wait(lock, [this] { return news_; });
         continue;
       }
-      if (job->when > Clock::now()) {
-        changed_.wait_until(lock, job->when, [this] { return news_; });
+      if (const auto when = job->when; when > Clock::now()) {  // of its own: the jobs move when another comes
+        changed_.wait_until(lock, when, [this] { return news_; });
         continue;
       }
       auto arena = job->arena.lock();
@@ -65,7 +65,7 @@ class Caretaker {
       Clock::time_point when;
       {
         const BackgroundCalls calls;  // the end of the process waits for it
-        if (!calls) return;
+        if (!calls) stand_still();    // and keeps the arena, whose end may be a call
         when = care_for(arena, Clock::now());
         lock.lock();
         for (Job& known : jobs_)

@@ -248,9 +248,11 @@ std::string_view Chunks::trouble() const noexcept {
 const Chunk* Chunks::chunk_at(const Block& extent) noexcept {
   const ChunkTable* const table = table_of(extent);
   if (table == nullptr) return nullptr;
-  for (const Chunk* chunk : table->chunks)
-    if (chunk != nullptr && (chunk->extent == &extent || chunk->own == &extent)) return chunk;
-  return nullptr;
+  // Both of a chunk's begin in its place.
+  const auto* const region = static_cast<const Region*>(extent.owner);
+  const std::size_t slot = static_cast<std::size_t>(extent.data - region->data) / table->chunk_bytes;
+  const Chunk* const chunk = slot < table->slots ? table->chunks[slot] : nullptr;
+  return chunk != nullptr && (chunk->extent == &extent || chunk->own == &extent) ? chunk : nullptr;
 }
 
 bool Chunks::is_idle_chunk(const Block& extent) noexcept {

@@ -56,10 +56,10 @@ class Departures {
   }
 
  private:
-  std::unique_ptr<Departure> take() {
+  Departure* take() noexcept {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return first_ != nullptr; });
-    std::unique_ptr<Departure> taken(first_);
+    Departure* const taken = first_;
     first_ = first_->next;
     if (first_ == nullptr) last_ = &first_;
     return taken;
@@ -67,12 +67,13 @@ class Departures {
 
   void run() noexcept {
     for (;;) {
-      auto departure = take();
+      Departure* const taken = take();
       const BackgroundCalls calls;  // while it works, not while it sleeps: the end of the process waits for it
       if (!calls) {
-        left_ = departure.release();  // what the program's functions hold is the program's, which is ending
+        left_ = taken;  // what the program's functions hold is the program's, which is ending
         return;
       }
+      const std::unique_ptr<Departure> departure(taken);  // the end of what the functions hold may call, too
       finish(*departure);
     }
   }

@@ -8,9 +8,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "base/background_thread.hpp"
@@ -94,10 +94,11 @@ Result<Mapping*> map_new_range(std::size_t bytes) {
     if (bytes >= least_parked) immortal<ParkedRanges>().taken.fetch_add(mapping->bytes, std::memory_order_relaxed);
     return mapping;
   }
-  const std::string reason = std::strerror(errno);
+  const int why = errno;
   delete mapping;
-  return cannot_pin(Errc::limit, bytes,
-                    "the system has no such stretch of addresses (mmap: " + reason + "; RLIMIT_AS?)");
+  return cannot_pin(
+      Errc::limit, bytes,
+      std::string("the system has no such stretch of addresses (mmap: ") + std::strerror(why) + "; RLIMIT_AS?)");
 }
 
 // A write puts back what is there: in a range that was parked, what mimalloc keeps.
@@ -132,10 +133,11 @@ Result<Mapping*> map_memory(std::size_t bytes, bool in_core_dumps) {
     mapping = *made;
   }
   if (mprotect(mapping->data, bytes, PROT_READ | PROT_WRITE) != 0) {
-    const std::string reason = std::strerror(errno);
+    const int why = errno;
     unmap_memory(mapping);
     return cannot_pin(Errc::limit, bytes,
-                      "the system promises no more memory (mprotect: " + reason + "; vm.overcommit_memory?)");
+                      std::string("the system promises no more memory (mprotect: ") + std::strerror(why) +
+                          "; vm.overcommit_memory?)");
   }
   // Wishes: systems without huge pages, or with a kernel that knows one of the others not, are slower, not wrong.
   madvise(mapping->data, bytes, MADV_HUGEPAGE);
@@ -175,7 +177,7 @@ void touch(std::byte* data, std::size_t bytes, MemoryReservation& room) noexcept
   for (unsigned index = 1; index < threads; ++index) {
     try {
       others[index] = background_thread([work, index] { work(index); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {  // no thread, or no memory for what it is told
       work(index);
     }
   }

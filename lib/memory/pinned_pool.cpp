@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <condition_variable>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 
 #include "base/bytes.hpp"
 #include "base/fork.hpp"
+#include "base/host_function.hpp"
 #include "base/immortal.hpp"
 
 namespace thole::inline v0_1::detail {
@@ -21,6 +23,10 @@ struct PinnedPool;
 struct Pools {
   std::mutex mutex;
   std::vector<PinnedPool*> all;
+  // What is being unpinned is in no pool and in no figure, but still pinned.
+  std::size_t unpinning = 0;  // regions
+  std::size_t unpinned = 0;   // regions so far
+  std::condition_variable none_unpinning;
 };
 
 Pools& pools() noexcept { return immortal<Pools>(); }
@@ -74,8 +80,8 @@ PinnedPool* find(const DeviceBackend& backend) noexcept { return static_cast<Pin
 
 /// The device's pool, from its first region on. Throws std::bad_alloc.
 PinnedPool& pool_of(const std::shared_ptr<DeviceBackend>& backend) {
-  auto& [mutex, all] = pools();
-  const std::scoped_lock lock(mutex);
+  auto& all = pools().all;
+  const std::scoped_lock lock(pools().mutex);
   if (PinnedPool* const made = find(*backend)) return *made;
   all.reserve(all.size() + 1);
   auto pool = std::make_shared<PinnedPool>(backend);
@@ -105,31 +111,51 @@ Region* take(PinnedPool& pool, const std::shared_ptr<DeviceCore>& device, std::s
   return region;
 }
 
+/// Unpins a region that has just left the pool, or its arena; it comes into the pool where the device refuses. The lock
+/// is let go meanwhile: this waits for running work.
+Status unpin(std::unique_lock<std::mutex>& lock, PinnedPool& pool, DeviceBackend& backend, Region* region,
+             bool* stays) noexcept {
+  Pools& all = pools();
+  ++all.unpinning;
+  lock.unlock();
+  const Status status = unpin_region(region, backend, stays);
+  lock.lock();
+  *stays ? pool.keep(region) : (void)++all.unpinned;
+  if (--all.unpinning == 0) all.none_unpinning.notify_all();
+  return status;
+}
+
+std::size_t unpinned_so_far() noexcept {
+  const std::scoped_lock lock(pools().mutex);
+  return pools().unpinned;
+}
+
+/// The same when no thread unpins any more. Waits for running work as they do, but in a host function, which is such
+/// work.
+std::size_t unpinned_by_all() noexcept {
+  Pools& all = pools();
+  std::unique_lock lock(all.mutex);
+  if (!in_host_function()) all.none_unpinning.wait(lock, [&all] { return all.unpinning == 0; });
+  return all.unpinned;
+}
+
 /// Unpins what the pool keeps beyond `left` bytes, what was let go first before the rest. Returns bytes.
 std::size_t unpin_down_to(PinnedPool& pool, DeviceBackend& backend, std::size_t left,
                           Status* failed = nullptr) noexcept {
   std::size_t bytes = 0;
-  for (;;) {
-    Region* region = nullptr;
-    {
-      const std::scoped_lock lock(pools().mutex);
-      if (pool.kept <= left || pool.first == nullptr) return bytes;
-      Region** last = &pool.first;
-      while ((*last)->next != nullptr) last = &(*last)->next;
-      region = pool.remove(last);
-    }
+  std::unique_lock lock(pools().mutex);
+  while (pool.kept > left && pool.first != nullptr) {
+    Region** last = &pool.first;
+    while ((*last)->next != nullptr) last = &(*last)->next;
+    Region* const region = pool.remove(last);
     const std::size_t pinned = region->pinned_bytes;
     bool stays = false;
-    const Status status =
-        unpin_region(region, backend, &stays);  // without the lock: it waits, and others let go meanwhile
+    const Status status = unpin(lock, pool, backend, region, &stays);
     if (!status.ok() && failed != nullptr) *failed = status;
-    if (stays) {
-      const std::scoped_lock lock(pools().mutex);
-      pool.keep(region);
-      return bytes;
-    }
+    if (stays) break;
     bytes += pinned;
   }
+  return bytes;
 }
 
 /// A new address range stays for good. Where all that there are would be more than twice the power of two that holds
@@ -148,28 +174,18 @@ void spare_addresses(PinnedPool& pool, DeviceBackend& backend, std::size_t bytes
     if (best == nullptr || mapping->bytes < (*best)->mapping->bytes) best = at;
   }
   if (best == nullptr) return;
-  Region* const region = pool.remove(best);
-  lock.unlock();
   bool stays = false;
-  (void)unpin_region(region, backend, &stays);  // parks its range
-  if (!stays) return;
-  lock.lock();
-  pool.keep(region);
+  (void)unpin(lock, pool, backend, pool.remove(best), &stays);  // parks its range
 }
 
-/// Whether any device had something to unpin.
-bool unpin_all_kept() noexcept {
-  bool any = false;
-  for (;;) {
-    std::shared_ptr<DeviceBackend> backend;
-    {
-      const std::scoped_lock lock(pools().mutex);
-      for (const PinnedPool* pool : pools().all)
-        if (pool->kept != 0 && (backend = pool->backend.lock()) != nullptr) break;
-    }
-    if (backend == nullptr || unpin_kept(*backend) == 0) return any;  // nothing is left, or it is refused
-    any = true;
-  }
+void unpin_all_kept() noexcept {
+  std::shared_ptr<DeviceBackend> backend;
+  do {
+    backend.reset();
+    const std::scoped_lock lock(pools().mutex);
+    for (const PinnedPool* pool : pools().all)
+      if (pool->kept != 0 && (backend = pool->backend.lock()) != nullptr) break;
+  } while (backend != nullptr && unpin_kept(*backend) != 0);  // else nothing is left, or it is refused
 }
 
 Error with_what_is_kept(const Error& error) {
@@ -204,10 +220,14 @@ Result<Region*> obtain_region(const std::shared_ptr<DeviceCore>& device, std::si
     }
     if (options.pin == PinMethod::register_pages) spare_addresses(pool, *device->backend, bytes);
   }
+  const std::size_t unpinned = unpinned_so_far();
   auto region = pin_region(device, bytes, options);
   if (!region && region.error().errc() == Errc::limit) {
     if (Region* const kept = take(pool, device, bytes, options, SIZE_MAX)) return prepared_again(kept);
-    if (may_unpin && unpin_all_kept()) region = pin_region(device, bytes, options);
+    if (may_unpin) {
+      unpin_all_kept();
+      if (unpinned_by_all() != unpinned) region = pin_region(device, bytes, options);
+    }
     if (!region) return tl::unexpected(with_what_is_kept(region.error()));
   }
   if (region) {
@@ -228,16 +248,14 @@ void keep_region(Region* region) noexcept {
 
 void give_back_region(Region* region) noexcept {
   const auto device = std::move(region->device);
-  {
-    const std::scoped_lock lock(pools().mutex);
-    find(*device->backend)->in_use -= region->pinned_bytes;
-  }
+  DeviceBackend& backend = *device->backend;
+  PinnedPool& pool = *find(backend);
+  std::unique_lock lock(pools().mutex);
+  pool.in_use -= region->pinned_bytes;
   bool stays = false;
-  if (const Status status = unpin_region(region, *device->backend, &stays); !status.ok())
-    device->keep_error(status, "PinnedArena", "unregister_host");
-  if (!stays) return;
-  const std::scoped_lock lock(pools().mutex);
-  find(*device->backend)->keep(region);
+  const Status status = unpin(lock, pool, backend, region, &stays);
+  lock.unlock();
+  if (!status.ok()) device->keep_error(status, "PinnedArena", "unregister_host");
 }
 
 std::size_t unpin_kept(DeviceBackend& backend, Status* failed) noexcept {

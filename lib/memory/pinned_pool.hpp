@@ -27,7 +27,8 @@ enum class Unpinning {
 };
 
 /// A region of `bytes` (whole pages): one that was kept, or a new one. With Unpinning::if_needed it unpins what is kept
-/// beyond the bound before it pins, and all that any device keeps where pinning meets a limit. Errors: as pin_region.
+/// beyond the bound before it pins, and all that any device keeps where pinning meets a limit; there it waits for other
+/// threads that unpin, too. Errors: as pin_region.
 Result<Region*> obtain_region(const std::shared_ptr<DeviceCore>& device, std::size_t bytes,
                               const RegionOptions& options, Unpinning unpinning);
 

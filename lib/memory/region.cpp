@@ -55,20 +55,15 @@ Result<void> register_pages(DeviceCore& device, Region& region, const RegionOpti
   if (!mapping) return tl::unexpected(std::move(mapping.error()));
   region.mapping = *mapping;
   region.data = region.mapping->data;
-  Result<void> pinned;
-  try {
-    pinned = touch_pages(device, region, options);
-  } catch (const std::bad_alloc&) {
-    give_back_pages(region);
-    throw;
-  }
-  if (pinned) {
-    const CaptureGuard guard(*device.backend);
-    if (const Status status = device.backend->register_host(region.data, region.bytes); !status.ok())
-      pinned = pin_failed(device, status, region.bytes, "register_host");
-  }
-  if (!pinned) give_back_pages(region);
-  return pinned;
+  // Also where there is no memory for the words that say why it is not pinned.
+  const auto give_back = [](Region* unpinned) { give_back_pages(*unpinned); };
+  std::unique_ptr<Region, decltype(give_back)> pages(&region, give_back);
+  if (auto touched = touch_pages(device, region, options); !touched) return touched;
+  const CaptureGuard guard(*device.backend);
+  if (const Status status = device.backend->register_host(region.data, region.bytes); !status.ok())
+    return pin_failed(device, status, region.bytes, "register_host");
+  (void)pages.release();
+  return {};
 }
 
 }  // namespace

@@ -30,32 +30,34 @@ class Running {
 
 constinit thread_local const Running* Running::innermost = nullptr;
 
-std::string named(const char* function, const Region& region) {
-  return std::string("PinnedArena: ") + function + "(" + bytes_text(region.bytes) + ")";
+/// The function that has thrown, in words.
+std::string named(const char* function, const Region* region) {
+  return region == nullptr ? std::string(function)
+                           : std::string("PinnedArena: ") + function + "(" + bytes_text(region->bytes) + ")";
 }
 
 }  // namespace
 
-Error thrown_error(Errc otherwise, const std::string& what) noexcept {
+Error thrown_error(Errc otherwise, const char* function, const Region* region) noexcept {
   try {
     throw;
   } catch (const Error& error) {
-    return Error::make(error.errc(), [&] { return what + " threw: " + error.what(); });
+    return Error::make(error.errc(), [&] { return named(function, region) + " threw: " + error.what(); });
   } catch (const std::exception& error) {
-    return Error::make(otherwise, [&] { return what + " threw: " + error.what(); });
+    return Error::make(otherwise, [&] { return named(function, region) + " threw: " + error.what(); });
   } catch (...) {
-    return Error::make(otherwise, [&] { return what + " threw what is no std::exception"; });
+    return Error::make(otherwise, [&] { return named(function, region) + " threw what is no std::exception"; });
   }
 }
 
-Result<void> tell_added(const RegionHooks& hooks, const Region& region, const void* store) {
+Result<void> tell_added(const RegionHooks& hooks, const Region& region, const void* store) noexcept {
   if (!hooks.added) return {};
   try {
     const Running running(store);
     hooks.added({region.data, region.bytes});
     return {};
   } catch (...) {
-    return tl::unexpected(thrown_error(Errc::limit, named("on_region_added", region)));
+    return tl::unexpected(thrown_error(Errc::limit, "on_region_added", &region));
   }
 }
 
@@ -65,11 +67,7 @@ void tell_removed(const RegionHooks& hooks, const Region& region, const void* st
     const Running running(store);
     hooks.removed({region.data, region.bytes});
   } catch (...) {
-    try {
-      region.device->keep_error(thrown_error(Errc::limit, named("on_region_removed", region)));
-    } catch (...) {  // no memory for its name
-      region.device->keep_error(thrown_error(Errc::limit, {}));
-    }
+    region.device->keep_error(thrown_error(Errc::limit, "on_region_removed", &region));
   }
 }
 

@@ -24,14 +24,15 @@ struct RegionHooks {
 
 /// Tells of a region before anything is in it. `store`: whose it is going to be. Fails as the function does: with the
 /// code of an Error that it throws, else with limit.
-Result<void> tell_added(const RegionHooks& hooks, const Region& region, const void* store);
+Result<void> tell_added(const RegionHooks& hooks, const Region& region, const void* store) noexcept;
 /// Tells that the region has left the store. What the function throws goes to the device's take_error().
 void tell_removed(const RegionHooks& hooks, const Region& region, const void* store) noexcept;
 
 /// Whether a function of that store's runs on this thread.
 bool in_hook_of(const void* store) noexcept;
 
-/// The error of whoever runs a function of the program's that has thrown: call in a handler. `what` is the function.
-Error thrown_error(Errc otherwise, const std::string& what) noexcept;
+/// The error of whoever runs a function of the program's that has thrown: call in a handler. `region`: of which it was
+/// told.
+Error thrown_error(Errc otherwise, const char* function, const Region* region = nullptr) noexcept;
 
 }  // namespace thole::inline v0_1::detail

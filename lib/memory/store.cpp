@@ -33,23 +33,20 @@ constexpr std::size_t least_growth = std::size_t{32} << 20;
 // do no better.
 constexpr std::size_t large_bytes = std::size_t{256} << 10;
 
-// An extent of mimalloc's: the blocks in it, and what lies between them.
-void add_chunk_spans(std::vector<StoreSpan>& spans, const Chunk& chunk, const Block& extent, std::size_t region) {
-  std::vector<const Block*> blocks;
-  if (&extent == chunk.extent)
-    for (const Block* block = chunk.blocks; block != nullptr; block = block->address_after) blocks.push_back(block);
-  std::sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->data < b->data; });
+// Appends what lies in an extent of mimalloc's: the first of `blocks`, which are in address order, and what is between.
+void add_chunk_spans(std::vector<StoreSpan>& spans, const StoreSpan& extent, std::vector<StoreSpan>& blocks) {
   const std::byte* at = extent.data;
-  auto gap_to = [&spans, &at, region](const std::byte* end) {
-    if (at < end)
-      spans.push_back({at, static_cast<std::size_t>(end - at), StoreSpan::Kind::mimalloc_free, nullptr, region});
+  const std::byte* const end = extent.data + extent.bytes;
+  auto gap_to = [&](const std::byte* to) {
+    if (at < to) spans.push_back({at, static_cast<std::size_t>(to - at), extent.kind, nullptr, extent.region});
   };
-  for (const Block* block : blocks) {
+  auto block = std::ranges::lower_bound(blocks, at, {}, &StoreSpan::data);
+  for (; block != blocks.end() && block->data < end; ++block) {
     gap_to(block->data);
-    spans.push_back({block->data, block->capacity, StoreSpan::Kind::block, block, region});
-    at = block->data + block->capacity;
+    spans.push_back(*block);
+    at = block->data + block->bytes;
   }
-  gap_to(extent.data + extent.capacity);
+  gap_to(end);
 }
 
 /// A store that closes again, unless it has opened altogether.
@@ -135,7 +132,7 @@ Result<void> Store::pin_adopted(std::optional<HostAccess> access, std::function<
 }
 
 /// Tells of the region first, and lets go of it where it cannot be taken in.
-Result<void> Store::take_in(Region* region) {
+Result<void> Store::take_in(Region* region) noexcept {
   auto taken = hooks() != nullptr ? tell_added(*hooks(), *region, this) : Result<void>();
   if (taken) {
     bool added = add_region(region);
@@ -390,24 +387,51 @@ std::size_t Store::largest_possible() const noexcept {
   return most;
 }
 
-std::vector<StoreSpan> Store::spans() const {
-  std::vector<StoreSpan> spans;
+// Into what `extents` and `blocks` have reserved: the extents in address order, and the blocks in mimalloc's in none.
+// False: there are more.
+bool Store::list(std::vector<StoreSpan>& extents, std::vector<StoreSpan>& blocks) const noexcept {
   const std::lock_guard lock(mutex_);
-  if (whole_) {  // one of several, which are all the same memory
-    const Region& region = *regions_.front();
-    const auto kind = region.lowest != nullptr ? StoreSpan::Kind::block : StoreSpan::Kind::free;
-    spans.push_back({region.data, region.bytes, kind, region.lowest, 0});
-    return spans;
-  }
   for (std::size_t index = 0; index < regions_.size(); ++index)
     for (const Block* extent = regions_[index]->lowest; extent != nullptr; extent = extent->address_after) {
-      if (const Chunk* const chunk = extent->is_free ? nullptr : Chunks::chunk_at(*extent); chunk != nullptr)
-        add_chunk_spans(spans, *chunk, *extent, index);
-      else
-        spans.push_back({extent->data, extent->capacity,
-                         extent->is_free ? StoreSpan::Kind::free : StoreSpan::Kind::block,
-                         extent->is_free ? nullptr : extent, index});
+      if (extents.size() == extents.capacity()) return false;
+      const Chunk* const chunk = extent->is_free ? nullptr : Chunks::chunk_at(*extent);
+      const auto kind = extent->is_free    ? StoreSpan::Kind::free
+                        : chunk == nullptr ? StoreSpan::Kind::block
+                                           : StoreSpan::Kind::mimalloc_free;
+      extents.push_back(
+          {extent->data, extent->capacity, kind, kind == StoreSpan::Kind::block ? extent : nullptr, index});
+      if (chunk == nullptr || chunk->extent != extent) continue;
+      for (const Block* block = chunk->blocks; block != nullptr; block = block->address_after) {
+        if (blocks.size() == blocks.capacity()) return false;
+        blocks.push_back({block->data, block->capacity, StoreSpan::Kind::block, block, index});
+      }
     }
+  return true;
+}
+
+std::vector<StoreSpan> Store::spans() const {
+  if (whole_) {  // one of several, which are all the same memory
+    std::vector<StoreSpan> spans(1);
+    const std::lock_guard lock(mutex_);
+    const Region& region = *regions_.front();
+    const auto kind = region.lowest != nullptr ? StoreSpan::Kind::block : StoreSpan::Kind::free;
+    spans.front() = {region.data, region.bytes, kind, region.lowest, 0};
+    return spans;
+  }
+  // Whoever wants memory waits for the lock: under it nothing is allocated, touched for the first time or sorted.
+  std::vector<StoreSpan> extents, blocks;
+  for (std::size_t room = 4096;; room *= 4) {
+    for (auto* const each : {&extents, &blocks}) {
+      each->resize(room);
+      each->clear();
+    }
+    if (list(extents, blocks)) break;
+  }
+  std::ranges::sort(blocks, {}, &StoreSpan::data);
+  std::vector<StoreSpan> spans;
+  spans.reserve(extents.size() + blocks.size());
+  for (const StoreSpan& extent : extents)
+    extent.kind == StoreSpan::Kind::mimalloc_free ? add_chunk_spans(spans, extent, blocks) : spans.push_back(extent);
   return spans;
 }
 

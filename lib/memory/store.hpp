@@ -133,6 +133,7 @@ class Store {
   /// Whether a function of the program's runs on this thread that is being told of a region of this store's.
   bool is_telling() const noexcept { return in_hook_of(this); }
   StoreStats stats() const;
+  /// Throws std::bad_alloc.
   std::vector<StoreSpan> spans() const;
   /// The most that one block could have, if all were free and grown.
   std::size_t largest_possible() const noexcept;
@@ -143,9 +144,10 @@ class Store {
   Block* allocate_locked(std::size_t bytes, std::size_t alignment, bool leftovers) noexcept;
   void free_locked(Block* block) noexcept;
   void give_whole(Block* block) noexcept;
+  bool list(std::vector<StoreSpan>& extents, std::vector<StoreSpan>& blocks) const noexcept;
   static Store* make(std::shared_ptr<DeviceCore> device, std::size_t bytes, std::size_t max_bytes,
                      std::unique_ptr<Departure> departure);
-  Result<void> take_in(Region* region);
+  Result<void> take_in(Region* region) noexcept;
   bool add_region(Region* region) noexcept;
   const RegionHooks* hooks() const noexcept { return departure_ != nullptr ? &departure_->hooks : nullptr; }
   struct Look {

@@ -31,9 +31,9 @@ bool Store::pin_more() noexcept try {
   {
     const std::lock_guard lock(mutex_);
     ++pieces_;
+    // Who is about to grow, since there was no memory, looks again.
+    growths_.fetch_add(1, std::memory_order_release);
   }
-  // Who is about to grow, since there was no memory, looks again.
-  growths_.fetch_add(1, std::memory_order_release);
   return capacity() < options_.bytes;
 } catch (const std::bad_alloc&) {
   stop_pinning(Error::make(Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory"); }));

@@ -1,7 +1,16 @@
 // Where the system has no memory for thole's own records a call fails with a code, and nothing is lost by that; what
 // cannot fail goes on. Drivers may need memory at any moment, so that the device is simulated.
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 #include <thole/thole.h>
@@ -10,6 +19,8 @@
 #include "../support/allocations.hpp"
 #include "../support/rig.hpp"
 #include "../support/sanitized.hpp"
+#include "blocks/block_pool.hpp"
+#include "memory/store.hpp"
 
 using namespace support;
 
@@ -32,19 +43,77 @@ void with_ever_more_memory(F f, std::size_t most = 2000) {
   FAIL_CHECK("it never succeeds");
 }
 
+/// Bytes that the process has mapped.
+std::size_t addresses_in_use() {
+  std::array<char, 32> text{};
+  const int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  REQUIRE(read(file, text.data(), text.size() - 1) > 0);
+  close(file);
+  return std::strtoul(text.data(), nullptr, 10) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
 }  // namespace
 
 TEST_CASE("an arena that cannot be made for want of memory leaves nothing pinned" *
           doctest::skip(THOLE_TEST_SANITIZED)) {
+  for (const std::size_t size : {4 * MiB, 64 * MiB}) {  // the large one is touched by several threads
+    const Rig rig;
+    const auto before = rig.sim().arena_bytes();
+    for (int repeat = 0; repeat != 2; ++repeat)  // with records that are used again, and with memory that stayed pinned
+      with_ever_more_memory([&] {
+        const auto made = PinnedArena::try_make(rig.device, {.bytes = size});
+        return made.has_value();
+      });
+    CHECK(rig.sim().arena_bytes() == before);
+    CHECK(rig.sim().pinned_bytes() <= before + size);
+  }
+}
+
+TEST_CASE("memory that a device refuses goes back also where there is none for the refusal's words" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
   const Rig rig;
-  const auto before = rig.sim().arena_bytes();
-  for (int repeat = 0; repeat != 2; ++repeat)  // with records that are used again, and with memory that stayed pinned
-    with_ever_more_memory([&] {
-      const auto made = PinnedArena::try_make(rig.device, {.bytes = 4 * MiB});
-      return made.has_value();
-    });
-  CHECK(rig.sim().arena_bytes() == before);
-  CHECK(rig.sim().pinned_bytes() <= before + 4 * MiB);
+  std::size_t before = 0, worst = 0;
+  with_ever_more_memory([&] {
+    rig.sim().fail_call(SimulatedCall::register_host, 1);
+    const auto refused = PinnedArena::try_make(rig.device, {.bytes = 16 * MiB});
+    REQUIRE(!refused);
+    const std::size_t now = addresses_in_use();
+    if (before == 0) before = now;
+    worst = std::max(worst, now);
+    return std::string_view(refused.error().what()).find("register_host said") != std::string_view::npos;
+  });
+  rig.sim().fail_call(SimulatedCall::register_host, 0);
+  CHECK(worst < before + 16 * MiB);
+}
+
+TEST_CASE("a region that is refused where there is no memory for the refusal's words stays for the next arena" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Device device = stepped();
+  std::optional<NoMemory> none;
+  std::size_t left = 0;
+  bool refuse = true;
+  ArenaOptions options{.bytes = MiB, .max_bytes = 8 * MiB};
+  options.on_region_added = [&](gsl::span<std::byte>) {
+    if (!refuse) return;
+    none.emplace(left);
+    throw std::runtime_error("no");
+  };
+  for (; left != 8; ++left) {
+    const auto refused = PinnedArena::try_make(device, options);
+    none.reset();
+    CHECK(!refused);
+    CHECK(device.simulation().arena_bytes() == 0);
+  }
+  refuse = false;
+  const PinnedHeap heap(PinnedArena(device, options));
+  refuse = true;
+  for (left = 0; left != 8; ++left) {
+    const auto refused = heap.try_make_buffer<std::byte>(4 * MiB);
+    none.reset();
+    CHECK(!refused);
+    CHECK(device.simulation().arena_bytes() == MiB);
+  }
+  CHECK(device.simulation().pinned_bytes() <= 10 * MiB);
 }
 
 TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothing behind" *
@@ -131,6 +200,59 @@ TEST_CASE("calls that have no memory fail, and are good when there is some" * do
   rig.sim().run_all();
   CHECK(rig.heap.drain_for(std::chrono::nanoseconds(0)).has_value());
   if (const auto error = Device(rig.device).take_error()) FAIL_CHECK(std::string(error->what()));
+}
+
+TEST_CASE("records for which there is no memory are not counted" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  std::vector<detail::Block*> blocks;
+  blocks.reserve(1'000'000);
+  detail::ask_limits_again();
+  for (const std::size_t touched = detail::record_bytes(); detail::record_bytes() == touched;)  // asks them
+    blocks.push_back(detail::acquire_block());
+  {
+    const NoMemory no_memory;
+    while (detail::Block* const block = detail::acquire_block()) {
+      blocks.push_back(block);
+      if (blocks.size() == blocks.capacity()) break;
+    }
+  }
+  const std::size_t before = detail::record_bytes();
+  std::size_t had = 0;
+  {
+    const NoMemory no_memory;
+    for (int i = 0; i != 1000; ++i)
+      if (detail::acquire_block() != nullptr) ++had;
+  }
+  CHECK(had == 0);
+  CHECK(detail::record_bytes() == before);
+  for (detail::Block* const block : blocks) detail::release_block(block);
+}
+
+TEST_CASE("while an arena's memory is listed for a picture, nobody waits for who allocates the list" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Device device = stepped();
+  auto opened = detail::Store::open(detail::HandleAccess::core(device),
+                                    {.bytes = 512 * MiB, .max_bytes = 512 * MiB, .region = {}});
+  REQUIRE(opened);
+  detail::Store& store = **opened;
+  std::vector<detail::Block*> blocks(9'000);
+  std::size_t made = 0;
+  for (detail::Block*& block : blocks) made += store.allocate_batch(made % 2 == 0 ? 64 : 32 * KiB, 64, &block, 1);
+  REQUIRE(made == blocks.size());
+  std::size_t asked = 0;
+  std::vector<detail::StoreSpan> spans;
+  {
+    const OnAllocation on_allocation([&] {
+      ++asked;
+      std::thread([&] { (void)store.stats(); }).join();
+    });
+    spans = store.spans();
+  }
+  CHECK(asked != 0);
+  const auto is_block = [](const detail::StoreSpan& span) { return span.kind == detail::StoreSpan::Kind::block; };
+  CHECK(static_cast<std::size_t>(std::ranges::count_if(spans, is_block)) == blocks.size());
+  CHECK(std::ranges::is_sorted(spans, {}, &detail::StoreSpan::data));
+  store.free_batch(blocks.data(), blocks.size());
+  store.close();
 }
 
 TEST_CASE("the library's threads go on without memory" * doctest::skip(THOLE_TEST_SANITIZED)) {

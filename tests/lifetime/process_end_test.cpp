@@ -3,14 +3,33 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "../support/rig.hpp"
 #include "base/process_exit.hpp"
+#include "heap/arena_core.hpp"
+#include "heap/caretaker.hpp"
 
 using namespace support;
 
 TEST_CASE("the end waits for a call that is going on, and no thread of thole's own makes another") {
+  // What a function of the program's holds may call, too, when it ends on a thread of the library's.
+  struct Held {
+    std::atomic<bool> ending{false}, may_end{false};
+  } held;
+  std::optional<PinnedArena> telling;
+  {
+    ArenaOptions options{.bytes = MiB};
+    options.on_region_removed = [guard = std::shared_ptr<Held>(&held, [](Held* self) {
+                                   self->ending = true;
+                                   until([&] { return self->may_end.load(); });
+                                 })](gsl::span<std::byte>) {};
+    telling.emplace(stepped(), options);
+  }
+  telling.reset();
+  until([&] { return held.ending.load(); });
+
   std::optional<detail::BackgroundCalls> going_on(std::in_place);
   REQUIRE(*going_on);
   std::atomic<bool> ended{false};
@@ -21,6 +40,9 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   until([] { return !detail::BackgroundCalls(); });
   CHECK(!ended);
   going_on.reset();
+  for (int i = 0; i != 10'000 && !ended; ++i) std::this_thread::yield();
+  CHECK(!ended);
+  held.may_end = true;
   exit_handler.join();
   CHECK(ended);
 
@@ -37,4 +59,18 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   CHECK(device.simulation().arena_bytes() == MiB);
   (void)PinnedHeap(PinnedArena(device, {.bytes = MiB})).collect();
   CHECK(device.simulation().arena_bytes() == 0);
+
+  // The one that takes care of arenas keeps the one that it has in hand, which it may be the last to hold.
+  const auto& core = detail::HandleAccess::core(device);
+  auto store = detail::Store::open(core, {.bytes = MiB, .max_bytes = 2 * MiB, .region = {}});
+  REQUIRE(store);
+  auto arena = std::make_shared<detail::ArenaCore>(core, *store);
+  const std::weak_ptr<detail::ArenaCore> seen = arena;
+  arena->upkeep.next_look = std::chrono::steady_clock::time_point::min();
+  REQUIRE(detail::take_care_of(arena));
+  until([&] { return seen.use_count() == 2; });
+  arena.reset();
+  for (int i = 0; i != 10'000 && seen.use_count() == 1; ++i) std::this_thread::yield();
+  CHECK(seen.use_count() == 1);
+  CHECK(device.simulation().arena_bytes() == MiB);
 }

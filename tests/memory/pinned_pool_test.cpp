@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <optional>
@@ -12,8 +13,11 @@
 
 #include <thole/thole.hpp>
 
+#include "base/host_function.hpp"
+#include "base/limits.hpp"
 #include "fixture.hpp"
 #include "support/rig.hpp"
+#include "system_files.hpp"
 
 using namespace memory_test;
 using support::Gate, support::Rig, support::running_under_test, support::under_test;
@@ -157,6 +161,34 @@ TEST_CASE("where no more can be pinned a far larger region serves, and a larger 
   const PinnedArena made(device, {.bytes = 14 * MiB});
   CHECK(simulation.pinned_bytes() == 14 * MiB);
   CHECK(device.kept_pinned() == 0);
+}
+
+TEST_CASE("an arena that meets a limit while another thread unpins waits for that where it may wait") {
+  const Device device = Device::simulated({.max_pinned_bytes = 64 * MiB});
+  Simulation simulation = device.simulation();
+  { const PinnedArena first(device, {.bytes = 48 * MiB}); }
+  // The next are pinned in another way, so that the first one's memory does not serve.
+  const ArenaOptions options{.bytes = 24 * MiB, .in_core_dumps = true};
+  std::atomic<bool> refused{false};
+  std::future<std::size_t> made;
+  simulation.before_call(SimulatedCall::unregister_host, [&] {
+    CHECK_FALSE(PinnedArena::try_make(device, options));
+    {  // else running work would wait for who waits for running work
+      const InHostFunction in_host_function;
+      const System full;
+      full.write("sys/fs/cgroup/memory.max", std::to_string(200 * MiB));
+      full.write("sys/fs/cgroup/memory.current", std::to_string(199 * MiB));
+      const MachineRoot root(full.root);
+      CHECK(says(support::errc_text([&] { (void)PinnedArena(device, options); }, Errc::limit), "memory.max"));
+    }
+    simulation.after_call(SimulatedCall::register_host, [&] { refused = true; });
+    made = std::async(std::launch::async, [&] { return PinnedArena(device, options).capacity(); });
+    support::until([&] { return refused.load(); });
+  });
+  const PinnedArena second(device, {.bytes = 32 * MiB, .in_core_dumps = true});
+  std::size_t capacity = 0;
+  CHECK_NOTHROW(capacity = made.get());
+  CHECK(capacity == 24 * MiB);
 }
 
 TEST_CASE("growth that meets a limit says what is kept, and trim_pinned makes room for it") {

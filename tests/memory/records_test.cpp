@@ -7,7 +7,11 @@
 #include <atomic>
 #include <cstddef>
 #include <fstream>
+#include <functional>
+#include <ostream>
+#include <streambuf>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <thole/thole.hpp>
@@ -212,6 +216,35 @@ TEST_CASE("records stay where they are while somebody looks at all of them") {
     }).join();
     during = record_bytes();
   });
+  CHECK(during >= 100'000 * sizeof(Block));
+  trim_records();
+  CHECK(record_bytes() < during - 4 * MiB);
+}
+
+TEST_CASE("records stay where they are while a picture of the arena is made") {
+  const PinnedArena arena(Device::simulated(), {.bytes = 64 * MiB});
+  const PinnedHeap heap(arena);
+  Buffers buffers;
+  CHECK(fill(heap, buffers, 100'000).empty());
+  buffers.clear();
+  (void)PinnedArena(arena).trim();
+  CHECK(fill(heap, buffers, 100'000).empty());
+  // Who writes the picture still has the blocks in hand.
+  struct Trimming : std::streambuf {
+    std::streamsize xsputn(const char*, std::streamsize count) override {
+      if (trim) std::thread(std::exchange(trim, nullptr)).join();
+      return count;
+    }
+    std::function<void()> trim;
+  } buffer;
+  std::size_t during = 0;
+  buffer.trim = [&] {
+    buffers.clear();
+    (void)PinnedArena(arena).trim();
+    during = record_bytes();
+  };
+  std::ostream out(&buffer);
+  arena.draw_svg(out);
   CHECK(during >= 100'000 * sizeof(Block));
   trim_records();
   CHECK(record_bytes() < during - 4 * MiB);

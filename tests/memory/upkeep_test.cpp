@@ -1,6 +1,8 @@
 // What the library's own thread does to arenas: it pins what is still to come, and unpins what has lain idle. Hooks of
 // the simulated device say when that thread pins.
 
+#include <pthread.h>
+
 #include <atomic>
 #include <chrono>
 #include <optional>
@@ -135,6 +137,23 @@ TEST_CASE("somebody who waits to grow finds what was pinned in the background me
   REQUIRE(store.grow(MiB, seen));
   CHECK(store.capacity() == 2 * MiB);
   CHECK(store.stats().grown == 0);
+  store.close();
+}
+
+TEST_CASE("whoever looks while pieces are pinned never sees one that counts as growth") {
+  const Machine machine;
+  Store& store = open(machine.device, {.bytes = 4 * MiB, .max_bytes = 4 * MiB, .region = {}, .piece = 4 * KiB});
+  std::atomic<bool> counted{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i != 3; ++i)
+    threads.emplace_back([&] {
+      for (StoreStats stats = store.stats(); stats.to_pin != 0; stats = store.stats())
+        if (stats.grown != 0) counted = true;
+    });
+  while (store.pin_more()) {
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(!counted);
   store.close();
 }
 
@@ -340,6 +359,39 @@ TEST_CASE("an arena that was told to trims itself") {
   // The arena lets go of it first; then the thread unpins it.
   until([&] { return device.simulation().pinned_bytes() == MiB; });
   CHECK(arena.capacity() == MiB);
+}
+
+TEST_CASE("where the system has no thread to take care of an arena, the device says so" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  CHECK(support::in_child([&] {
+          pthread_attr_t attributes;
+          pthread_attr_init(&attributes);
+          pthread_attr_setstacksize(&attributes, std::size_t{1} << 46);  // so much is not to be had
+          pthread_setattr_default_np(&attributes);
+          auto device = support::stepped();
+          const PinnedArena trimmed(device, {.bytes = MiB, .max_bytes = 2 * MiB, .trim_after = 1h});
+          const auto of_trimming = device.take_error();
+          auto both = in_pieces(2 * MiB, MiB);
+          both.trim_after = 1h;
+          const PinnedArena pinned(device, both);
+          const auto of_both = device.take_error();
+          const bool said = of_trimming && of_trimming->errc() == Errc::limit && has(of_trimming->what(), "trim") &&
+                            of_both && of_both->errc() == Errc::limit && has(of_both->what(), "pin") &&
+                            has(of_both->what(), "trim");
+          return said && trimmed.stats().pinning_failed.empty() && has(pinned.stats().pinning_failed, "thread") ? 0 : 1;
+        }) == 0);
+}
+
+TEST_CASE("more arenas come while the library's thread waits for the next look at the others") {
+  const auto device = support::stepped();
+  std::vector<PinnedArena> arenas;
+  while (arenas.size() != 16) {
+    auto options = in_pieces(8 * KiB, 4 * KiB);
+    options.trim_after = 24h;
+    arenas.emplace_back(device, options);
+    until([&] { return arenas.back().stats().to_pin == 0; });  // the thread has nothing more to do, and waits
+  }
+  CHECK(arenas.front().capacity() == 8 * KiB);
 }
 
 TEST_CASE("while the device has work, trimming by age is put off, but not for ever") {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 namespace support {
 
@@ -17,6 +18,19 @@ class NoMemory {
   ~NoMemory();
   NoMemory(const NoMemory&) = delete;
   NoMemory& operator=(const NoMemory&) = delete;
+};
+
+/// While it lives, `run` runs before each operator new of this thread, but for those in it; under a sanitizer it does
+/// not.
+class OnAllocation {
+ public:
+  explicit OnAllocation(std::function<void()> run) noexcept;
+  ~OnAllocation();
+  OnAllocation(const OnAllocation&) = delete;
+  OnAllocation& operator=(const OnAllocation&) = delete;
+
+ private:
+  std::function<void()> run_;
 };
 
 }  // namespace support
