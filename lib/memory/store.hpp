@@ -2,7 +2,7 @@
 
 // The memory of one arena: pinned regions, the mimalloc chunks in them for small sizes, and the page-granular
 // extents for the rest. Everything here takes the store's one lock; the thread caches of a heap stand in front of it.
-// Defined in: store.cpp, store_upkeep.cpp
+// Defined in: store.cpp, store_look.cpp, store_upkeep.cpp
 
 #include <atomic>
 #include <chrono>
