@@ -20,7 +20,7 @@ constexpr unsigned stripe_bits = 16, leaf_bits = 25, table_bits = 11;  // leaves
 constexpr std::size_t table_size = std::size_t{1} << table_bits;
 constexpr std::size_t stripe_bytes = std::size_t{1} << stripe_bits;
 constexpr std::size_t leaf_bytes = std::size_t{1} << leaf_bits;
-constexpr std::size_t stripes = leaf_bytes / stripe_bytes;
+constexpr std::size_t stripes_a_leaf = leaf_bytes / stripe_bytes;
 
 /// Of a program's addresses, as a number.
 std::uintptr_t number_of(const void* address) noexcept { return reinterpret_cast<std::uintptr_t>(address); }
@@ -130,7 +130,7 @@ class Stripe {
 };
 
 struct Leaf {
-  std::array<Stripe, stripes> stripes;
+  std::array<Stripe, stripes_a_leaf> stripes;
 };
 
 template <class Child>
