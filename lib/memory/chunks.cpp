@@ -140,6 +140,13 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
   std::byte* const data = region.data + slot * table.chunk_bytes;
   Block* const extent = extents_.take_range(data + own_bytes, table.chunk_bytes - own_bytes);
   if (extent == nullptr) return nullptr;
+  // Where mimalloc keeps a part of it there are two extents from now on, for the first stays when the second is lent
+  // back. Once it has been told there is no way back, so that the second's record is there before.
+  Block* second = nullptr;
+  if (config::arena_data_in_region && own_bytes == 0 && (second = acquire_block()) == nullptr) {
+    extents_.give(extent);
+    return nullptr;
+  }
   if (chunk == nullptr) {
     chunk = new (std::nothrow) Chunk;
     if (chunk != nullptr) {
@@ -155,18 +162,19 @@ Chunk* Chunks::activate_in(Region& region, std::size_t slot) noexcept {
     clear_headers(*chunk);
   }
   const bool serves = chunk != nullptr && (chunk->heap != nullptr || give_heap(*chunk, table));
+  Block* lent = extent;  // what is not mimalloc's own; nullptr: all of it is
   if (chunk != nullptr && chunk->own_bytes != own_bytes) {
     region.mapping->kept_bytes = slot * table.chunk_bytes + chunk->own_bytes;  // there is only the first slot then
-    // Two extents from now on, for the first stays when the second is lent back.
-    extents_.give(extent);
-    chunk->own = extents_.take_range(data, chunk->own_bytes);
-    if (serves) chunk->extent = extents_.take_range(data + chunk->own_bytes, chunk->bytes - chunk->own_bytes);
-  } else if (serves) {
-    chunk->extent = extent;
-  } else {
-    extents_.give(extent);
+    chunk->own = extent;
+    lent = chunk->own_bytes != chunk->bytes ? std::exchange(second, nullptr) : nullptr;
+    if (lent != nullptr) Extents::split(extent, chunk->own_bytes, lent);
   }
-  if (!serves || chunk->extent == nullptr) return nullptr;
+  if (second != nullptr) release_block(second);
+  if (!serves) {
+    if (lent != nullptr) extents_.give(lent);
+    return nullptr;
+  }
+  chunk->extent = lent;
   chunk->refused = SIZE_MAX;
   chunk->freed_since = 0;
   copy_chunk_to_children(*chunk);

@@ -203,6 +203,18 @@ Block* Extents::take_range(std::byte* data, std::size_t bytes) noexcept {
   return nullptr;
 }
 
+void Extents::split(Block* extent, std::size_t bytes, Block* rest) noexcept {
+  rest->data = extent->data + bytes;
+  rest->capacity = extent->capacity - bytes;
+  rest->owner = extent->owner;
+  rest->from_mimalloc = rest->is_free = false;
+  rest->address_before = extent;
+  rest->address_after = extent->address_after;
+  if (rest->address_after != nullptr) rest->address_after->address_before = rest;
+  extent->address_after = rest;
+  extent->capacity = bytes;
+}
+
 void Extents::give(Block* extent) noexcept {
   if (Block* const after = extent->address_after; after != nullptr && after->is_free) {
     unlink(after);

@@ -48,6 +48,9 @@ class Extents {
   Block* take(std::size_t bytes, std::size_t alignment, End end) noexcept;
   /// Exactly [data, data + bytes), if all of it is free; else nullptr.
   Block* take_range(std::byte* data, std::size_t bytes) noexcept;
+  /// Makes two of a taken extent: it keeps the first `bytes`, and the others are that of `rest`, a record that the
+  /// caller has acquired.
+  static void split(Block* extent, std::size_t bytes, Block* rest) noexcept;
   /// Takes an extent back; its record may be gone afterwards.
   void give(Block* extent) noexcept;
 

@@ -21,6 +21,8 @@
 #include "blocks/block_index.hpp"
 #include "blocks/block_pool.hpp"
 #include "fixture.hpp"
+#include "memory/chunk.hpp"
+#include "memory/mimalloc.hpp"
 #include "system_files.hpp"
 
 using namespace memory_test;
@@ -183,6 +185,58 @@ TEST_CASE("a slot for what is in use already is there beyond a limit") {
     REQUIRE(slots.back() != nullptr);
   }
   for (Use* const slot : slots) release_slot(slot);
+}
+
+TEST_CASE("what mimalloc keeps of a region for itself is nobody else's, also where a limit leaves hardly a record") {
+  REQUIRE(start_mimalloc());
+  std::vector<Mapping*> mappings;
+  for (std::size_t left = 0; left != 5; ++left) {
+    do {  // mimalloc has not been told of it
+      const auto mapping = map_memory(least_parked, false);
+      REQUIRE(mapping);
+      mappings.push_back(*mapping);
+    } while (mappings.back()->chunks != nullptr);
+    Region region;
+    region.mapping = mappings.back();
+    region.data = region.mapping->data;
+    region.bytes = region.pinned_bytes = least_parked;
+    Extents extents;
+    Chunks chunks(extents);
+    REQUIRE(extents.add(region));
+    REQUIRE(chunks.add(region));
+    Blocks records;
+    {
+      const Container container;
+      container.use(200 * MiB);
+      ask_limits_again();
+      while (Block* const record = acquire_block()) records.push_back(record);
+      for (std::size_t i = 0; i != left; ++i) {
+        release_block(records.back());
+        records.pop_back();
+      }
+      Block* const block = chunks.take(64, 64);
+      const Chunk* const chunk = region.mapping->chunks->chunks.front();
+      CAPTURE(left);
+      if (chunk != nullptr && chunk->own_bytes != 0) {
+        REQUIRE(chunk->own != nullptr);
+        CHECK(chunk->own->data == region.data);
+        CHECK(chunk->own->capacity == chunk->own_bytes);
+        CHECK(chunk->extent != nullptr);  // it was told of it when there were records for both
+      }
+      if (block != nullptr) chunks.give(block);
+    }
+    for (Block* const record : records) release_block(record);
+    // Where there was no record there is a chunk once there is one.
+    chunks.look_again(MiB);
+    Block* const block = chunks.take(64, 64);
+    CHECK(block != nullptr);
+    if (block != nullptr) chunks.give(block);
+    chunks.lend_back();
+    CHECK(extents.free_bytes() == region.bytes - region.mapping->kept_bytes);
+    chunks.remove(region);
+    CHECK(extents.remove(region));
+  }
+  for (Mapping* const mapping : mappings) unmap_memory(mapping);
 }
 
 TEST_CASE("what a limit leaves is asked for a part at a time, so that others find the rest") {
