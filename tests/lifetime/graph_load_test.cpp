@@ -66,7 +66,8 @@ int launches_on(const Rig& rig) {
 }
 
 void launch_while_others_disturb(const CaptureOptions& options) {
-  const Rig rig(std::getenv("THOLE_DEVICE") != nullptr ? running_under_test() : Device::simulated(), {.bytes = 4 * MiB});
+  const Rig rig(std::getenv("THOLE_DEVICE") != nullptr ? running_under_test() : Device::simulated(),
+                {.bytes = 4 * MiB});
   const Stream stream(rig.device);
   std::vector<Slot> slots(copies / 2);
   for (Slot& slot : slots) {

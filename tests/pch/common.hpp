@@ -1,5 +1,5 @@
-// Compiled once for each program of tests: what nearly all of their files include. They include it themselves, too, as a
-// build with -Db_pch=false shows.
+// Compiled once for each program of tests: what nearly all of their files include. They include it themselves, too, as
+// a build with -Db_pch=false shows.
 
 #include <array>
 #include <atomic>
