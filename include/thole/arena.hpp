@@ -101,8 +101,9 @@ struct ArenaStats {
   std::size_t grown = 0;         ///< How often the arena grew.
   std::size_t buffers_made = 0;  ///< Count, all heaps.
   /// Ordinary memory for the records of buffers, those of all the process's arenas: 96 bytes a buffer, 64 more for
-  /// each stream that uses it, and up to 16 for an address that `PinnedHeap::allocate` has given away. Limits of the
-  /// machine and the container count for it as for pinned memory.
+  /// each stream that uses it, and 8 to 16 for an address that `PinnedHeap::allocate` has given away, where there are
+  /// many: the first in 64 KiB of addresses takes up to 8 KiB. Limits of the machine and the container count for it as
+  /// for pinned memory.
   std::size_t bookkeeping = 0;
   /// What makes this arena slower than it could be until the process ends, in a sentence; empty: nothing.
   std::string_view trouble;

@@ -80,12 +80,15 @@ class [[nodiscard]] DeviceSpan {
         generation_(other.generation_) {}
 
   /// All of a buffer, so that it can be named itself: `pinned.async_to_device(stream, memory)`.
-  DeviceSpan(DeviceBuffer<std::remove_const_t<T>>& buffer) noexcept : DeviceSpan(buffer.span()) {}
-  /// The same, to read.
-  DeviceSpan(const DeviceBuffer<std::remove_const_t<T>>& buffer) noexcept requires(std::is_const_v<T>)
-      : DeviceSpan(buffer.span()) {}
+  template <class Buffer>
+  requires(std::is_same_v<std::remove_const_t<Buffer>, DeviceBuffer<std::remove_const_t<T>>> &&
+           (std::is_const_v<T> || !std::is_const_v<Buffer>)) DeviceSpan(Buffer& buffer)
+  noexcept : DeviceSpan(buffer.span()) {}
   /// One that is about to go has no span.
-  DeviceSpan(const DeviceBuffer<std::remove_const_t<T>>&& buffer) = delete;
+  template <class Buffer>
+  requires(std::is_same_v<std::remove_const_t<Buffer>, DeviceBuffer<std::remove_const_t<T>>>)
+      DeviceSpan(const Buffer&& buffer)
+  = delete;
 
   /// The device address, for kernels and raw CUDA calls.
   T* native() const noexcept { return data_; }

@@ -79,14 +79,18 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
   void launch_host_function(std::function<void()> function) const;
   /// As `launch_host_function`, without throwing.
   [[nodiscard]] Result<void> try_launch_host_function(std::function<void()> function) const noexcept;
-  /// As `launch_host_function`, for one that can only be moved: it may own buffers.
+  /// As `launch_host_function`, for one that can only be moved: it may own buffers. Throws what moving it throws, too.
   template <class F>
   requires(!std::is_copy_constructible_v<F>) void launch_host_function(F function) const {
     detail::unwrap(try_launch_host_function(std::move(function)));
   }
-  /// As that, without throwing.
+  /// As that, but the errors of the call are returned.
   template <class F>
   requires(!std::is_copy_constructible_v<F>) [[nodiscard]] Result<void> try_launch_host_function(F function) const {
+    if constexpr (std::is_constructible_v<bool, const F&>)
+      if (!static_cast<bool>(function)) return launch_kept(nullptr, nullptr);
+    if constexpr (requires { function.valid(); })  // a std::packaged_task
+      if (!function.valid()) return launch_kept(nullptr, nullptr);
     auto shared = detail::try_make_shared<F>(std::move(function));
     if (shared == nullptr) return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));
     return launch_kept(std::move(shared), [](void* kept) { (*static_cast<F*>(kept))(); });

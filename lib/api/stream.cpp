@@ -196,6 +196,7 @@ void StreamRef::launch_host_function(std::function<void()> function) const {
 }
 
 Result<void> StreamRef::launch_kept(std::shared_ptr<void> function, void (*run)(void*)) const noexcept try {
+  if (run == nullptr) return try_launch_host_function(std::function<void()>());  // an empty one
   return try_launch_host_function([function = std::move(function), run] { run(function.get()); });
 } catch (const std::bad_alloc&) {
   return tl::unexpected(detail::no_system_memory("Stream::launch_host_function"));

@@ -64,31 +64,32 @@ class Stripe {
     free_table(table, width);
     return true;
   }
-  Block* at(const void* address) noexcept {
+  Block* at(const void* address, const HeapCore* heap) noexcept {
     const SpinGuard guard(lock_);
-    return find(address);
+    return find(address, heap);
   }
   Block* remove(const void* address, const HeapCore* heap) noexcept {
     const SpinGuard guard(lock_);
-    Block* const block = find(address);
-    if (block == nullptr || block->heap.load(std::memory_order_relaxed) != heap) return nullptr;
+    Block* const block = find(address, heap);
+    if (block == nullptr) return nullptr;
     table_[place(address, width_bits_)] = nullptr;
     blocks_.store(blocks_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
     return block;
   }
-  /// The last block that starts at or before the address, which may lie behind the stripe. `contains`: whether the
-  /// address lies in it.
-  Block* last_until(const std::byte* address, bool behind, bool* contains) noexcept {
-    if (blocks_.load(std::memory_order_relaxed) == 0) return nullptr;  // the one that is looked for has been put in
+  /// Whether a block starts at or before the address, which may lie behind the stripe. Sets the last one that does, if
+  /// the address lies in it and it is that heap's.
+  bool has_start_until(const std::byte* address, bool behind, const HeapCore* heap, Block** found) noexcept {
+    if (blocks_.load(std::memory_order_relaxed) == 0) return false;  // the one that is looked for has been put in
     const SpinGuard guard(lock_);
-    if (table_ == nullptr) return nullptr;
+    if (table_ == nullptr) return false;
     for (std::size_t i = behind ? places_of(width_bits_) : place(address, width_bits_) + 1; i-- != 0;) {
       Block* const block = table_[i];
       if (block == nullptr || block->data > address) continue;
-      *contains = static_cast<std::size_t>(address - block->data) < block->capacity;
-      return block;
+      const bool contains = static_cast<std::size_t>(address - block->data) < block->capacity;
+      if (contains && is_of(*block, heap)) *found = block;
+      return true;
     }
-    return nullptr;
+    return false;
   }
   void trim() noexcept {
     Block** table = nullptr;
@@ -112,9 +113,12 @@ class Stripe {
     table_[place(block.data, width_bits_)] = &block;
     blocks_.store(blocks_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
-  Block* find(const void* address) const noexcept {
+  static bool is_of(const Block& block, const HeapCore* heap) noexcept {
+    return block.heap.load(std::memory_order_relaxed) == heap;
+  }
+  Block* find(const void* address, const HeapCore* heap) const noexcept {
     Block* const block = table_ != nullptr ? table_[place(address, width_bits_)] : nullptr;
-    return block != nullptr && block->data == address ? block : nullptr;
+    return block != nullptr && block->data == address && is_of(*block, heap) ? block : nullptr;
   }
 
   bool put_in(Block& block, unsigned needed) noexcept {
@@ -150,12 +154,13 @@ template <class Child>
 Child* child_of(std::atomic<Child*>& place) noexcept {
   Child* found = place.load(std::memory_order_acquire);  // pairs with the exchange below
   if (found != nullptr) return found;
-  auto* const made = may_keep_records(sizeof(Child)) ? static_cast<Child*>(std::calloc(1, sizeof(Child))) : nullptr;
+  if (!may_keep_records(sizeof(Child))) return nullptr;
+  auto* const made = static_cast<Child*>(std::calloc(1, sizeof(Child)));
   if (made != nullptr &&
       place.compare_exchange_strong(found, made, std::memory_order_acq_rel, std::memory_order_acquire))
     return made;
   std::free(made);  // another thread was faster
-  if (made != nullptr) no_more_records(sizeof(Child));
+  no_more_records(sizeof(Child));
   return found;
 }
 
@@ -194,8 +199,7 @@ bool BlockIndex::add(Block& block) noexcept {
 
 Block* BlockIndex::at(const void* address, const HeapCore* heap) noexcept {
   Stripe* const stripe = find_stripe(address);
-  Block* const block = stripe == nullptr ? nullptr : stripe->at(address);
-  return block != nullptr && block->heap.load(std::memory_order_relaxed) == heap ? block : nullptr;
+  return stripe == nullptr ? nullptr : stripe->at(address, heap);
 }
 
 Block* BlockIndex::remove(const void* address, const HeapCore* heap) noexcept {
@@ -210,11 +214,9 @@ Block* BlockIndex::around(const void* address, const HeapCore* heap) noexcept {
     // No leaf: no block has ever started in it. A block may still reach over it from below.
     Leaf* const leaf = find_leaf(at);
     for (std::size_t i = leaf == nullptr ? 0 : stripe_of(at) + 1; i-- != 0;) {
-      bool contains = false;
-      Block* const block =
-          leaf->stripes[i].last_until(wanted, at != number_of(address) || i != stripe_of(at), &contains);
-      if (block == nullptr) continue;
-      return contains && block->heap.load(std::memory_order_relaxed) == heap ? block : nullptr;
+      Block* block = nullptr;
+      const bool behind = at != number_of(address) || i != stripe_of(at);
+      if (leaf->stripes[i].has_start_until(wanted, behind, heap, &block)) return block;
     }
     if (at < leaf_bytes) break;
     at |= leaf_bytes - 1;  // of the next one below the last stripe is the first
@@ -231,9 +233,13 @@ void BlockIndex::trim() noexcept {
 }
 
 void BlockIndex::trim(const std::byte* data, std::size_t bytes) noexcept {
-  for (std::uintptr_t at = number_of(data) / stripe_bytes * stripe_bytes; at < number_of(data) + bytes;
-       at += stripe_bytes)
-    if (Leaf* const leaf = find_leaf(at); leaf != nullptr) leaf->stripes[stripe_of(at)].trim();
+  const std::uintptr_t end = number_of(data) + bytes;
+  for (std::uintptr_t at = number_of(data); at < end;) {
+    Leaf* const leaf = find_leaf(at);
+    if (leaf != nullptr) leaf->stripes[stripe_of(at)].trim();
+    const std::size_t step = leaf != nullptr ? stripe_bytes : leaf_bytes;
+    at = at / step * step + step;
+  }
 }
 
 }  // namespace thole::inline v0_1::detail

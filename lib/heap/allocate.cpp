@@ -107,21 +107,23 @@ Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quo
   return nullptr;
 }
 
-Result<void> grow(Store& store, std::size_t bytes, std::size_t seen) noexcept try {
-  return store.grow(bytes, seen);
+Result<void> grow(Store& store, std::size_t bytes, std::size_t seen, Store::Waits waits) noexcept try {
+  return store.grow(bytes, seen, waits);
 } catch (const std::bad_alloc&) {
   return tl::unexpected(Error::make(
       Errc::out_of_memory, [] { return std::string("PinnedArena: the system has no memory for a region's records"); }));
 }
 
-/// By growing; nullptr with the reason when the arena cannot, or may not.
-Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Error>& no_growth) noexcept {
+/// By growing; nullptr with the reason when the arena cannot, or may not. Who has a deadline waits for no other thread
+/// that grows.
+Block* take_by_growing(HeapCore& heap, const Request& request, Store::Waits waits,
+                       std::optional<Error>& no_growth) noexcept {
   Store& store = heap.arena().store();
   for (;;) {
     const auto seen = store.growths();
     if (Block* const block = heap.take_from_store(request)) return block;
     if (!heap.quota().has_room(request.bytes)) return nullptr;
-    if (auto grown = grow(store, request.bytes, seen); !grown) {
+    if (auto grown = grow(store, request.bytes, seen, waits); !grown) {
       no_growth = std::move(grown.error());
       return nullptr;
     }
@@ -129,14 +131,15 @@ Block* take_by_growing(HeapCore& heap, const Request& request, std::optional<Err
 }
 
 /// Copies in flight give memory back in any stream, so that no single event can be waited for: look again, ever less
-/// often. What was dropped may have left regions empty that can make way for a larger one; but limits are not asked all
-/// the time.
+/// often. What was dropped may have left regions empty that can make way for a larger one; but what pinning takes,
+/// where it is in vain, must be little of the time.
 Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& deadline, bool& over_quota,
                        std::optional<Error>& no_growth) noexcept {
   using Clock = std::chrono::steady_clock;
   constexpr auto longest_pause = std::chrono::microseconds(1000);
   constexpr auto longest_without_growth = 64 * longest_pause;
-  auto pause = std::chrono::microseconds(10), without_growth = longest_pause;
+  auto pause = std::chrono::microseconds(10);
+  Clock::duration without_growth = longest_pause;
   auto grow_from = Clock::now() + without_growth;
   const TraceScope scope("wait for memory", request.bytes);
   heap.count_waited();
@@ -146,10 +149,11 @@ Block* wait_for_memory(HeapCore& heap, const Request& request, const Deadline& d
     if (now >= *deadline) return nullptr;
     if (now >= grow_from) {
       no_growth.reset();
-      if (Block* const block = take_by_growing(heap, request, no_growth)) return block;
-      if (no_growth && no_growth->errc() == Errc::limit)
-        without_growth = std::min(2 * without_growth, longest_without_growth);
-      grow_from = Clock::now() + without_growth;
+      if (Block* const block = take_by_growing(heap, request, Store::Waits::never, no_growth)) return block;
+      const auto end = Clock::now();
+      without_growth =
+          std::max(std::min<Clock::duration>(2 * without_growth, longest_without_growth), 16 * (end - now));
+      grow_from = end + without_growth;
     }
     std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(pause, *deadline - now));
     pause = std::min(pause * 2, longest_pause);
@@ -191,9 +195,10 @@ Result<Block*> allocate_block(HeapCore& heap, std::size_t bytes, std::size_t ali
   bool over_quota = false;
   if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
   std::optional<Error> no_growth;
-  if (block == nullptr) block = take_by_growing(heap, request, no_growth);
-  if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
   const bool waits = deadline && !in_host_function();  // which may be what the device must get through first
+  if (block == nullptr)
+    block = take_by_growing(heap, request, waits ? Store::Waits::never : Store::Waits::for_others, no_growth);
+  if (block == nullptr) block = take_from_anywhere(heap, request, over_quota);
   if (block == nullptr && waits) block = wait_for_memory(heap, request, deadline, over_quota, no_growth);
   if (block != nullptr) return block;
   if (device.lost()) return tl::unexpected(device.lost_error(call));

@@ -26,7 +26,7 @@ struct Pools {
   // What is being unpinned is in no pool and in no figure, but still pinned.
   std::size_t unpinning = 0;  // regions
   std::size_t unpinned = 0;   // regions so far
-  std::condition_variable none_unpinning;
+  std::condition_variable some_unpinned;
 };
 
 Pools& pools() noexcept { return immortal<Pools>(); }
@@ -121,7 +121,8 @@ Status unpin(std::unique_lock<std::mutex>& lock, PinnedPool& pool, DeviceBackend
   const Status status = unpin_region(region, backend, stays);
   lock.lock();
   *stays ? pool.keep(region) : (void)++all.unpinned;
-  if (--all.unpinning == 0) all.none_unpinning.notify_all();
+  --all.unpinning;
+  all.some_unpinned.notify_all();
   return status;
 }
 
@@ -130,12 +131,12 @@ std::size_t unpinned_so_far() noexcept {
   return pools().unpinned;
 }
 
-/// The same when no thread unpins any more. Waits for running work as they do, but in a host function, which is such
-/// work.
-std::size_t unpinned_by_all() noexcept {
+/// The same when something more has been unpinned, or no thread unpins any more. Waits for running work as they do, but
+/// in a host function, which is such work.
+std::size_t unpinned_by_others(std::size_t before) noexcept {
   Pools& all = pools();
   std::unique_lock lock(all.mutex);
-  if (!in_host_function()) all.none_unpinning.wait(lock, [&all] { return all.unpinning == 0; });
+  if (!in_host_function()) all.some_unpinned.wait(lock, [&] { return all.unpinned != before || all.unpinning == 0; });
   return all.unpinned;
 }
 
@@ -220,13 +221,16 @@ Result<Region*> obtain_region(const std::shared_ptr<DeviceCore>& device, std::si
     }
     if (options.pin == PinMethod::register_pages) spare_addresses(pool, *device->backend, bytes);
   }
-  const std::size_t unpinned = unpinned_so_far();
+  std::size_t unpinned = unpinned_so_far();
   auto region = pin_region(device, bytes, options);
   if (!region && region.error().errc() == Errc::limit) {
     if (Region* const kept = take(pool, device, bytes, options, SIZE_MAX)) return prepared_again(kept);
     if (may_unpin) {
       unpin_all_kept();
-      if (unpinned_by_all() != unpinned) region = pin_region(device, bytes, options);
+      for (std::size_t now;
+           !region && region.error().errc() == Errc::limit && (now = unpinned_by_others(unpinned)) != unpinned;
+           unpinned = now)
+        region = pin_region(device, bytes, options);
     }
     if (!region) return tl::unexpected(with_what_is_kept(region.error()));
   }

@@ -7,8 +7,6 @@
 #include <string>
 #include <utility>
 
-#include <gsl/util>
-
 #include <thole/config.hpp>
 
 #include "base/bytes.hpp"
@@ -251,67 +249,85 @@ Region* Store::take_empty_regions(std::size_t* bytes, std::size_t down_to, const
   return list;
 }
 
-// Whether there is room for so many more bytes once regions that hold nothing have made way. growing_ is held.
-bool Store::can_make_room(std::size_t wanted) noexcept {
+// Bytes that it may grow by once regions that hold nothing have made way. growing_ is held.
+std::size_t Store::room_beside_what_is_used() noexcept {
   const std::lock_guard lock(mutex_);
   chunks_.lend_back();
   std::size_t stays = capacity();
   for (std::size_t i = 1; i < regions_.size(); ++i)
     if (chunks_.holds_nothing(*regions_[i])) stays -= regions_[i]->bytes;
-  return stays <= options_.max_bytes && wanted <= options_.max_bytes - stays;
+  return options_.max_bytes - std::min(stays, options_.max_bytes);
 }
 
-// Regions that have made way for a larger one, which is there, or could not be had: then they are taken in again.
-void Store::end_making_room(Region* list, bool grown) noexcept {
+// Takes in a region in place of those that hold nothing. They stay pinned: growing must not wait. growing_ is held.
+Result<void> Store::exchange_for(Region* region) {
+  std::size_t bytes = 0;
+  Region* list = take_empty_regions(&bytes, 0);
+  const bool fits = region->bytes <= options_.max_bytes - std::min(capacity(), options_.max_bytes);
+  auto taken = fits ? take_in(region) : Result<void>(tl::unexpected(Error::make(Errc::out_of_memory, [] {
+    return std::string("PinnedArena: cannot grow: others have taken the room meanwhile");
+  })));
+  if (!fits) keep_region(region);
   while (list != nullptr) {
-    Region* const region = std::exchange(list, list->next);
-    region->next = nullptr;
-    if (!grown && add_region(region)) continue;
-    if (hooks() != nullptr) tell_removed(*hooks(), *region, this);
-    keep_region(region);
+    Region* const empty = std::exchange(list, list->next);
+    empty->next = nullptr;
+    if (!taken && add_region(empty)) continue;
+    if (hooks() != nullptr) tell_removed(*hooks(), *empty, this);
+    keep_region(empty);
   }
+  if (taken) return taken;
+  // Who has missed them meanwhile, and is about to grow, looks again.
+  const std::lock_guard lock(mutex_);
+  ++pieces_;
+  growths_.fetch_add(1, std::memory_order_release);
+  return taken;
 }
 
 // Steps of half the capacity keep the count of regions small and the time that growing takes proportional to what is
 // used.
-Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths) {
+Result<void> Store::grow(std::size_t bytes, std::size_t seen_growths, Waits waits) {
   if (is_telling())
     return tl::unexpected(Error(Errc::invalid_argument,
                                 "PinnedArena: cannot grow by " + bytes_text(bytes) +
                                     ": on_region_added and on_region_removed must not make their own arena grow"));
-  const std::lock_guard growing(growing_);
+  std::unique_lock growing(growing_, std::defer_lock);
+  if (waits == Waits::for_others)
+    growing.lock();
+  else if (!growing.try_lock())
+    return tl::unexpected(Error::make(
+        Errc::out_of_memory, [] { return std::string("PinnedArena: another thread is making it grow just now"); }));
   if (growths() != seen_growths) return {};
   const std::size_t wanted = whole_pages(Extents::rounded(std::clamp(bytes, page, SIZE_MAX / 4)));
-  auto room = [this] { return options_.max_bytes - std::min(capacity(), options_.max_bytes); };
-  // Small regions that are empty make way for a large one. They stay pinned: growing must not wait.
-  Region* making_room = nullptr;
-  bool grown = false;
-  const auto ended = gsl::finally([&] { end_making_room(making_room, grown); });
-  if (std::size_t ignored = 0; wanted > room() && can_make_room(wanted)) making_room = take_empty_regions(&ignored, 0);
-  const std::size_t now = capacity();
-  if (wanted > room())
+  std::size_t room = options_.max_bytes - std::min(capacity(), options_.max_bytes);
+  // Small regions that are empty make way for a large one, once it is there: until then others may use them.
+  const bool exchanges = wanted > room;
+  if (exchanges) room = room_beside_what_is_used();
+  if (wanted > room)
     return tl::unexpected(Error(Errc::out_of_memory, "PinnedArena: cannot grow by " + bytes_text(bytes) + ": it has " +
-                                                         bytes_text(now) + " of at most " +
+                                                         bytes_text(capacity()) + " of at most " +
                                                          bytes_text(options_.max_bytes)));
   // Of blocks like this one a whole number, so that nothing is left over; and no less than a block for the next time.
-  const std::size_t half = std::min(std::max(now / 2, least_growth), options_.largest);
-  std::size_t step = std::min(std::max(wanted, half / wanted * wanted), round_down(room(), wanted));
-  if (room() - step < std::min(wanted, least_growth)) step = std::min(room(), options_.largest);
+  const std::size_t half = std::min(std::max((options_.max_bytes - room) / 2, least_growth), options_.largest);
+  std::size_t step = std::min(std::max(wanted, half / wanted * wanted), round_down(room, wanted));
+  if (room - step < std::min(wanted, least_growth)) step = std::min(room, options_.largest);
   const TraceScope scope("grow the arena", step);
   auto region = obtain_region(device_, step, options_.region, Unpinning::never);
   if (!region && region.error().errc() == Errc::limit && step > wanted)
     region = obtain_region(device_, wanted, options_.region, Unpinning::never);
   if (!region) return tl::unexpected(std::move(region.error()));
-  if (auto taken = take_in(*region); !taken) return taken;
-  grown = true;
+  if (auto taken = exchanges ? exchange_for(*region) : take_in(*region); !taken) return taken;
   growths_.fetch_add(1, std::memory_order_release);
   return {};
 }
 
 std::size_t Store::trim() {
-  const std::lock_guard growing(growing_);
   std::size_t bytes = 0;
-  unpin(take_empty_regions(&bytes, options_.bytes));
+  Region* list = nullptr;
+  {
+    const std::lock_guard growing(growing_);
+    list = take_empty_regions(&bytes, options_.bytes);
+  }
+  unpin(list);
   return bytes;
 }
 

@@ -97,9 +97,10 @@ class Store {
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
   /// and return when it has finished, but allocate and free go on meanwhile. Unpins nothing. ok, or out_of_memory /
-  /// limit / device_lost, and the store has what it had. `seen_growths`: growths() as read before the allocation
-  /// failed; if the arena has grown since, returns ok at once.
-  Result<void> grow(std::size_t bytes, std::size_t seen_growths);
+  /// limit / device_lost, and the store has what it had; `waits`: never for a thread that grows. `seen_growths`:
+  /// growths() as read before the allocation failed; if the arena has grown since, returns ok at once.
+  enum class Waits { for_others, never };
+  Result<void> grow(std::size_t bytes, std::size_t seen_growths, Waits waits = Waits::for_others);
   std::size_t growths() const noexcept { return growths_.load(std::memory_order_acquire); }
 
   /// Unpins regions with nothing in them, down to StoreOptions::bytes. Returns bytes. Waits for running work.
@@ -156,8 +157,8 @@ class Store {
     bool finds_idle(Region& region, bool empty) const noexcept;
   };
   Region* take_empty_regions(std::size_t* bytes, std::size_t down_to, const Look* look = nullptr) noexcept;
-  bool can_make_room(std::size_t wanted) noexcept;
-  void end_making_room(Region* list, bool grown) noexcept;
+  std::size_t room_beside_what_is_used() noexcept;
+  Result<void> exchange_for(Region* region);
   void unpin(Region* list) noexcept;
   Result<void> pin_piece(std::size_t bytes, Unpinning unpinning);
 

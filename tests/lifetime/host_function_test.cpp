@@ -2,6 +2,7 @@
 // is lost. One case is of the simulated device's own: a kernel's function for the CPU.
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +61,23 @@ TEST_CASE("a function that can only be moved may own buffers, and they go with i
   CHECK(*ran == 1);
   until([&] { return rig.all_free(); });
   CHECK(ran.use_count() == 1);
+}
+
+TEST_CASE("an empty function that can only be moved is refused, as any that is empty") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  CHECK(has(errc_text([&] { stream.launch_host_function(std::packaged_task<void()>()); }, Errc::invalid_argument),
+            "no function"));
+  struct Nothing {
+    std::unique_ptr<int> owned;
+    explicit operator bool() const { return false; }
+    void operator()() const { FAIL_CHECK("ran"); }
+  };
+  errc_text_of(stream.try_launch_host_function(Nothing{}), Errc::invalid_argument);
+  bool ran = false;
+  stream.launch_host_function(std::packaged_task<void()>([&] { ran = true; }));
+  rig.settle(stream);
+  CHECK(ran);
 }
 
 TEST_CASE("an event that measures time and is dropped in a host function serves another") {

@@ -36,6 +36,15 @@ TEST_CASE("device memory is not freed while a copy through its span is to come")
   CHECK(!rig.device.lost());
 }
 
+TEST_CASE("a span may be of what no buffer can be of") {
+  struct Incomplete;
+  static_assert(std::is_copy_constructible_v<DeviceSpan<std::pair<int, float>>>);
+  static_assert(std::is_copy_constructible_v<DeviceSpan<volatile int>>);
+  static_assert(std::is_copy_constructible_v<DeviceSpan<Incomplete>>);
+  const auto span = DeviceSpan<std::pair<int, float>>::from_native(Rig().device, nullptr, 0);
+  CHECK(DeviceSpan(span).empty());
+}
+
 TEST_CASE("where a span is asked for, a buffer of the device's stands for all of it, unless it is about to go") {
   using Memory = DeviceBuffer<std::byte>;
   static_assert(std::is_convertible_v<Memory&, DeviceSpan<std::byte>>);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -138,6 +139,58 @@ TEST_CASE("empty regions that cannot make way for a larger one stay the arena's,
   CHECK(sound(*store, blocks, 64));
   free_all(*store, blocks);
   CHECK(store->stats().regions == 3);
+}
+
+TEST_CASE("regions that are to make way for a larger one can be used until that is there, and then stay") {
+  Machine machine;
+  const OpenStore store(machine, 4096, 100 * MiB);
+  REQUIRE(store->grow(40 * MiB, 0));
+  REQUIRE(store->grow(40 * MiB, 1));
+  const std::size_t before = store->capacity();
+  Block* used = nullptr;
+  machine.controls.before_call(SimulatedCall::register_host, [&] { used = take(*store, 30 * MiB, 64); });
+  const auto refused = store->grow(90 * MiB, 2);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().errc() == Errc::out_of_memory);
+  REQUIRE(used != nullptr);
+  CHECK(store->capacity() == before);
+  CHECK(store->growths() == 3);  // who has missed the empty ones meanwhile looks again
+  CHECK(store->stats().grown == 2);
+  give(*store, used);
+  const auto pinned = machine.controls.calls(SimulatedCall::register_host);
+  CHECK(store->grow(90 * MiB, 3));
+  CHECK(machine.controls.calls(SimulatedCall::register_host) == pinned);  // it has been kept
+  Block* const large = take(*store, 90 * MiB, 64);
+  CHECK(large != nullptr);
+  give(*store, large);
+}
+
+TEST_CASE("while regions are unpinned others may make the store grow") {
+  Machine machine;
+  const OpenStore store(machine, 4096, 200 * MiB);
+  REQUIRE(store->grow(40 * MiB, 0));
+  bool grown = false;
+  machine.controls.before_call(SimulatedCall::unregister_host, [&] {
+    std::thread([&] { grown = store->grow(10 * MiB, store->growths()).has_value(); }).join();
+  });
+  CHECK(store->trim() >= 40 * MiB);
+  CHECK(grown);
+}
+
+TEST_CASE("who waits for memory for a time waits no longer for another thread that grows") {
+  const Device device = Device::simulated();
+  const PinnedArena arena(device, {.bytes = 32 * MiB, .max_bytes = 256 * MiB});
+  const PinnedHeap heap(arena);
+  std::optional<Errc> told;
+  device.simulation().before_call(SimulatedCall::register_host, [&] {
+    std::thread([&] {
+      const auto made = heap.try_make_buffer_for<std::byte>(50 * MiB, std::chrono::milliseconds(5));
+      if (!made) told = made.error().errc();
+    }).join();
+  });
+  CHECK(heap.make_buffer<std::byte>(60 * MiB).size() == 60 * MiB);
+  REQUIRE(told.has_value());
+  CHECK(*told == Errc::timed_out);
 }
 
 TEST_CASE("an arena that was pinned in the background, and has exchanged regions since, has nothing left to pin") {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -29,7 +30,8 @@ constinit std::atomic<std::size_t> live{0};  // relaxed: a count
     (*run)();
     before_each = run;
   }
-  if (!no_memory || (left != 0 && left-- != 0))
+  const bool too_large = bytes > PTRDIFF_MAX;
+  if (!too_large && (!no_memory || (left != 0 && left-- != 0)))
     // A multiple of the alignment, as C11 wants it.
     if (void* const made =
             std::aligned_alloc(alignment, (std::max(bytes, std::size_t{1}) + alignment - 1) / alignment * alignment)) {
