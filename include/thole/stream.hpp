@@ -107,8 +107,10 @@ class [[nodiscard]] THOLE_EXPORT StreamRef {
 
   friend bool operator==(const StreamRef& a, const StreamRef& b) noexcept { return a.timeline_ == b.timeline_; }
 
- protected:
+ private:
   Result<void> launch_kept(std::shared_ptr<void> function, void (*run)(void*)) const noexcept;
+
+ protected:
   friend struct detail::HandleAccess;
   StreamRef() = default;
   /// Shared by all views of the stream.
