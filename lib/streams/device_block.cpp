@@ -201,6 +201,7 @@ void release_device_block_from_graph(void* object) {
 }
 
 void free_waiting_device_blocks(DeviceCore& device, std::size_t at_most) noexcept {
+  if (in_host_function()) return;  // no such call may be made there
   auto& waiting = device.streams->device_blocks;
   for (auto left = std::min(at_most, waiting.size()); left != 0; --left) {
     DeviceBlock* const block = waiting.pop();

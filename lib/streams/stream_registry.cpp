@@ -160,6 +160,7 @@ void StreamRegistry::end(std::shared_ptr<Timeline> timeline) noexcept {
 }
 
 void StreamRegistry::end_waiting() noexcept {
+  if (in_host_function()) return;  // no call of the device may be made there
   std::vector<std::shared_ptr<Timeline>> ending;
   {
     const std::scoped_lock lock(mutex_);
