@@ -205,9 +205,11 @@ Status Timeline::synchronize() noexcept {
 
 /// Not where the stream captures: it would be the graph that waits.
 Status Timeline::waits_already(const Timeline& before, std::uint64_t position, bool* already) noexcept {
-  const NoCapture quiet(*this);
-  *already = quiet.status().ok() && waited_for_.covers(before.number_, position);
-  return quiet.status();
+  const std::scoped_lock lock(beginning_);
+  if (!waited_for_.covers(before.number_, position)) return {};
+  const Status quiet = check_no_capture();
+  *already = quiet.ok();
+  return quiet;
 }
 
 Status Timeline::order_before(Timeline& waiter, std::uint64_t position) noexcept {
