@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -30,7 +31,13 @@ bool begin_calls() noexcept {
   return true;
 }
 
+// Relaxed: it pairs with nothing. A call that is just beginning is not held up, as one that began earlier is not; the
+// driver takes longer to come to its end.
+constinit std::atomic<bool> ending{false};
+
 }  // namespace
+
+bool process_is_ending() noexcept { return ending.load(std::memory_order_relaxed); }
 
 void end_background_calls_at_exit() noexcept {
   static const pid_t process = getpid();
@@ -41,6 +48,7 @@ void end_background_calls_at_exit() noexcept {
 }
 
 void end_background_calls(std::chrono::milliseconds at_most) noexcept {
+  ending.store(true, std::memory_order_relaxed);
   Calls& self = calls();
   std::unique_lock lock(self.mutex);
   self.ended = true;

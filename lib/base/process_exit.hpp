@@ -1,8 +1,8 @@
 #pragma once
 
 // The end of the process. A driver unloads in exit handlers of its own, and a call that another thread makes meanwhile
-// may crash inside it. The library's own threads, which nobody joins, make none from then on; the program's own threads
-// are the program's.
+// may crash inside it. The library's own threads, which nobody joins, make none from then on and are waited for; a call
+// of the program's threads that begins after that is refused.
 
 #include <chrono>
 
@@ -14,6 +14,9 @@ void end_background_calls_at_exit() noexcept;
 /// What the exit handler does. Waits for calls that are going on, but not for ever: making an
 /// event may wait for a kernel that never ends.
 void end_background_calls(std::chrono::milliseconds at_most) noexcept;
+
+/// Whether that has begun: no call to a driver may begin any more.
+bool process_is_ending() noexcept;
 
 /// For a thread of the library's own that may make no calls any more: it keeps what it holds, whose end would be a
 /// call, and goes no further; the process ends it.

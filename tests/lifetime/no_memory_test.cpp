@@ -119,15 +119,18 @@ TEST_CASE("a region that is refused where there is no memory for the refusal's w
 TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothing behind" *
           doctest::skip(THOLE_TEST_SANITIZED)) {
   const Mapped memory(16 * KiB);
-  std::vector<std::size_t> left;
-  left.reserve(8);
-  for (int repeat = 0; repeat != 8; ++repeat) {
+  const auto fail_and_adopt = [&] {
     const Device device = stepped();
     with_ever_more_memory([&] { return PinnedArena::try_adopt_buffer(device, memory.span(), [] {}).has_value(); });
     until([&] { return device.simulation().pinned_bytes() == 0; });  // what was adopted in the end
-    left.push_back(live_allocations());
+  };
+  std::size_t most = 0;
+  for (int repeat = 0; repeat != 4; ++repeat) {  // makes what is used again
+    fail_and_adopt();
+    most = std::max(most, live_allocations());
   }
-  CHECK(left.back() <= left[3]);  // what is used again has been made by then
+  for (int repeat = 0; repeat != 32; ++repeat) fail_and_adopt();
+  until([&] { return live_allocations() <= most; });  // the library's threads have some in hand for moments
 }
 
 TEST_CASE("device memory that cannot be had for want of ordinary memory is not lost" *

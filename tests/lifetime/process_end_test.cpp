@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include "../support/rig.hpp"
 #include "base/process_exit.hpp"
@@ -14,6 +15,13 @@
 using namespace support;
 
 TEST_CASE("the end waits for a call that is going on, and no thread of thole's own makes another") {
+  std::optional<Rig> on_a_gpu;
+  std::optional<Stream> stream_there;
+  if (on_gpu()) {
+    on_a_gpu.emplace(under_test());
+    stream_there.emplace(on_a_gpu->device);
+    (void)stream_there->record();
+  }
   // What a function of the program's holds may call, too, when it ends on a thread of the library's.
   struct Held {
     std::atomic<bool> ending{false}, may_end{false};
@@ -73,4 +81,12 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   for (int i = 0; i != 10'000 && seen.use_count() == 1; ++i) std::this_thread::yield();
   CHECK(seen.use_count() == 1);
   CHECK(device.simulation().arena_bytes() == MiB);
+
+  // A call of the program's own is refused before it reaches a driver that may be gone.
+  if (!on_a_gpu) return;
+  const auto refused = stream_there->try_record();
+  REQUIRE(!refused);
+  CHECK(refused.error().errc() == Errc::device_lost);
+  CHECK_MESSAGE(std::string_view(refused.error().what()).find("the process is ending") != std::string_view::npos,
+                refused.error().what());
 }

@@ -195,6 +195,19 @@ TEST_CASE("where one buffer forbids the work, nothing of it happens: f does not 
   refused(Errc::invalid_argument, "gone", reads(dangling));
 }
 
+TEST_CASE("memory of no elements is listed in any stream, wherever it came from") {
+  const Rig rig;
+  const Stream stream(rig.device), other(stepped());
+  const DeviceBuffer<int> none(other, 0), some(other, 4);
+  auto [front, back] = DeviceBuffer<int>(other, 4).split_at(4);
+  UseList uses;
+  uses.reads(none.span());
+  uses.writes(back);
+  uses.run_on(stream, [](NativeStream) {});
+  use_on(stream, reads(none), writes(back), reads(some.span().subspan(4, 0)),
+         [](const int*, int*, const int*, NativeStream) {});
+}
+
 TEST_CASE("a refused order leaves nothing behind") {
   const Rig rig;
   const Stream stream(rig.device), other(rig.device);

@@ -34,14 +34,16 @@ constexpr int answer = 42;
 std::vector<Errc> Program::forbidden(const Lane& lane, const std::vector<Entry>& entries) const {
   std::vector<Errc> broken_rules;
   for (auto entry = entries.begin(); entry != entries.end(); ++entry) {
+    if (entry->count == 0) continue;  // nothing, wherever it is
     const Memory& memory = *entry->memory;
-    // Also an empty part of it.
     if (memory.of_device && memory.device != lane.device) broken_rules.push_back(Errc::wrong_device);
-    if (entry->count == 0) continue;
     if (memory.writer || (entry->writes && memory.readers != 0)) broken_rules.push_back(Errc::borrowed);
     if (std::any_of(entries.begin(), entry, [&](const Entry& earlier) { return collide(earlier, *entry); }))
       broken_rules.push_back(Errc::invalid_argument);
   }
+  // Once each: there are more entries than codes that a call may be told to expect.
+  std::ranges::sort(broken_rules);
+  broken_rules.erase(std::ranges::unique(broken_rules).begin(), broken_rules.end());
   return broken_rules;
 }
 
@@ -90,7 +92,12 @@ void Program::use_as_one(Lane& lane, const std::vector<Entry>& entries, Call&& c
   if (allowed && lane.capture) codes.push_back(Errc::in_flight);
   codes.resize(std::max<std::size_t>(codes.size(), 1), Errc::borrowed);
   const auto code = [&](std::size_t i) { return codes[std::min(i, codes.size() - 1)]; };
-  say(fmt::format("one use on {} of {} buffers{}{}", lane.id, entries.size(), allowed ? "" : ", forbidden",
+  std::string names;
+  for (const Entry& entry : entries)
+    names +=
+        fmt::format(" {}{} {} of {}{}", entry.memory->of_device ? "device's " : "", entry.writes ? "writes" : "reads",
+                    entry.count, entry.memory->count, entry.memory->device == lane.device ? "" : " elsewhere");
+  say(fmt::format("one use on {} of{}{}{}", lane.id, names, allowed ? "" : ", forbidden",
                   lane.capture ? ", captured" : ""));
   const bool throws = chance(6);
   bool ran = false;
@@ -154,7 +161,6 @@ void Program::use_several() {
       return;
     }
     const std::size_t count = device->memory->count;
-    if (count == 0 && device->memory->device != lane->device) return;
     const std::size_t offset = chance(2) ? 0 : below(count + 1);
     choices.push_back({nullptr, device});
     entries.push_back({device->memory, offset, chance(2) ? count - offset : below(count - offset + 1), chance(2)});

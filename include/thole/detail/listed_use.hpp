@@ -60,7 +60,7 @@ struct ListAccess {
     return {{.device_block = span.empty() ? nullptr : span.block_,
              .data = span.data_,
              .bytes = span.size_bytes(),
-             .device = span.device_,
+             .device = span.empty() ? nullptr : span.device_,
              .generation = span.generation_,
              .writes = !std::is_const_v<Element>},
             span.data_};

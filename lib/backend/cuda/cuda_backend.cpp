@@ -16,6 +16,7 @@
 #include "base/fork.hpp"
 #include "base/host_function.hpp"
 #include "base/pci.hpp"
+#include "base/process_exit.hpp"
 
 namespace thole::inline v0_1::detail {
 namespace {
@@ -103,6 +104,8 @@ class CudaBackend final : public DeviceBackend {
           return "the stream belongs to another device, or to a context that is not the device's primary one";
         case StatusCode::device_lost:
           return "the device is lost";
+        case StatusCode::unloading:
+          return "the process is ending";
         default:
           return "no error of CUDA's";
       }
@@ -181,6 +184,7 @@ class CudaBackend final : public DeviceBackend {
   }
   Status check_stream(StreamHandle stream) noexcept override {
     if (process_ != this_process()) return {StatusCode::device_lost};
+    if (process_is_ending()) return {StatusCode::unloading};
     if (is_default(stream)) return {};
     CUcontext context = nullptr;
     const Status asked = status_of(context_of(stream_of(stream), &context));
@@ -322,10 +326,12 @@ class CudaBackend final : public DeviceBackend {
   }
 
  private:
-  /// Each call of CUDA's goes through here: never in a forked child, and with the device's context current.
+  /// Each call of CUDA's goes through here: never in a forked child, nor while the driver unloads (the runtime's own
+  /// functions look for that, the driver's do not), and with the device's context current.
   template <class F>
   Status call(F f) noexcept {
     if (process_ != this_process()) return {StatusCode::device_lost};
+    if (process_is_ending()) return {StatusCode::unloading};
     const CurrentContext current(context_);
     return status_of(f());
   }
@@ -371,6 +377,7 @@ int cuda_device_count() noexcept {
 
 Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
   if (!may_call_cuda()) return {StatusCode::device_lost};
+  if (process_is_ending()) return {StatusCode::unloading};
   if (is_default(stream)) {
     const Status status = status_of(cudaGetDevice(ordinal));
     return status.ok() && !current_is_primary(*ordinal) ? Status{StatusCode::wrong_device} : status;

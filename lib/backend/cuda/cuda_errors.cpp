@@ -4,7 +4,7 @@ namespace thole::inline v0_1::detail {
 namespace {
 
 // CUDA: "CUDA Runtime API", Data types, cudaError: the sticky ones say
-/// that the process must be ended to use CUDA again.
+// that the process must be ended to use CUDA again.
 StatusCode code_of(cudaError_t error) noexcept {
   // Two of them by number: CUDA 12's first runtimes have no name for them, while their driver may report them.
   constexpr int contained = 226, tensor_memory_leak = 721;
