@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include <thole/thole.h>
+#include <thole/graph.hpp>
 
 #include "../support/adopted.hpp"
 #include "../support/allocations.hpp"
@@ -131,6 +133,72 @@ TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothin
   }
   for (int repeat = 0; repeat != 32; ++repeat) fail_and_adopt();
   until([&] { return live_allocations() <= most; });  // the library's threads have some in hand for moments
+}
+
+TEST_CASE("a launch that fails for want of memory launches nothing" * doctest::skip(THOLE_TEST_SANITIZED)) {
+  for (const bool beside : {false, true}) {  // branches run beside each other where nobody steps
+    const Rig rig(beside ? Device::simulated() : stepped());
+    const Stream stream(rig.device), other(rig.device);
+    const auto settle = [&] { beside ? stream.synchronize() : rig.settle(stream); };
+    auto buffer = rig.heap.make_buffer<std::byte>(bytes);
+    DeviceBuffer<std::byte> target(stream, bytes);
+    std::atomic<int> ran{0};
+    auto graph = capture(stream,
+                         [&] {
+                           buffer.async_to_device(stream, target.span());
+                           buffer.async_from_device(stream, target.span());
+                           stream.launch_host_function([&] { ++ran; });
+                           other.wait(stream.record());
+                           other.launch_host_function([&] { ++ran; });
+                           stream.launch_host_function([&] { ++ran; });
+                           stream.wait(other.record());
+                         },
+                         {.completion = each_write});
+    auto exec = graph.instantiate();
+    exec.launch(stream);
+    settle();
+    int launched = 1;
+    for (int repeat = 0; repeat != 2; ++repeat) {
+      with_ever_more_memory([&] {
+        const bool success = exec.try_launch(stream).has_value();
+        if (success) ++launched;
+        return success;
+      });
+      settle();
+      CHECK(ran == 3 * launched);
+      CHECK(buffer.try_borrow_mut().has_value());
+    }
+  }
+}
+
+TEST_CASE("an event of a graph says of a launch that failed for want of memory what it said before it" *
+          doctest::skip(THOLE_TEST_SANITIZED)) {
+  const Rig rig;
+  const Stream stream(rig.device), other(rig.device);
+  auto& backend = rig.backend();
+  detail::EventHandle event = nullptr;
+  REQUIRE(backend.create_event(&event).ok());
+  auto graph = capture(stream, [&] {
+    const auto native = static_cast<detail::StreamHandle>(stream.native());
+    REQUIRE(backend.record_event_in_graph(event, native).ok());
+    stream.launch_host_function([] {});
+    stream.launch_host_function([] {});
+  });
+  auto first = graph.instantiate(), second = graph.instantiate();
+  rig.sim().hold(stream);
+  first.launch(stream);
+  const auto launch_with_memory_for = [&](std::size_t allocations) {
+    const NoMemory no_memory(allocations);
+    return second.try_launch(other).has_value();
+  };
+  for (std::size_t allocations = 0; !launch_with_memory_for(allocations); ++allocations) {
+    rig.sim().run_all();
+    CHECK(backend.query_event(event).code == detail::StatusCode::not_ready);
+  }
+  rig.sim().release(stream);
+  rig.sim().run_all();
+  CHECK(backend.query_event(event).ok());
+  CHECK(backend.destroy_event(event).ok());
 }
 
 TEST_CASE("device memory that cannot be had for want of ordinary memory is not lost" *

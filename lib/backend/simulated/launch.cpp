@@ -73,31 +73,6 @@ std::vector<Step> pick_order(const Graph& graph, std::mt19937_64& random) {
   }
 }
 
-/// The step as an operation of this launch, not its last. What the graph records is recorded here: `point` is that of
-/// the launch.
-Operation launched(const Step& step, const std::shared_ptr<const Graph>& graph, PointPtr point) {
-  Operation operation = step.operation();
-  operation.graph = graph;
-  operation.places = step.parts.size() == 1 ? 1 : 0;  // the node's, with its last part
-  operation.point = std::move(point);
-  if (SimulatedEvent* const event = operation.event == nullptr ? nullptr : find_event(operation.event)) {
-    event->point = operation.point;
-    event->captured.reset();
-  }
-  return operation;
-}
-
-/// All of the graph in the stream's queue, one after the other.
-void launch_in_order(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end) {
-  const auto order = pick_order(*graph, stream->device->random);
-  for (const Step& step : order) {
-    const bool last = &step == &order.back();
-    const bool records = step.node->operation.event != nullptr;
-    Operation operation = launched(step, graph, last ? end : records ? std::make_shared<Point>() : nullptr);
-    enqueue(stream, std::move(operation));
-  }
-}
-
 void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr& point, std::size_t places = 0) {
   Operation mark;
   mark.kind = kind;
@@ -107,6 +82,16 @@ void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr&
   enqueue(stream, std::move(mark));
 }
 
+/// What stands in the queue behind its first operations does nothing when its turn comes, but wait.
+void do_nothing(SimulatedStream& stream, std::size_t first) noexcept {
+  for (std::size_t i = first; i != stream.queue.size(); ++i) {
+    Operation& operation = stream.queue[i];
+    if (operation.kind == Operation::Kind::wait) continue;
+    if (operation.kind == Operation::Kind::free) stream.leaving_bytes -= operation.bytes;
+    operation.kind = Operation::Kind::record;
+  }
+}
+
 /// A branch of one launch.
 struct Branch {
   StreamPtr stream;
@@ -114,17 +99,75 @@ struct Branch {
   std::map<std::uint64_t, std::size_t> follows;  // so many nodes of each other branch, as far as it has been filled
 };
 
+/// One launch, whose end is `end`. The machine is locked for all of it: nothing of it runs before it is complete.
+class Launch {
+ public:
+  Launch(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end)
+      : graph_(graph), stream_(stream), end_(end), first_(stream->queue.size()) {
+    for (const Node& node : graph->nodes)
+      if (SimulatedEvent* const event = event_of(node.operation))
+        recorded_before_.push_back({event, event->point, event->captured});
+  }
+
+  void in_order();
+  void beside();
+  /// It did not come about, for want of memory: nothing of it does anything, and its events say what they said before.
+  void undo() noexcept;
+
+ private:
+  struct RecordedBefore {
+    SimulatedEvent* event;
+    PointPtr point;
+    std::shared_ptr<Capture> captured;
+  };
+
+  static SimulatedEvent* event_of(const Operation& operation) {
+    return operation.event == nullptr ? nullptr : find_event(operation.event);
+  }
+  Operation launched(const Step& step, PointPtr point) const;
+
+  const std::shared_ptr<const Graph>& graph_;
+  const StreamPtr& stream_;
+  const PointPtr& end_;
+  const std::size_t first_;  // of the stream's queue
+  std::map<std::uint64_t, Branch> branches_;
+  std::vector<RecordedBefore> recorded_before_;
+};
+
+/// The step as an operation of this launch, not its last. What the graph records is recorded here: `point` is that of
+/// the launch.
+Operation Launch::launched(const Step& step, PointPtr point) const {
+  Operation operation = step.operation();
+  operation.graph = graph_;
+  operation.places = step.parts.size() == 1 ? 1 : 0;  // the node's, with its last part
+  operation.point = std::move(point);
+  if (SimulatedEvent* const event = event_of(operation)) {
+    event->point = operation.point;
+    event->captured.reset();
+  }
+  return operation;
+}
+
+/// All of the graph in the stream's queue, one after the other.
+void Launch::in_order() {
+  const auto order = pick_order(*graph_, stream_->device->random);
+  for (const Step& step : order) {
+    const bool last = &step == &order.back();
+    const bool records = step.node->operation.event != nullptr;
+    enqueue(stream_, launched(step, last ? end_ : records ? std::make_shared<Point>() : nullptr));
+  }
+}
+
 /// The first branch in the stream's queue, each other one in a stream that nobody else knows, which begins where the
 /// launch does and ends with its branch. Who waits, waits by points: a branch that stands still holds no other.
-void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end) {
-  SimulatedDevice& device = *stream->device;
+void Launch::beside() {
+  SimulatedDevice& device = *stream_->device;
   const auto start = std::make_shared<Point>();
-  enqueue_mark(stream, Operation::Kind::record, start);
-  std::map<std::uint64_t, Branch> branches;
-  for (const Node& node : graph->nodes) {
-    Branch& branch = branches[node.stream];
-    if (branch.stream == nullptr && branches.size() == 1) {
-      branch.stream = stream;
+  enqueue_mark(stream_, Operation::Kind::record, start);
+  for (const Node& node : graph_->nodes) {
+    Branch& branch = branches_[node.stream];
+    if (branch.stream == nullptr && branches_.size() == 1) {
+      branch.stream = stream_;
     } else if (branch.stream == nullptr) {
       branch.stream = make_stream(device);
       branch.stream->destroyed = true;
@@ -134,21 +177,35 @@ void launch_beside(const std::shared_ptr<const Graph>& graph, const StreamPtr& s
       auto& follows = branch.follows[other];
       if (other == node.stream || follows >= count) continue;
       follows = count;
-      enqueue_mark(branch.stream, Operation::Kind::wait, branches.at(other).after.at(count - 1));
+      enqueue_mark(branch.stream, Operation::Kind::wait, branches_.at(other).after.at(count - 1));
     }
     Step step{&node};
     split(step, device.random);
     branch.after.push_back(std::make_shared<Point>());
     for (; !step.parts.empty(); step.parts.pop_back()) {
-      Operation operation = launched(step, graph, step.parts.size() == 1 ? branch.after.back() : nullptr);
+      Operation operation = launched(step, step.parts.size() == 1 ? branch.after.back() : nullptr);
       operation.of_branches = true;
       operation.places = 0;  // of the launching stream's queue, as long as the launch goes on
       enqueue(branch.stream, std::move(operation));
     }
   }
-  for (const auto& [id, branch] : branches)
-    if (branch.stream != stream) enqueue_mark(stream, Operation::Kind::wait, branch.after.back());
-  enqueue_mark(stream, Operation::Kind::record, end, graph->nodes.size());
+  for (const auto& [id, branch] : branches_)
+    if (branch.stream != stream_) enqueue_mark(stream_, Operation::Kind::wait, branch.after.back());
+  enqueue_mark(stream_, Operation::Kind::record, end_, graph_->nodes.size());
+}
+
+void Launch::undo() noexcept {
+  do_nothing(*stream_, first_);
+  for (const auto& [id, branch] : branches_) {
+    if (branch.stream == nullptr || branch.stream == stream_) continue;
+    do_nothing(*branch.stream, 0);
+    // Without memory for its first operation it has none that would end it.
+    if (branch.stream->queue.empty()) stream_->device->streams.erase(branch.stream->id);
+  }
+  for (const auto& [event, point, captured] : recorded_before_) {
+    event->point = point;
+    event->captured = captured;
+  }
 }
 
 }  // namespace
@@ -168,17 +225,19 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     wait.places = 0;
     enqueue(stream, std::move(wait));
   }
-  exec.last = std::make_shared<Point>();
+  const auto end = std::make_shared<Point>();
+  Launch launch(graph, stream, end);
   try {
     // On a stepped device whoever steps the stream steps all of the launch.
     if (stream->device->options.stepped || !has_branches(*graph))
-      launch_in_order(graph, stream, exec.last);
+      launch.in_order();
     else
-      launch_beside(graph, stream, exec.last);
+      launch.beside();
   } catch (...) {
-    exec.last.reset();  // the end of what there was no memory for never comes, and nobody may wait for it
+    launch.undo();
     throw;
   }
+  exec.last = end;
   return {};
 }
 
