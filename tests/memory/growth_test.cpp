@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -216,6 +217,26 @@ TEST_CASE("who waits for memory gets what regions make way for that others have 
   });
   CHECK(heap.try_make_buffer_for<std::byte>(64 * MiB, std::chrono::minutes(1)).has_value());
   drops.join();
+}
+
+TEST_CASE("who waits for memory that cannot grow tries that ever less often") {
+  using namespace std::chrono_literals;
+  int tries = 0;
+  bool refuses = false;
+  ArenaOptions options{.bytes = MiB, .max_bytes = 8 * MiB};
+  options.on_region_added = [&](gsl::span<std::byte>) {
+    if (!refuses) return;
+    ++tries;
+    throw std::runtime_error("no");
+  };
+  const PinnedHeap heap(PinnedArena(Device::simulated({.stepped = true}), options));
+  const auto all = heap.make_buffer<std::byte>(MiB);
+  refuses = true;
+  const auto failed = heap.try_make_buffer_for<std::byte>(MiB, 200ms);
+  REQUIRE(!failed);
+  CHECK(failed.error().errc() == Errc::timed_out);
+  CHECK(tries != 0);
+  CHECK(tries < 12);  // at first, and 1, 2, 4, ... ms after the one before: a slow machine comes to fewer
 }
 
 TEST_CASE("who asks to grow after somebody else has grown gets ok, and the arena does not grow twice") {
