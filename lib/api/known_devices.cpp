@@ -143,7 +143,7 @@ Result<std::shared_ptr<DeviceCore>> known_gpu(int ordinal, int connections) {
   }
   auto backend = make_cuda_backend(ordinal, connections);
   if (!backend) return tl::unexpected(std::move(backend.error()));
-  end_background_calls_at_exit();
+  end_calls_at_exit();
   return cores.emplace(ordinal, make_core(std::move(*backend))).first->second;
 }
 

@@ -50,7 +50,7 @@ enum class StatusCode {
   wrong_device,   ///< The stream belongs to another device, or to another context of it.
   capture,        ///< Not allowed on a capturing stream, or the capture was invalidated.
   device_lost,    ///< A sticky error; nothing will run again.
-  unloading,      ///< The runtime is going away: the process is exiting.
+  unloading,      ///< The process is ending: the runtime goes away, or is about to and makes no more calls.
   failed,         ///< Anything else; describe() says what.
 };
 

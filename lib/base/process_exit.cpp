@@ -31,28 +31,30 @@ bool begin_calls() noexcept {
   return true;
 }
 
-// Relaxed: it pairs with nothing. A call that is just beginning is not held up, as one that began earlier is not; the
-// driver takes longer to come to its end.
-constinit std::atomic<bool> ending{false};
+constinit std::atomic<bool> ending{false};  // relaxed: pairs with nothing
 
 }  // namespace
 
 bool process_is_ending() noexcept { return ending.load(std::memory_order_relaxed); }
 
-void end_background_calls_at_exit() noexcept {
-  static const pid_t process = getpid();
+void end_calls_at_exit() noexcept {
   // Where it cannot be registered the process ends as it would without it. A forked child has none of the threads.
-  (void)std::atexit([] {
-    if (getpid() == process) end_background_calls(std::chrono::seconds(1));
-  });
+  static const pid_t process = [] {
+    (void)std::atexit([] {
+      if (getpid() == process) end_calls(std::chrono::seconds(1));
+    });
+    return getpid();
+  }();
 }
 
-void end_background_calls(std::chrono::milliseconds at_most) noexcept {
+void end_calls(std::chrono::milliseconds at_most) noexcept {
+  {
+    Calls& self = calls();
+    std::unique_lock lock(self.mutex);
+    self.ended = true;
+    self.none.wait_for(lock, at_most, [&] { return self.going_on == 0; });
+  }
   ending.store(true, std::memory_order_relaxed);
-  Calls& self = calls();
-  std::unique_lock lock(self.mutex);
-  self.ended = true;
-  self.none.wait_for(lock, at_most, [&] { return self.going_on == 0; });
 }
 
 void stand_still() noexcept {

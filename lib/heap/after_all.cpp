@@ -92,7 +92,8 @@ class AfterAll {
           const BackgroundCalls calls;  // while it calls, not while it sleeps: the end of the process waits for it
           if (!calls) return;
           const Status status = wait_for_all(*device);
-          if (status.code == StatusCode::unloading) return;
+          // At the end of the process calls are refused while the device goes on, and it counts as lost.
+          if (process_is_ending()) return;
           if (status.ok() || device->lost()) {  // a device that is lost uses nothing any more
             for (Block* const block : round) end_handle(*block);
             break;

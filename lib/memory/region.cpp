@@ -149,8 +149,8 @@ Status unpin_region(Region* region, DeviceBackend& backend, bool* stays) noexcep
     const CaptureGuard guard(backend);
     status = region->mapping == nullptr ? backend.free_host(region->data) : backend.unregister_host(region->data);
   }
-  // While the runtime unloads, or when the device is lost, the registration has ended or ends with it; and there is
-  // none where the device knows of none.
+  // When the process ends, or the device is lost, the registration has ended or ends with it; and there is none where
+  // the device knows of none.
   const bool gone = status.ok() || status.code == StatusCode::unloading || status.code == StatusCode::device_lost ||
                     status.code == StatusCode::invalid;
   if (gone) unmap_region(region);

@@ -105,6 +105,7 @@ class Notifier {
       while (!in_order.empty()) {
         const Status status = in_order.begin()->second.event.query();
         if (status.code == StatusCode::not_ready) break;
+        if (process_is_ending()) return any;  // refused, whatever the status: what is not done is not told
         any = true;
         const auto next = in_order.extract(in_order.begin());
         next.mapped().done(status);

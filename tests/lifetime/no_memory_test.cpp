@@ -132,7 +132,7 @@ TEST_CASE("adopted memory that cannot be pinned for want of memory leaves nothin
     most = std::max(most, live_allocations());
   }
   for (int repeat = 0; repeat != 32; ++repeat) fail_and_adopt();
-  until([&] { return live_allocations() <= most; });  // the library's threads have some in hand for moments
+  CHECK(live_allocations() < most + 16);  // the library's threads have some in hand for moments
 }
 
 TEST_CASE("a launch that fails for want of memory launches nothing" * doctest::skip(THOLE_TEST_SANITIZED)) {
@@ -198,6 +198,9 @@ TEST_CASE("an event of a graph says of a launch that failed for want of memory w
   rig.sim().release(stream);
   rig.sim().run_all();
   CHECK(backend.query_event(event).ok());
+  for (std::size_t allocations = 0; !launch_with_memory_for(allocations); ++allocations)
+    CHECK(backend.query_event(event).ok());
+  rig.sim().run_all();
   CHECK(backend.destroy_event(event).ok());
 }
 

@@ -42,7 +42,7 @@ TEST_CASE("the end waits for a call that is going on, and no thread of thole's o
   REQUIRE(*going_on);
   std::atomic<bool> ended{false};
   std::thread exit_handler([&] {
-    detail::end_background_calls(std::chrono::hours(1));
+    detail::end_calls(std::chrono::hours(1));
     ended = true;
   });
   until([] { return !detail::BackgroundCalls(); });

@@ -366,7 +366,7 @@ TEST_CASE("where the system has no thread to take care of an arena, the device s
   CHECK(support::in_child([&] {
           pthread_attr_t attributes;
           pthread_attr_init(&attributes);
-          pthread_attr_setstacksize(&attributes, std::size_t{1} << 47);  // all addresses that there are
+          pthread_attr_setstacksize(&attributes, std::size_t{1} << 62);  // so much is not to be had
           pthread_setattr_default_np(&attributes);
           auto device = support::stepped();
           const PinnedArena trimmed(device, {.bytes = MiB, .max_bytes = 2 * MiB, .trim_after = 1h});

@@ -19,7 +19,7 @@ struct ListedUse {
       nullptr;                 // memory of a DeviceBuffer, or neither: nothing, or memory that thole does not know
   const void* data = nullptr;  // the listed part of it, and
   std::size_t bytes = 0;
-  const void* device = nullptr;  // of device memory: the identity of its device
+  const void* device = nullptr;  // of device memory that is not empty: the identity of its device
   std::uint32_t generation = 0;  // of device_block
   bool writes = false;
   bool moved_from = false;

@@ -326,8 +326,8 @@ class CudaBackend final : public DeviceBackend {
   }
 
  private:
-  /// Each call of CUDA's goes through here: never in a forked child, nor while the driver unloads (the runtime's own
-  /// functions look for that, the driver's do not), and with the device's context current.
+  /// Each call of CUDA's goes through here: never in a forked child, nor when the process ends (the runtime's own
+  /// functions look whether the driver unloads, the driver's do not), and with the device's context current.
   template <class F>
   Status call(F f) noexcept {
     if (process_ != this_process()) return {StatusCode::device_lost};
@@ -372,7 +372,7 @@ int numa_node_of(int ordinal) noexcept {
 
 int cuda_device_count() noexcept {
   int count = 0;
-  return may_call_cuda() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
+  return may_call_cuda() && !process_is_ending() && status_of(cudaGetDeviceCount(&count)).ok() ? count : 0;
 }
 
 Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
@@ -390,7 +390,12 @@ Status cuda_device_of(StreamHandle stream, int* ordinal) noexcept {
   return status_of(cudaGetDevice(ordinal));
 }
 
-Result<void> set_cuda_connections(int ordinal, int connections) { return set_connections(ordinal, connections); }
+Result<void> set_cuda_connections(int ordinal, int connections) {
+  if (process_is_ending())
+    return tl::unexpected(
+        Error(Errc::device_lost, "Device::cuda(" + std::to_string(ordinal) + "): the process is ending"));
+  return set_connections(ordinal, connections);
+}
 
 Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connections) {
   const auto refused = [ordinal](Errc code, const std::string& why) {
@@ -398,6 +403,7 @@ Result<std::shared_ptr<DeviceBackend>> make_cuda_backend(int ordinal, int connec
   };
   if (!may_call_cuda())
     return refused(Errc::no_device, "this process is a fork of one that has used CUDA, and cannot use it itself");
+  if (process_is_ending()) return refused(Errc::device_lost, "the process is ending");
   if (connections != 0)  // before any call that initialises the driver
     if (auto set = set_connections(ordinal, connections); !set) return tl::unexpected(std::move(set.error()));
   if (const int count = cuda_device_count(); ordinal < 0 || ordinal >= count)

@@ -82,16 +82,6 @@ void enqueue_mark(const StreamPtr& stream, Operation::Kind kind, const PointPtr&
   enqueue(stream, std::move(mark));
 }
 
-/// What stands in the queue behind its first operations does nothing when its turn comes, but wait.
-void do_nothing(SimulatedStream& stream, std::size_t first) noexcept {
-  for (std::size_t i = first; i != stream.queue.size(); ++i) {
-    Operation& operation = stream.queue[i];
-    if (operation.kind == Operation::Kind::wait) continue;
-    if (operation.kind == Operation::Kind::free) stream.leaving_bytes -= operation.bytes;
-    operation.kind = Operation::Kind::record;
-  }
-}
-
 /// A branch of one launch.
 struct Branch {
   StreamPtr stream;
@@ -103,15 +93,22 @@ struct Branch {
 class Launch {
  public:
   Launch(const std::shared_ptr<const Graph>& graph, const StreamPtr& stream, const PointPtr& end)
-      : graph_(graph), stream_(stream), end_(end), first_(stream->queue.size()) {
+      : graph_(graph),
+        stream_(stream),
+        end_(end),
+        length_before_(stream->queue.size()),
+        enqueued_before_(stream->enqueued),
+        places_before_(stream->places) {
     for (const Node& node : graph->nodes)
       if (SimulatedEvent* const event = event_of(node.operation))
         recorded_before_.push_back({event, event->point, event->captured});
   }
 
+  /// Behind the executable's latest launch, if there was one.
+  void after(const PointPtr& latest);
   void in_order();
   void beside();
-  /// It did not come about, for want of memory: nothing of it does anything, and its events say what they said before.
+  /// It did not come about, for want of memory: all is as it was before.
   void undo() noexcept;
 
  private:
@@ -129,7 +126,9 @@ class Launch {
   const std::shared_ptr<const Graph>& graph_;
   const StreamPtr& stream_;
   const PointPtr& end_;
-  const std::size_t first_;  // of the stream's queue
+  const std::size_t length_before_;
+  const std::uint64_t enqueued_before_;
+  const std::size_t places_before_;
   std::map<std::uint64_t, Branch> branches_;
   std::vector<RecordedBefore> recorded_before_;
 };
@@ -146,6 +145,15 @@ Operation Launch::launched(const Step& step, PointPtr point) const {
     event->captured.reset();
   }
   return operation;
+}
+
+void Launch::after(const PointPtr& latest) {
+  if (latest == nullptr || latest->done) return;
+  Operation wait;
+  wait.kind = Operation::Kind::wait;
+  wait.point = latest;
+  wait.places = 0;
+  enqueue(stream_, std::move(wait));
 }
 
 /// All of the graph in the stream's queue, one after the other.
@@ -195,12 +203,13 @@ void Launch::beside() {
 }
 
 void Launch::undo() noexcept {
-  do_nothing(*stream_, first_);
+  while (stream_->queue.size() != length_before_) stream_->queue.pop_back();
+  stream_->enqueued = enqueued_before_;
+  stream_->places = places_before_;
   for (const auto& [id, branch] : branches_) {
     if (branch.stream == nullptr || branch.stream == stream_) continue;
-    do_nothing(*branch.stream, 0);
-    // Without memory for its first operation it has none that would end it.
-    if (branch.stream->queue.empty()) stream_->device->streams.erase(branch.stream->id);
+    branch.stream->queue.clear();
+    stream_->device->streams.erase(branch.stream->id);
   }
   for (const auto& [event, point, captured] : recorded_before_) {
     event->point = point;
@@ -218,16 +227,10 @@ Status launch_executable(GraphExec& exec, const StreamPtr& stream) {
     return refuse(Refusal::capture_unsupported);
   }
   if (graph->nodes.empty()) return {};
-  if (exec.last && !exec.last->done) {
-    Operation wait;
-    wait.kind = Operation::Kind::wait;
-    wait.point = exec.last;
-    wait.places = 0;
-    enqueue(stream, std::move(wait));
-  }
   const auto end = std::make_shared<Point>();
   Launch launch(graph, stream, end);
   try {
+    launch.after(exec.last);
     // On a stepped device whoever steps the stream steps all of the launch.
     if (stream->device->options.stepped || !has_branches(*graph))
       launch.in_order();
