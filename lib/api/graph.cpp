@@ -212,6 +212,7 @@ Device GraphExec::device() const {
 Result<void> GraphExec::try_launch(const StreamRef& stream) noexcept {
   constexpr const char* call = "GraphExec::launch";
   if (core_ == nullptr) return tl::unexpected(detail::moved_from(call, "the graph"));
+  if (core_->of_another_process()) return tl::unexpected(core_->lost_error(call));
   auto timeline = HandleAccess::live_timeline(stream, call);
   if (!timeline) return tl::unexpected(std::move(timeline.error()));
   const auto& device = (*timeline)->device();

@@ -271,6 +271,7 @@ TEST_CASE("every other call of a child on what its parent made says that another
                     [&] { objects.written->use_on(own, Access::device_writes, [](std::byte*, NativeStream) {}); })
                     ? 0
                     : 1;
+            accepted += is_refused("launch on a stream of its own", [&] { objects.exec->launch(own); }) ? 0 : 1;
             accepted += is_refused("wait on a stream of its own", [&] { own.wait(*later); }) ? 0 : 1;
             if (!in_flight->busy()) ++accepted;
             if (!device.lost()) ++accepted;

@@ -1,9 +1,14 @@
 // Rule 5: use_on runs the program's own work on the memory and records the use, whatever happens. Steps, counts, hooks
 // and losses are the simulated device's.
 
+#include <array>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
+
+#include <thole/graph.hpp>
+#include <thole/use_on.hpp>
 
 #include "../support/rig.hpp"
 
@@ -131,6 +136,34 @@ TEST_CASE("what was copied before a long use does not wait for it") {
   CHECK(rig.sim().step(stream, 2) == 2);
   CHECK(rig.heap.collect() == 1);
   CHECK(buffer.busy());
+}
+
+TEST_CASE("what was copied before a use of several buffers, a list's, or a launch does not wait for that") {
+  const Rig rig;
+  const Stream stream(rig.device);
+  DeviceBuffer<std::byte> target(stream, 4 * KiB);
+  const auto buffer = rig.heap.make_buffer<std::byte>(4 * KiB);
+  UseList list;
+  list.reads(buffer);
+  auto exec = capture(stream, [&] { stream.launch_host_function([] {}); }).instantiate();
+  const auto start = [&](NativeStream native) {
+    launch(
+        rig, native, [](void*) {}, nullptr);
+  };
+  const std::array<std::function<void()>, 3> longs{
+      [&] { use_on(stream, reads(buffer), [&](const std::byte*, NativeStream native) { start(native); }); },
+      [&] { list.run_on(stream, start); },
+      [&] { exec.launch(stream); },
+  };
+  for (const auto& give_long_work : longs) {
+    rig.settle(stream);
+    (void)rig.heap.collect();
+    rig.heap.make_buffer<std::byte>(4 * KiB).async_to_device(stream, target.span());
+    give_long_work();
+    CHECK(rig.sim().step(stream, 2) == 2);
+    CHECK(rig.heap.collect() == 1);
+  }
+  rig.settle(stream);
 }
 
 TEST_CASE("use_on of an empty buffer runs the function") {

@@ -82,6 +82,13 @@ TEST_CASE("a full arena is out_of_memory that tells wanted, free, largest, in fl
   CHECK(has(text, std::to_string(512 * KiB) + " in use"));
   CHECK(has(text, std::to_string(MiB)));
   CHECK(rig.heap.make_buffer<std::byte>(256 * KiB).size() == 256 * KiB);
+  // What has come back is in flight no more, and may be used again.
+  rig.settle(stream);
+  (void)rig.heap.collect();
+  const auto again = rig.heap.make_buffer<std::byte>(256 * KiB);
+  const auto later = errc_text_of(rig.heap.try_make_buffer<std::byte>(300 * KiB), Errc::out_of_memory);
+  CHECK(has(later, " 0 in flight"));
+  CHECK(has(later, std::to_string(768 * KiB) + " in use"));
 }
 
 TEST_CASE("the timed call says timed_out when nothing comes back, and takes what is there without waiting") {
