@@ -1,9 +1,9 @@
 #pragma once
 
 // A lock in one byte, or beside a pointer in its word, for sections of some nanoseconds that are hardly ever contended:
-// one atomic operation to take it, a store to give it back. Who finds it taken tries again a few times and then sleeps
-// between tries, so that a holder which lost its processor gets one, also under real-time scheduling, where a yield
-// would not give it any.
+// one atomic operation to take it, a store to give it back. Who finds it taken tries again for some microseconds and
+// then sleeps between tries, so that a holder which lost its processor gets one, also under real-time scheduling, where
+// a yield would not give it any.
 
 #include <atomic>
 #include <cstdint>
