@@ -21,17 +21,20 @@ void free_each(Store& store, F&& next) noexcept {
 
 }  // namespace
 
-BlockRun Depot::pop(Class& at, std::size_t index) noexcept {
+BlockRun Depot::pop(Class& at) noexcept {
   Block* const first = at.first.load(std::memory_order_relaxed);
   if (first == nullptr) return {};
   // Before the list is gone: who looks for memory, and finds none here without the lock, sees that something left.
-  moves_.fetch_add(1, std::memory_order_release);
+  at.count_move();
   at.first.store(first->next_list, std::memory_order_release);
   first->next_list = nullptr;
   --at.lists;
-  const BlockRun list{first, first->list_length};
+  return {first, first->list_length};
+}
+
+/// Without a lock, since it may look at each block: another thread has written them last.
+void Depot::count_gone(const BlockRun& list, std::size_t index) noexcept {
   bytes_.fetch_sub(list.bytes(index), std::memory_order_relaxed);
-  return list;
 }
 
 void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexcept {
@@ -47,31 +50,51 @@ void Depot::give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexce
       surplus.push(block);
     }
   };
+  const auto give_up_one_of = [&](std::size_t at) {
+    BlockRun old;
+    {
+      const SpinGuard guard(classes_[at].lock);
+      old = pop(classes_[at]);
+      if (!old.empty()) surplus.begin();
+    }
+    count_gone(old, at);
+    give_up(old);
+  };
   // Lists of classes that are not used any more go in their turn, so that they do not keep others out for ever.
   for (std::size_t i = 0; i != looks && bytes() + more > most; ++i) {
     const std::size_t at = hand_.fetch_add(1, std::memory_order_relaxed) % size_class::count;
     if (at == index || classes_[at].first.load(std::memory_order_relaxed) == nullptr) continue;
-    const SpinGuard guard(classes_[at].lock);
-    give_up(pop(classes_[at], at));
+    give_up_one_of(at);
     break;
   }
   if (bytes() + more > most) return give_up(list);
   list.first->list_length = static_cast<std::uint8_t>(list.length);
   bytes_.fetch_add(more, std::memory_order_relaxed);
-  const SpinGuard guard(classes_[index].lock);
-  if (++classes_[index].lists > most_lists) give_up(pop(classes_[index], index));
-  list.first->next_list = classes_[index].first.load(std::memory_order_relaxed);
-  classes_[index].first.store(list.first, std::memory_order_relaxed);
-  moves_.fetch_add(1, std::memory_order_release);
+  bool too_many = false;
+  {
+    const SpinGuard guard(classes_[index].lock);
+    too_many = ++classes_[index].lists > most_lists;
+    list.first->next_list = classes_[index].first.load(std::memory_order_relaxed);
+    classes_[index].first.store(list.first, std::memory_order_relaxed);
+    classes_[index].count_move();
+  }
+  if (too_many) give_up_one_of(index);
 }
 
-BlockRun Depot::take(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept {
+BlockRun Depot::take(std::size_t index, std::size_t bytes, std::size_t alignment, std::uint32_t most) noexcept {
   Class& at = classes_[index];
   if (at.first.load(std::memory_order_relaxed) == nullptr) return {};
-  const SpinGuard guard(at.lock);
-  const Block* const first = at.first.load(std::memory_order_relaxed);
-  if (first == nullptr || !size_class::fits(first->capacity, bytes) || !is_aligned(first->data, alignment)) return {};
-  return pop(at, index);
+  BlockRun list;
+  {
+    const SpinGuard guard(at.lock);
+    const Block* const first = at.first.load(std::memory_order_relaxed);
+    if (first == nullptr || first->list_length > most || !size_class::fits(first->capacity, bytes) ||
+        !is_aligned(first->data, alignment))
+      return {};
+    list = pop(at);
+  }
+  count_gone(list, index);
+  return list;
 }
 
 void Depot::flush() noexcept {

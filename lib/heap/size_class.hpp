@@ -50,16 +50,16 @@ constexpr bool fits(std::size_t capacity, std::size_t wanted) noexcept {
   return capacity >= wanted && (wanted <= largest_exact || capacity - wanted <= wanted / 64);
 }
 
-/// How many blocks make a full list, which changes hands as a whole, in a cache that keeps `limit` bytes at most:
-/// enough of the small ones that taking turns at a lock costs nothing, and no more bytes than a thread will soon use.
-constexpr std::size_t list_length(std::size_t index, std::size_t limit) noexcept {
-  constexpr std::size_t most = 64, most_bytes = std::size_t{1} << 20;
-  return std::clamp<std::size_t>(std::min(most_bytes, limit / 4) / smallest(index), 1, most);
+/// No block of the class, the last one apart, has more bytes.
+constexpr std::size_t largest(std::size_t index) noexcept {
+  return index < first_mixed ? smallest(index) : smallest(index + 1);
 }
 
-/// No list in the depot has more bytes: those of a full one, of the largest blocks of the class.
-constexpr std::size_t most_in_list(std::size_t index) noexcept {
-  return list_length(index, SIZE_MAX) * (index < first_mixed ? smallest(index) : smallest(index + 1));
+/// How many blocks make a full list, which changes hands as a whole, in a cache that keeps `limit` bytes at most: so
+/// many that taking turns at a lock costs nothing, also with large blocks where the cache may keep some.
+constexpr std::size_t list_length(std::size_t index, std::size_t limit) noexcept {
+  constexpr std::size_t most = 64;
+  return std::clamp<std::size_t>(limit / 4 / smallest(index), 1, most);
 }
 
 /// How many blocks to take from the store at once when there are none elsewhere.

@@ -37,15 +37,17 @@ Block* ThreadCache::take_from(Depot& depot, std::size_t bytes, std::size_t align
     if (!place.empty()) continue;
     MovingBlocks moving;
     std::size_t room = 0;
+    std::uint32_t most = UINT32_MAX;
     if (quota != nullptr) {
       moving.begin();
-      room = size_class::most_in_list(index);
+      most = at.full_length;
+      room = most * size_class::largest(index);
       if (!quota->take(room)) {
         moving.cancel();
         return nullptr;
       }
     }
-    place = depot.take(index, bytes, alignment);
+    place = depot.take(index, bytes, alignment, most);
     const std::size_t came = place.bytes(index);
     count_gone(room - came);
     if (place.empty()) {

@@ -123,6 +123,40 @@ TEST_CASE("what one thread drops, another has in whole lists: the depot is asked
   place.put(taken);
 }
 
+TEST_CASE("a cache whose heap has a limit takes no list that is longer than its own ones") {
+  Place place(256 * MiB);  // lists of a quarter of 4 MiB
+  place.put(place.make_several(80, 64 * KiB));
+  Quota quota;
+  quota.begin(64 * MiB);
+  ThreadCache small, same;
+  small.quota = same.quota = &quota;
+  small.set_capacity(64 * MiB);
+  same.set_capacity(256 * MiB);
+  CHECK(small.take_from(place.depot, 64 * KiB, granule) == nullptr);
+  CHECK(quota.taken() == 0);
+  Block* const block = same.take_from(place.depot, 64 * KiB, granule);
+  REQUIRE(block != nullptr);
+  CHECK(same.bytes() == 15 * 64 * KiB);
+  CHECK(quota.taken() == 16 * 64 * KiB);
+  {
+    MovingBlocks moving;
+    free_lists(place.store, same.take_all(moving));
+  }
+  CHECK(quota.taken() == 64 * KiB);
+  place.put({block});
+}
+
+TEST_CASE("lists have as many bytes as a quarter of what a cache may keep, and sixty-four blocks at most") {
+  const auto length = [](std::size_t bytes, std::size_t limit) {
+    return size_class::list_length(size_class::index(bytes), limit);
+  };
+  CHECK(length(64, MiB) == 64);
+  CHECK(length(64 * KiB, MiB) == 4);
+  CHECK(length(64 * KiB, 64 * MiB) == 64);
+  CHECK(length(MiB, 64 * MiB) == 16);
+  CHECK(length(64 * MiB, 64 * MiB) == 1);
+}
+
 TEST_CASE("a thread that goes back and forth about the border of a list does not go to the depot each time") {
   Place place;
   const auto blocks = place.make_several(64, 4 * KiB);
