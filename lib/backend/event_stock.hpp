@@ -15,9 +15,11 @@ namespace thole::inline v0_1::detail {
 /// Thread safety: any thread, at any time.
 class EventStock {
  public:
-  static constexpr std::size_t full = 128;   ///< as many are made ahead, of those that measure no time
-  static constexpr std::size_t low = 32;     ///< with fewer, more should be made
-  static constexpr std::size_t most = 1024;  ///< with more, of both kinds together, some should go
+  /// As many are made ahead, of those that measure no time: a stuck stream whose uses have an event each has filled its
+  /// own queue, of about 1,000 places, before it has them all.
+  static constexpr std::size_t full = 512;
+  static constexpr std::size_t low = 384;    ///< with fewer, more should be made
+  static constexpr std::size_t most = 2048;  ///< with more, of both kinds together, some should go
 
   EventStock(DeviceBackend& backend, Leftovers& leftovers) noexcept : backend_(backend), leftovers_(leftovers) {}
   /// Destroys the events; none is out.

@@ -16,11 +16,12 @@ namespace {
 constexpr std::size_t bytes = 4 * KiB;
 constexpr int more_than_fit = 5000;
 
-Device with_short_queues() {
+Device with_queues_of(std::size_t places) {
   Device device = under_test();
   if (device.backend() != thole::Backend::simulated) return device;
-  return Device::simulated({.stepped = true, .queue_limit = 200});
+  return Device::simulated({.stepped = true, .queue_limit = places});
 }
+Device with_short_queues() { return with_queues_of(200); }
 
 /// A stream that is stuck, and a thread that waits for room in its queue until it is opened.
 class FullQueue {
@@ -92,6 +93,27 @@ TEST_CASE("beside a full queue other streams copy, are waited for, and give buff
     CHECK(back.borrow()[bytes - 1] == value);
     (void)buffer.borrow_mut();
     (void)rig.heap.collect();
+  }
+}
+
+TEST_CASE("beside a full queue a second stream that stands still leaves others the events that they need") {
+  const Rig rig(with_queues_of(1000));
+  const Stream second(rig.device), other(rig.device);
+  auto buffer = rig.heap.make_buffer<std::byte>(bytes, std::byte{4});
+  DeviceBuffer<std::byte> there(other, bytes);
+  auto used = rig.heap.make_buffer<std::byte>(bytes);
+  rig.settle(other);
+  rig.settle(second);
+  // The gate first, which launches a host function, and opened first: no host function runs while another one waits.
+  std::optional<FullQueue> full;
+  const Gate gate(rig, second);
+  full.emplace(rig, other);
+  for (int i = 0; i != 400; ++i) use_on(second, reads(used), [](const std::byte*, NativeStream) {});
+  for (int round = 0; round != 20; ++round) {
+    buffer.async_to_device(other, there.span());
+    const Event event = other.record();
+    rig.settle(other);
+    CHECK(event.ready());
   }
 }
 
