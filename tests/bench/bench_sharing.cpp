@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <barrier>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -59,23 +60,27 @@ double through_rings(int pairs, std::size_t count, Make make, Drop drop) {
   using T = decltype(make());
   std::vector<std::unique_ptr<Ring<T>>> rings;
   for (int i = 0; i != pairs; ++i) rings.push_back(std::make_unique<Ring<T>>());
-  const double began = nanoseconds();
+  std::barrier begin(2 * pairs + 1);  // what it takes to start threads is not asked
   std::vector<std::thread> threads;
   for (auto& ring : rings) {
     threads.emplace_back([&, count] {
+      begin.arrive_and_wait();
       for (std::size_t i = 0; i != count; ++i) ring->put(make());
     });
     threads.emplace_back([&, count] {
+      begin.arrive_and_wait();
       for (std::size_t i = 0; i != count; ++i) drop(ring->take());
     });
   }
+  begin.arrive_and_wait();
+  const double began = nanoseconds();
   for (std::thread& thread : threads) thread.join();
   return (nanoseconds() - began) / static_cast<double>(count);
 }
 
 void producer_consumer(Figures& figures, const thole::PinnedHeap& heap) {
   for (const std::size_t bytes : {std::size_t{64}, 4 * KiB, 64 * KiB, MiB}) {
-    const std::size_t count = bytes == MiB ? 600 : 6000;
+    const std::size_t count = bytes == MiB ? 3000 : 20000;
     const auto name = bytes < KiB ? "64 B" : bytes < MiB ? fmt::format("{} KiB", bytes / KiB) : "1 MiB";
     double alone = 0;
     for (const int pairs : {1, 4, 8}) {
