@@ -47,8 +47,8 @@ class Depot {
 
   /// Keeps the list. For what is too much another list is moved to `surplus`, or this one.
   void give(BlockRun list, std::size_t index, MovingBlocks& surplus) noexcept;
-  /// A list of at most `most` blocks whose first one serves the request, or none. The caller holds the lock of the cache
-  /// that it goes to.
+  /// A list of at most `most` blocks whose first one serves the request, or none. The caller holds the lock of the
+  /// cache that it goes to.
   BlockRun take(std::size_t index, std::size_t bytes, std::size_t alignment, std::uint32_t most) noexcept;
   /// Gives everything to the store.
   void flush() noexcept;
