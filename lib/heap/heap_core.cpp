@@ -1,5 +1,6 @@
 #include "heap/heap_core.hpp"
 
+#include <algorithm>
 #include <array>
 #include <new>
 #include <utility>
@@ -62,7 +63,7 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, const HeapSettings& s
       cache.returned = cache.settled = 0;
       cache.recent.reset();
       cache.quota = limited ? &heap->quota_ : nullptr;
-      if (&cache != &heap->spare_) cache.set_capacity(heap->arena_->store().capacity());
+      if (&cache != &heap->spare_) cache.set_capacity(heap->capacity());
     });
   }
   try {
@@ -163,7 +164,7 @@ ThreadCache* HeapCore::adopt_cache() noexcept {
   caches_ = cache;
   {
     const SpinGuard guard(cache->lock);
-    cache->set_capacity(arena_->store().capacity());
+    cache->set_capacity(capacity());
     cache->quota = quota_.limited() ? &quota_ : nullptr;
   }
   ThreadCacheTable::set(index_, cache, &HeapCore::abandon_cache);
@@ -191,6 +192,12 @@ void HeapCore::abandon_cache(ThreadCache* cache) noexcept {
   cache->next = std::exchange(heap.unowned_, cache);
 }
 
+/// All that the heap may have, of which each thread may keep a share.
+std::size_t HeapCore::capacity() const noexcept {
+  const std::size_t all = arena_->store().capacity();
+  return quota_.limited() ? std::min(all, quota_.limit()) : all;
+}
+
 /// Under the cache's lock, when it has been to the depot or the store: what it has in use and in flight is counted for
 /// the peak.
 void HeapCore::settle(ThreadCache& cache) noexcept {
@@ -198,7 +205,7 @@ void HeapCore::settle(ThreadCache& cache) noexcept {
   const std::uint64_t more = share - std::exchange(cache.settled, share);
   const auto held = static_cast<std::int64_t>(held_.fetch_add(more, std::memory_order_relaxed) + more);
   if (held > 0) peak_bytes.note(static_cast<std::size_t>(held));
-  if (&cache != &spare_) cache.set_capacity(arena_->store().capacity());
+  if (&cache != &spare_) cache.set_capacity(capacity());
 }
 
 Counters<std::size_t> HeapCore::sum_counts() noexcept {

@@ -54,7 +54,7 @@ class alignas(64) ThreadCache {
   }
   /// Keeps the block and moves lists to the depot for it. What neither keeps goes to `surplus`.
   void put_slowly(Block* block, Depot& depot, MovingBlocks& surplus) noexcept;
-  /// How many bytes it may keep, of the capacity of an arena.
+  /// How many bytes it may keep, of all that its heap may have.
   void set_capacity(std::size_t capacity) noexcept;
   /// Takes all blocks: lists, linked by `next_list`. Where there are any, `moving` has begun.
   Block* take_all(MovingBlocks& moving) noexcept;
@@ -109,7 +109,7 @@ class alignas(64) ThreadCache {
 
   Count bytes_;
   std::size_t limit_ = 0;
-  std::size_t capacity_ = 0;                  // of the arena, when limit_ was set
+  std::size_t capacity_ = 0;                  // of the heap, when limit_ was set
   std::size_t hand_ = 0;                      // the class that makes room next
   const Timeline* recent_address_ = nullptr;  // of `recent`, to compare
   std::array<Class, size_class::count> classes_{};

@@ -157,6 +157,16 @@ TEST_CASE("what goes through the depot from thread to thread is counted out and 
   CHECK(rig.heap.stats().taken == KiB);
 }
 
+TEST_CASE("a thread keeps no larger share of a heap's quota than of an arena of that size") {
+  const PinnedArena arena(stepped(), {.bytes = 512 * MiB});
+  const PinnedHeap heap(arena, {.max_bytes = 4 * MiB});
+  std::vector<Bytes> buffers;
+  for (int i = 0; i != 60; ++i) buffers.push_back(heap.make_buffer<std::byte>(64 * KiB));
+  buffers.clear();
+  CHECK(heap.stats().taken <= MiB);
+  CHECK(arena.stats().cached >= 3 * MiB);  // which other heaps may have
+}
+
 TEST_CASE("a heap that begins where another ended has all of its own quota") {
   const Rig rig = limited_to(MiB);
   for (std::size_t quota = MiB; quota <= 4 * MiB; quota += MiB) {
