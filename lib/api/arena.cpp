@@ -12,6 +12,7 @@
 #include "heap/caretaker.hpp"
 #include "heap/heap_core.hpp"
 #include "heap/heap_figures.hpp"
+#include "heap/size_class.hpp"
 #include "inspect/draw_svg.hpp"
 #include "inspect/leaks.hpp"
 #include "memory/store.hpp"
@@ -112,7 +113,7 @@ ArenaStats PinnedArena::stats() const {
           .in_use = heaps.in_use,
           .in_flight = heaps.in_flight,
           .cached = heaps.cached,
-          .largest_free = store.largest_free,
+          .largest_free = detail::size_class::round_down(store.largest_free),
           .wasted = store.wasted + heaps.waste,
           .peak = store.peak,
           .regions = store.regions,

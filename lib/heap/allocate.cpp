@@ -49,14 +49,14 @@ Error exhausted_error(HeapCore& heap, std::size_t bytes, std::size_t alignment, 
   const std::size_t kept = std::min(arena.kept_bytes(), store.handed_out);
   const std::size_t in_flight = std::min(arena.in_flight.get(), store.handed_out - kept);
   return Error::make(timed_out ? Errc::timed_out : Errc::out_of_memory, [&] {
-    std::string text = std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
-                       std::to_string(bytes) + " bytes" +
-                       (alignment > granule ? " at a multiple of " + std::to_string(alignment) : "") + ": " +
-                       std::to_string(store.free + kept) + " free, " + std::to_string(store.largest_free) +
-                       " in the largest free piece, " + std::to_string(in_flight) + " in flight, " +
-                       std::to_string(store.handed_out - kept - in_flight) + " in use, of " +
-                       std::to_string(store.capacity) + " (the arena may grow to " +
-                       std::to_string(store.max_capacity) + ")";
+    std::string text =
+        std::string(call) + (timed_out ? ": in the given time, no" : ": no") + " pinned memory for " +
+        std::to_string(bytes) + " bytes" +
+        (alignment > granule ? " at a multiple of " + std::to_string(alignment) : "") + ": " +
+        std::to_string(store.free + kept) + " free, " + std::to_string(size_class::round_down(store.largest_free)) +
+        " in the largest free piece, " + std::to_string(in_flight) + " in flight, " +
+        std::to_string(store.handed_out - kept - in_flight) + " in use, of " + std::to_string(store.capacity) +
+        " (the arena may grow to " + std::to_string(store.max_capacity) + ")";
     if (no_growth) {
       // Without the words for its code, which this error says itself.
       const std::string why = no_growth->what(), words = ": " + no_growth->code().message();
@@ -75,8 +75,10 @@ Request request_of(const HeapCore& heap, std::size_t bytes, std::size_t alignmen
 /// What is kept or finished anywhere, without waiting for the device. `over_quota`: there was none since the heap has
 /// all that it may have.
 Block* take_from_anywhere(HeapCore& heap, const Request& request, bool& over_quota) noexcept {
-  // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way.
-  constexpr int most_searches = 64;
+  // Other threads move free blocks about meanwhile. Not for ever: beside busy threads some always are on their way. So
+  // many in vain, while there is something to find, nobody will see: beside a thread that trims without end, 64 were in
+  // vain once in three million allocations.
+  constexpr int most_searches = 256;
   DeviceCore& device = *heap.arena().device();
   const Quota& quota = heap.quota();
   // Others take more than they need for a moment: see quota.hpp.

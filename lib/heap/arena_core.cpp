@@ -1,5 +1,6 @@
 #include "heap/arena_core.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -87,7 +88,7 @@ void ArenaCore::flush() noexcept {
 
 void ArenaCore::flush_if_idle(std::size_t bytes) noexcept {
   constexpr std::size_t takes_between = 64, most_keepers = 16;
-  if (bytes < Extents::whole_pages_from) return;
+  if (bytes < std::min(Extents::whole_pages_from, store_->capacity() / 32)) return;
   const std::size_t takes = large_takes_.fetch_add(1, std::memory_order_relaxed);
   if (takes < next_look_.load(std::memory_order_relaxed)) return;
   if (takes < takes_between && bytes < store_->capacity() / 64) return;
@@ -101,7 +102,9 @@ void ArenaCore::flush_if_idle(std::size_t bytes) noexcept {
     });
   // Too many to look at each time.
   if (keepers == most_keepers) next_look_.store(takes + most_keepers, std::memory_order_relaxed);
-  if (out != 0 && kept == out) flush();
+  if (kept != out) return;
+  if (out != 0) flush();
+  store_->lend_back();
 }
 
 std::size_t ArenaCore::kept_bytes() const noexcept {

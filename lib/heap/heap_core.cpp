@@ -63,7 +63,7 @@ HeapCore* HeapCore::open(std::shared_ptr<ArenaCore> arena, const HeapSettings& s
       cache.returned = cache.settled = 0;
       cache.recent.reset();
       cache.quota = limited ? &heap->quota_ : nullptr;
-      if (&cache != &heap->spare_) cache.set_capacity(heap->capacity());
+      if (&cache != &heap->spare_) heap->set_capacity(cache);
     });
   }
   try {
@@ -164,7 +164,7 @@ ThreadCache* HeapCore::adopt_cache() noexcept {
   caches_ = cache;
   {
     const SpinGuard guard(cache->lock);
-    cache->set_capacity(capacity());
+    set_capacity(*cache);
     cache->quota = quota_.limited() ? &quota_ : nullptr;
   }
   ThreadCacheTable::set(index_, cache, &HeapCore::abandon_cache);
@@ -192,10 +192,10 @@ void HeapCore::abandon_cache(ThreadCache* cache) noexcept {
   cache->next = std::exchange(heap.unowned_, cache);
 }
 
-/// All that the heap may have, of which each thread may keep a share.
-std::size_t HeapCore::capacity() const noexcept {
+/// Each thread may keep a share of all that the heap may have.
+void HeapCore::set_capacity(ThreadCache& cache) const noexcept {
   const std::size_t all = arena_->store().capacity();
-  return quota_.limited() ? std::min(all, quota_.limit()) : all;
+  cache.set_capacity(quota_.limited() ? std::min(all, quota_.limit()) : all, all);
 }
 
 /// Under the cache's lock, when it has been to the depot or the store: what it has in use and in flight is counted for
@@ -205,7 +205,7 @@ void HeapCore::settle(ThreadCache& cache) noexcept {
   const std::uint64_t more = share - std::exchange(cache.settled, share);
   const auto held = static_cast<std::int64_t>(held_.fetch_add(more, std::memory_order_relaxed) + more);
   if (held > 0) peak_bytes.note(static_cast<std::size_t>(held));
-  if (&cache != &spare_) cache.set_capacity(capacity());
+  if (&cache != &spare_) set_capacity(cache);
 }
 
 Counters<std::size_t> HeapCore::sum_counts() noexcept {

@@ -110,7 +110,7 @@ struct HeapCore {
   void in_cache(F&& f) noexcept;
   template <class F>
   void for_each_cache(F&& f) noexcept;
-  std::size_t capacity() const noexcept;
+  void set_capacity(ThreadCache& cache) const noexcept;
   void settle(ThreadCache& cache) noexcept;
   void end() noexcept;
   bool count_taken(std::size_t taken, Block** blocks, std::size_t count) noexcept;

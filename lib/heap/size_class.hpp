@@ -39,6 +39,11 @@ constexpr std::size_t smallest(std::size_t index) noexcept {
 /// Below this class all blocks of one are of one size.
 inline constexpr std::size_t first_mixed = index(largest_exact);
 
+/// The most that can be asked for where so many bytes are free in one piece.
+constexpr std::size_t round_down(std::size_t bytes) noexcept {
+  return bytes > largest_exact || bytes < granule ? bytes : smallest(index(bytes));
+}
+
 /// The last class in which a block for a request of the class `index` may be: blocks of whole pages may be too small in
 /// their class, and the next one has only larger ones.
 constexpr std::size_t last_to_try(std::size_t index) noexcept {

@@ -5,14 +5,18 @@
 
 namespace thole::inline v0_1::detail {
 
-void ThreadCache::set_capacity(std::size_t capacity) noexcept {
-  if (capacity == capacity_) return;
+void ThreadCache::set_capacity(std::size_t capacity, std::size_t arena) noexcept {
+  if (capacity == capacity_ && arena == arena_) return;
   capacity_ = capacity;
+  arena_ = arena;
   // Each block that is kept is a hole in the arena that cannot join its neighbours: on an inference server's trace,
   // more than a sixty-fourth for each thread costs more than 15 % of the arena. Small arenas have few threads.
   limit_ = std::max(capacity / 64, std::min(capacity / 4, std::size_t{1} << 20));
+  // A block of this share of the arena that is kept, and used again where it lies, may cut the arena in two.
+  const std::size_t largest = arena / 32;
   for (std::size_t index = 0; index != size_class::count; ++index)
-    classes_[index].full_length = static_cast<std::uint32_t>(size_class::list_length(index, limit_));
+    classes_[index].full_length =
+        size_class::smallest(index) > largest ? 0 : static_cast<std::uint32_t>(size_class::list_length(index, limit_));
 }
 
 Block* ThreadCache::take_slowly(std::size_t index, std::size_t bytes, std::size_t alignment) noexcept {
@@ -77,12 +81,12 @@ void ThreadCache::give_list(std::size_t index, Depot& depot, MovingBlocks& surpl
 }
 
 void ThreadCache::put_slowly(Block* block, Depot& depot, MovingBlocks& surplus) noexcept {
-  if (block->capacity > limit_) {
+  const std::size_t own = size_class::index(block->capacity);
+  Class& at = classes_[own];
+  if (block->capacity > limit_ || at.full_length == 0) {
     count_gone(block->capacity);
     return surplus.push(block);
   }
-  const std::size_t own = size_class::index(block->capacity);
-  Class& at = classes_[own];
   if (at.used.length >= at.full_length) {
     if (!at.full.empty()) give_list(own, depot, surplus);
     at.full = std::exchange(at.used, {});

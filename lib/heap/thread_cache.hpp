@@ -54,8 +54,8 @@ class alignas(64) ThreadCache {
   }
   /// Keeps the block and moves lists to the depot for it. What neither keeps goes to `surplus`.
   void put_slowly(Block* block, Depot& depot, MovingBlocks& surplus) noexcept;
-  /// How many bytes it may keep, of all that its heap may have.
-  void set_capacity(std::size_t capacity) noexcept;
+  /// How many bytes it may keep, and how large blocks: of all that its heap may have, and of its arena's capacity.
+  void set_capacity(std::size_t capacity, std::size_t arena) noexcept;
   /// Takes all blocks: lists, linked by `next_list`. Where there are any, `moving` has begun.
   Block* take_all(MovingBlocks& moving) noexcept;
   /// Moves all blocks to the depot; what that does not keep to `surplus`.
@@ -87,7 +87,7 @@ class alignas(64) ThreadCache {
   struct Class {
     BlockRun used;
     BlockRun full;                  // the other one
-    std::uint32_t full_length = 0;  // how many blocks make a full list
+    std::uint32_t full_length = 0;  // how many blocks make a full list; 0: the class is not kept
   };
   static bool fits(const Block& block, std::size_t bytes, std::size_t alignment) noexcept {
     return size_class::fits(block.capacity, bytes) && is_aligned(block.data, alignment);
@@ -109,7 +109,7 @@ class alignas(64) ThreadCache {
 
   Count bytes_;
   std::size_t limit_ = 0;
-  std::size_t capacity_ = 0;                  // of the heap, when limit_ was set
+  std::size_t capacity_ = 0, arena_ = 0;      // of the heap and the arena, when limit_ was set
   std::size_t hand_ = 0;                      // the class that makes room next
   const Timeline* recent_address_ = nullptr;  // of `recent`, to compare
   std::array<Class, size_class::count> classes_{};

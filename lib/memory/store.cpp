@@ -203,6 +203,11 @@ void Store::free_locked(Block* block) noexcept {
   extents_.give(block);
 }
 
+void Store::lend_back() noexcept {
+  const std::lock_guard lock(mutex_);
+  chunks_.lend_back();
+}
+
 std::size_t Store::allocate_batch(std::size_t bytes, std::size_t alignment, Block** out, std::size_t count,
                                   bool leftovers) noexcept {
   const std::lock_guard lock(mutex_);

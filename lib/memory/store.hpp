@@ -94,6 +94,8 @@ class Store {
   /// Takes back blocks of this store that nobody uses and no device may touch; their uses are empty. Their records may
   /// become other blocks' at once. Holds the lock for some of them at a time. Never allocates, throws or maps.
   void free_batch(Block** blocks, std::size_t count) noexcept;
+  /// Takes back what mimalloc was lent and holds nothing, so that it cuts nothing in two.
+  void lend_back() noexcept;
 
   /// Adds a region, at least large enough for `bytes`, within max_bytes. One thread grows at a time; others wait for it
   /// and return when it has finished, but allocate and free go on meanwhile. Unpins nothing. ok, or out_of_memory /

@@ -233,7 +233,7 @@ TEST_CASE("a stream whose last event is refused twice is destroyed in the end, t
 
 TEST_CASE("a look at what is left behind takes the blocks that nobody has taken since the look before, and no others") {
   const auto device = stepped();
-  const PinnedHeap heap(PinnedArena(device, {.bytes = MiB}));
+  const PinnedHeap heap(PinnedArena(device, {.bytes = 4 * MiB}));
   const Stream busy(device), idle(device);
   DeviceBuffer<std::byte> of_busy(busy, bytes), of_idle(idle, bytes);
   const auto drop_in_flight = [&](const Stream& stream, DeviceBuffer<std::byte>& memory) {

@@ -112,7 +112,7 @@ TEST_CASE("a picture has a title, totals, a scale, the address of each row, and 
 }
 
 TEST_CASE("a block tells where the mouse is its size, its state, where it was made, its stream and for how long") {
-  const Rig rig;
+  const Rig rig(stepped(), {.bytes = 4 * MiB});
   const Stream stream(rig.device);
   auto target = DeviceBuffer<std::byte>(stream, 128 * KiB);
   const auto held = rig.heap.make_buffer<std::byte>(64 * KiB);

@@ -129,13 +129,13 @@ TEST_CASE("blocks that go from heap to heap count where they are") {
 TEST_CASE("what others take from a heap's threads is not the heap's any more") {
   const Rig rig = limited_to(MiB, MiB);
   const PinnedHeap other(rig.arena);
-  std::vector<Bytes> buffers = fill(rig.heap, 64 * KiB, Errc::limit);
-  REQUIRE(buffers.size() == 16);
-  buffers.resize(12);  // of the rest, some are in this thread's cache
-  CHECK(rig.heap.stats().taken > 12 * 64 * KiB);
-  const auto more = fill(other, 64 * KiB, Errc::out_of_memory);
-  CHECK(more.size() == 4);
-  CHECK(rig.heap.stats().taken == 12 * 64 * KiB);
+  std::vector<Bytes> buffers = fill(rig.heap, 32 * KiB, Errc::limit);
+  REQUIRE(buffers.size() == 32);
+  buffers.resize(24);  // of the rest, some are in this thread's cache
+  CHECK(rig.heap.stats().taken > 24 * 32 * KiB);
+  const auto more = fill(other, 32 * KiB, Errc::out_of_memory);
+  CHECK(more.size() == 8);
+  CHECK(rig.heap.stats().taken == 24 * 32 * KiB);
 }
 
 TEST_CASE("a buffer that is too large for any cache is given back, and its bytes with it") {

@@ -82,7 +82,8 @@ TEST_CASE("a million small buffers take 97 bytes each of ordinary memory, which 
   const std::size_t more = arena.stats().bookkeeping - before;
   CHECK(more >= count * sizeof(Block) - 4 * MiB);  // idle slabs keep a page
   CHECK(more <= count * 97);
-  if (!THOLE_TEST_SANITIZED) CHECK(resident() - resident_before >= more - MiB);
+  // What this process kept idle before is used again.
+  if (!THOLE_TEST_SANITIZED) CHECK(resident() - resident_before >= more - 16 * MiB);
   SUBCASE("once the arena is trimmed") {
     buffers.clear();
     const std::size_t trimmed = PinnedArena(arena).trim();

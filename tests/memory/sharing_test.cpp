@@ -119,16 +119,19 @@ TEST_CASE("what the threads and heaps of an arena keep serves every other heap a
 }
 
 TEST_CASE("all of an idle arena can be had as sixteenths and as 64 KiB, whatever came before") {
-  for (const std::size_t bytes : {16 * MiB, 64 * MiB}) {
+  for (const std::size_t bytes : {64 * KiB, 256 * KiB, MiB, 3 * MiB, 16 * MiB, 64 * MiB}) {
+    CAPTURE(bytes);
     const PinnedArena arena(Device::simulated(), {.bytes = bytes});
     const PinnedHeap heap(arena);
     std::mt19937 random(5);
     for (int round = 0; round != 4; ++round) {
       {
         std::vector<Bytes> buffers;
-        for (int i = 0; i != 3000; ++i)
-          if (auto made = heap.try_make_buffer<std::byte>(1 + random() % (std::size_t{64} << random() % 14)); made)
+        for (int i = 0; i != 3000; ++i) {
+          const std::size_t size = 1 + random() % (std::size_t{64} << random() % 14);
+          if (auto made = heap.try_make_buffer<std::byte>(std::min(size, bytes)); made)
             buffers.push_back(std::move(*made));
+        }
         for (int i = 0; i != 20; ++i)
           std::thread([&] {
             for (int k = 0; k != 4; ++k) (void)heap.try_make_buffer<std::byte>(std::size_t{64} << random() % 12);
@@ -138,6 +141,50 @@ TEST_CASE("all of an idle arena can be had as sixteenths and as 64 KiB, whatever
       CHECK(fill_heap(heap, 64 * KiB).size() == bytes / (64 * KiB));
     }
   }
+}
+
+TEST_CASE("a buffer can have as many bytes as the figures say are free in one piece") {
+  std::mt19937 random(11);
+  for (int round = 0; round != 200; ++round) {
+    const PinnedArena arena(Device::simulated(), {.bytes = 256 * KiB});
+    const PinnedHeap heap(arena);
+    std::vector<Bytes> buffers;
+    for (int i = 0; i != 400; ++i) {
+      if (auto made = heap.try_make_buffer<std::byte>(1 + random() % 4096); made) buffers.push_back(std::move(*made));
+      if (i % 3 != 0 || buffers.empty()) continue;
+      std::swap(buffers[random() % buffers.size()], buffers.back());
+      buffers.pop_back();
+    }
+    (void)heap.try_make_buffer<std::byte>(250 * KiB);  // gives all that is kept to the arena
+    const std::size_t largest = arena.stats().largest_free;
+    CAPTURE(largest);
+    CHECK((largest == 0 || heap.try_make_buffer<std::byte>(largest)));
+  }
+}
+
+TEST_CASE("a large block that was at an odd place does not cut an idle arena in two") {
+  for (const std::size_t bytes : {512 * KiB, MiB, 3 * MiB, 8 * MiB, 16 * MiB}) {
+    CAPTURE(bytes);
+    const PinnedArena arena(Device::simulated(), {.bytes = bytes});
+    const PinnedHeap heap(arena);
+    {
+      const auto odd = heap.make_buffer<std::byte>(bytes / 32 + 4 * KiB);
+      const auto behind = heap.make_buffer<std::byte>(bytes / 16);
+    }
+    CHECK(fill_heap(heap, bytes / 16).size() == 16);
+  }
+}
+
+TEST_CASE("what mimalloc was lent, and holds nothing, does not cut an idle arena in two") {
+  constexpr std::size_t bytes = 320 * MiB;
+  const PinnedArena arena(Device::simulated(), {.bytes = bytes});
+  const PinnedHeap heap(arena);
+  {
+    std::vector<Bytes> low;
+    while (low.size() != 320) low.push_back(heap.make_buffer<std::byte>(128 * KiB));
+    (void)heap.make_buffer<std::byte>(64);
+  }
+  CHECK(fill_heap(heap, bytes / 16).size() == 16);
 }
 
 TEST_CASE("an arena that grows hands out as many buffers of one size as fit behind what it began with") {

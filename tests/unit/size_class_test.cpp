@@ -13,6 +13,9 @@ TEST_CASE("rounding wastes at most an eighth above 512 bytes, and never gives le
     REQUIRE(rounded % thole::detail::granule == 0);
     if (bytes > 512) REQUIRE(rounded - bytes <= bytes / 8);
     REQUIRE(size_class::round_up(rounded) == rounded);
+    REQUIRE(size_class::round_up(size_class::round_down(rounded)) == rounded);
+    if (bytes >= thole::detail::granule && bytes <= size_class::largest_exact)
+      REQUIRE(size_class::round_up(size_class::round_down(bytes)) <= bytes);
   }
 }
 

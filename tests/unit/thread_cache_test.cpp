@@ -22,7 +22,7 @@ struct Place {
             **Store::open(std::make_shared<DeviceCore>(std::make_shared<SimulatedBackend>(thole::SimulationOptions{})),
                           {.bytes = bytes, .max_bytes = bytes, .region = {}})),
         depot(store) {
-    cache.set_capacity(bytes);
+    cache.set_capacity(bytes, bytes);
   }
   ~Place() {
     {
@@ -108,7 +108,7 @@ TEST_CASE("what one thread drops, another has in whole lists: the depot is asked
   const auto blocks = place.make_several(1000, 4 * KiB);
   place.put(blocks);
   ThreadCache other;
-  other.set_capacity(64 * MiB);
+  other.set_capacity(64 * MiB, 64 * MiB);
   const auto before = place.depot.moves();
   const auto length = size_class::list_length(size_class::index(4 * KiB), MiB);
   REQUIRE(length == 64);
@@ -130,8 +130,8 @@ TEST_CASE("a cache whose heap has a limit takes no list that is longer than its 
   quota.begin(64 * MiB);
   ThreadCache small, same;
   small.quota = same.quota = &quota;
-  small.set_capacity(64 * MiB);
-  same.set_capacity(256 * MiB);
+  small.set_capacity(64 * MiB, 256 * MiB);
+  same.set_capacity(256 * MiB, 256 * MiB);
   CHECK(small.take_from(place.depot, 64 * KiB, granule) == nullptr);
   CHECK(quota.taken() == 0);
   Block* const block = same.take_from(place.depot, 64 * KiB, granule);
