@@ -63,10 +63,15 @@ void Extents::link(Block* extent) noexcept {
   used_[bin / 64] |= std::uint64_t{1} << bin % 64;
   free_bytes_ += extent->capacity;
   largest_ = std::max<std::size_t>(largest_, extent->capacity);
+  count_fitting(*extent, 1);
+}
+
+// An extent comes or goes that may have room for what was refused.
+void Extents::count_fitting(const Block& extent, int more) noexcept {
   for (std::size_t power = 0; power != refused_.size(); ++power)
-    if (extent->capacity >= refused_[power] &&
-        place(extent, refused_[power], std::size_t{1} << power, End::low) != nullptr)
-      refused_[power] = SIZE_MAX;
+    if (Refused& refused = refused_[power];
+        extent.capacity >= refused.bytes && place(&extent, refused.bytes, std::size_t{1} << power, End::low) != nullptr)
+      refused.fitting += static_cast<std::size_t>(more);
 }
 
 void Extents::unlink(Block* extent) noexcept {
@@ -80,6 +85,7 @@ void Extents::unlink(Block* extent) noexcept {
   extent->is_free = false;
   extent->free_before = extent->free_after = nullptr;
   free_bytes_ -= extent->capacity;
+  count_fitting(*extent, -1);
   if (extent->capacity == largest_) largest_known_ = false;
 }
 
@@ -180,8 +186,8 @@ Extents::Found Extents::find_among_all(std::size_t bytes, std::size_t alignment,
 Block* Extents::take(std::size_t bytes, std::size_t alignment, End end) noexcept {
   if (bytes > SIZE_MAX / 2) return nullptr;
   const std::size_t size = rounded(bytes);
-  std::size_t& refused = refused_[static_cast<std::size_t>(std::countr_zero(alignment))];
-  if (size >= refused) return nullptr;
+  Refused& refused = refused_[static_cast<std::size_t>(std::countr_zero(alignment))];
+  if (size >= refused.bytes && refused.fitting == 0) return nullptr;
   const unsigned first = bin_of(size);
   // All that is free lies at multiples of the granule.
   const unsigned sure = bin_of(size + (std::max(alignment, granule) - granule) - 1) + 1;
@@ -189,7 +195,7 @@ Block* Extents::take(std::size_t bytes, std::size_t alignment, End end) noexcept
   if (found.extent == nullptr) found = find(size, alignment, end, sure, bins);
   if (found.extent == nullptr) found = find_among_all(size, alignment, end, first, sure);
   if (found.extent == nullptr) {
-    refused = size;
+    refused = {.bytes = size, .fitting = 0};
     return nullptr;
   }
   if (end == End::low) found.at = naturally(found.extent, found.at, size);

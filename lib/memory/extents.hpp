@@ -25,8 +25,6 @@ struct Region;
 
 class Extents {
  public:
-  Extents() noexcept { refused_.fill(SIZE_MAX); }
-
   /// From here on sizes are rounded to pages; below, where a page would waste too much, to the granule.
   static constexpr std::size_t whole_pages_from = 32768;
 
@@ -78,7 +76,14 @@ class Extents {
   std::array<Block*, bins> tails_{};
   std::array<std::uint64_t, (bins + 63) / 64> used_{};  // a bit for each list that is not empty
   std::size_t free_bytes_ = 0;
-  std::array<std::size_t, 13> refused_;  // by the power of two of an alignment: the least that no extent has room for
+  // By the power of two of an alignment: a size for which nothing had room, and how many extents that have come since
+  // do.
+  struct Refused {
+    std::size_t bytes = SIZE_MAX;
+    std::size_t fitting = 0;
+  };
+  void count_fitting(const Block& extent, int more) noexcept;
+  std::array<Refused, 13> refused_;
   mutable std::size_t largest_ = 0;
   mutable bool largest_known_ = true;
 };

@@ -72,6 +72,47 @@ TEST_CASE("a failed allocation costs nothing, and the next one that fits succeed
   free_all(*store, blocks);
 }
 
+TEST_CASE("a request is refused only where no free piece has room for it, whatever was refused, came and went before") {
+  const Machine machine;
+  std::mt19937 random(3);
+  for (int round = 0; round != 20; ++round) {
+    const OpenStore store(machine, MiB);
+    Block* const whole = take(*store, MiB, 64);
+    REQUIRE(whole != nullptr);
+    std::byte* const begin = whole->data;
+    give(*store, whole);
+    Blocks held;
+    const auto has_room = [&](std::size_t bytes, std::size_t alignment) {
+      std::sort(held.begin(), held.end(), [](const Block* a, const Block* b) { return a->data < b->data; });
+      std::byte* free = begin;
+      for (std::size_t i = 0; i <= held.size(); ++i) {
+        const std::byte* const end = i != held.size() ? held[i]->data : begin + MiB;
+        if (align_up(free, alignment) + bytes <= end) return true;
+        if (i != held.size()) free = held[i]->data + held[i]->capacity;
+      }
+      return false;
+    };
+    int refused = 0;
+    for (int i = 0; i != 3000; ++i) {
+      const std::size_t bytes = 64 * (1 + random() % (random() % 3 == 0 ? 128 : 70));
+      const std::size_t alignment = std::size_t{64} << (random() % 2 == 0 ? 6 : random() % 7);
+      if (Block* const block = take(*store, bytes, alignment); block != nullptr) {
+        held.push_back(block);
+      } else {
+        ++refused;
+        REQUIRE_FALSE(has_room(Extents::rounded(bytes), alignment));
+      }
+      for (std::size_t drops = refused != 0 ? random() % 2 : 0; drops != 0 && !held.empty(); --drops) {
+        std::swap(held[random() % held.size()], held.back());
+        give(*store, held.back());
+        held.pop_back();
+      }
+    }
+    CHECK(refused > 100);
+    free_all(*store, held);
+  }
+}
+
 TEST_CASE("when mimalloc's chunks are full, small blocks come from what else is free") {
   const Machine machine;
   const OpenStore store(machine, 256 * MiB);
