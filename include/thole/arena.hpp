@@ -94,7 +94,8 @@ struct ArenaStats {
   std::size_t in_use = 0;        ///< In buffers and borrows that the program holds.
   std::size_t in_flight = 0;     ///< Released, waiting for the device.
   std::size_t cached = 0;        ///< Free, kept for the threads that used it, and anybody's where memory is short.
-  std::size_t largest_free = 0;  ///< The most that one buffer can have of what is free, caches not counted.
+  /// What one buffer can have of what is free, caches not counted: the most, or, of thousands of pieces, nearly.
+  std::size_t largest_free = 0;
   std::size_t wasted = 0;        ///< Rounding, which `in_use` counts, too, and what mimalloc keeps or cannot use.
   std::size_t peak = 0;          ///< The most that was ever taken from the regions, caches included.
   std::size_t regions = 0;       ///< Count of separate registrations.

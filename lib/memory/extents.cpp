@@ -247,7 +247,8 @@ std::size_t Extents::largest() const noexcept {
   for (std::size_t word = used_.size(); word-- > 0;) {
     if (used_[word] == 0) continue;
     const auto bin = static_cast<unsigned>(word * 64) + 63 - static_cast<unsigned>(std::countl_zero(used_[word]));
-    for (const Block* extent = heads_[bin]; extent != nullptr; extent = extent->free_after)
+    int looks = 1000;  // some microseconds
+    for (const Block* extent = heads_[bin]; extent != nullptr && looks != 0; extent = extent->free_after, --looks)
       largest_ = std::max<std::size_t>(largest_, extent->capacity);
     break;
   }

@@ -53,6 +53,8 @@ class Extents {
   void give(Block* extent) noexcept;
 
   std::size_t free_bytes() const noexcept { return free_bytes_; }
+  /// Of an extent that there is: the largest one, or, where more than a thousand are nearly as large, one that has at
+  /// most a sixteenth less.
   std::size_t largest() const noexcept;
 
  private:
