@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include <thole/config.hpp>
+
 #include "fixture.hpp"
 #include "heap/arena_core.hpp"
 #include "heap/heap_core.hpp"
@@ -184,7 +186,10 @@ TEST_CASE("what mimalloc was lent, and holds nothing, does not cut an idle arena
     while (low.size() != 320) low.push_back(heap.make_buffer<std::byte>(128 * KiB));
     (void)heap.make_buffer<std::byte>(64);
   }
-  CHECK(fill_heap(heap, bytes / 16).size() == 16);
+  const std::size_t pieces = fill_heap(heap, bytes / 16).size();
+  CHECK(pieces == (config::arena_data_in_region ? 15 : 16));  // mimalloc 3 keeps its own data there for good
+  (void)PinnedArena(arena).trim();
+  CHECK(fill_heap(heap, bytes / 16).size() == pieces);
 }
 
 TEST_CASE("an arena that grows hands out as many buffers of one size as fit behind what it began with") {
